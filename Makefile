@@ -1,0 +1,25 @@
+# `make` reproduces the study of params.yaml, `make test` runs the tests; either sets up .venv first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: study setup test lint
+
+study: setup
+	snakemake --cores all
+
+setup: .venv/.complete
+
+.venv/.complete: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt
+	touch $@
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .

@@ -1,0 +1,59 @@
+"""The datasets and networks a study can name, and which go together. Data only: nothing here imports torch."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """Channels, side in pixels (images are square) and classes; ``classes`` is None where only the files can tell."""
+
+    channels: int
+    side: int
+    classes: int | None
+
+
+DATASETS = {
+    "digits": ImageShape(1, 8, 10),
+    "mnist": ImageShape(1, 28, 10),
+    "fashion_mnist": ImageShape(1, 28, 10),
+    "cifar10": ImageShape(3, 32, 10),
+    "cifar100": ImageShape(3, 32, 100),
+    "image_folder": ImageShape(3, 0, None),  # the side is data.image_folder.side
+}
+
+# The smallest image side each network takes: every pooling step must be left with at least one pixel.
+SMALLEST_SIDE = {
+    "linear": 1,
+    "mlp": 1,
+    "cnn": 8,
+    "lenet5": 8,
+    "vgg11": 8,
+    "vgg11_bn": 8,
+    "vgg16": 8,
+    "vgg16_bn": 8,
+    "vgg19": 8,
+    "vgg19_bn": 8,
+    "resnet18": 8,
+    "resnet34": 8,
+    "resnet50": 8,
+    "wide_resnet28_8": 8,
+}
+
+# torchvision publishes ImageNet weights for these; they come with the ImageNet stem, which needs 32 pixels and RGB.
+PRETRAINED = tuple(name for name in SMALLEST_SIDE if name.startswith(("vgg", "resnet")))
+PRETRAINED_SIDE = 32
+
+# Up to this side networks get the small-image form (3x3 stem, no early pooling), above it torchvision's ImageNet form.
+SMALL_IMAGE_SIDE = 64
+
+
+def misfit(dataset: str, network: str, side: int, pretrained: bool) -> str | None:
+    """Why ``network`` cannot take images of ``side`` pixels from ``dataset``, or None when it can."""
+    channels = DATASETS[dataset].channels
+    if side < SMALLEST_SIDE[network]:
+        return f"needs images of at least {SMALLEST_SIDE[network]} pixels, {dataset} has {side}"
+    if pretrained and network not in PRETRAINED:
+        return f"has no pretrained weights; these have: {', '.join(PRETRAINED)}"
+    if pretrained and (channels != 3 or side < PRETRAINED_SIDE):
+        return f"pretrained needs RGB images of at least {PRETRAINED_SIDE} pixels, {dataset} has {channels}x{side}x{side}"
+    return None

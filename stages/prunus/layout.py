@@ -1,0 +1,51 @@
+"""Where every artefact of a study lives, relative to the project's root. The only place that builds such a path."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PARAMS = Path("params.yaml")
+RAW_DATA = Path("data/raw")
+DATASET = Path("data/prepared/dataset.safetensors")
+RUNS = Path("runs")
+TABLES = Path("reports/tables")
+FIGURES = Path("reports/figures")
+METRICS = Path("reports/metrics.json")
+REPORT = Path("reports/report.html")
+
+NETWORK = "network.safetensors"
+HISTORY = "history.csv"
+METRICS_NAME = "metrics.json"
+
+
+def dense(seed: int) -> Path:
+    """Folder of the dense network: its weights as drawn (initial), after the warm-up steps, and trained (network)."""
+    return RUNS / f"seed{seed}" / "dense"
+
+
+def rewind_point(seed: int, rewind: str) -> Path:
+    """The dense weights survivors restart from; ``rewind`` is initial, warmup or trained."""
+    return dense(seed) / {"initial": "initial.safetensors", "warmup": "warmup.safetensors", "trained": NETWORK}[rewind]
+
+
+def reference_flow(seed: int) -> Path:
+    return RUNS / f"seed{seed}" / "reference_flow.json"
+
+
+def iteration(seed: int, method: str, t: int) -> Path:
+    """Folder of iteration ``t`` of a chain; iteration 0 is the dense network."""
+    return dense(seed) if t == 0 else RUNS / f"seed{seed}" / method / f"iteration-{t}"
+
+
+def evaluation(seed: int, method: str) -> Path:
+    """Folder of a chain's evaluation: ``iterations.csv``, ``layers.csv`` and ``history.csv``."""
+    return RUNS / "evaluations" / f"seed{seed}" / method
+
+
+def record(*parts: str) -> Path:
+    """The run record of one stage, e.g. ``record("seed0", "sap", "iteration-1")``: what made it and how long it took."""
+    return RUNS.joinpath("records", *parts, "record.json")
+
+
+def iteration_record(seed: int, method: str, t: int) -> Path:
+    return record(f"seed{seed}", "dense" if t == 0 else f"{method}/iteration-{t}")

@@ -1,0 +1,253 @@
+"""The schema of params.yaml: types, ranges and cross-checks, one line per mistake, and what a stage may see of it."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from prunus import layout
+from prunus.catalogue import DATASETS, SMALLEST_SIDE, misfit
+
+METHOD_FILES = Path(__file__).parent / "methods"
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+PositiveFraction = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class ParamsError(ValueError):
+    """What is wrong with params.yaml, one line per mistake."""
+
+
+class Section(BaseModel):
+    """A block of params.yaml: every key required, none unknown, no silent conversion of types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _named_one_of(names, what: str):
+    def check(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"unknown {what}; allowed: {', '.join(names)}")
+        return value
+
+    return AfterValidator(check)
+
+
+class Iteration(Section):
+    t: Positive
+    after: str
+
+
+class Study(Section):
+    dataset: Annotated[str, _named_one_of(DATASETS, "dataset")]
+    network: Annotated[str, _named_one_of(SMALLEST_SIDE, "network")]
+    seeds: Annotated[list[Natural], Field(min_length=1)]
+    methods: Annotated[list[str], Field(min_length=1)]
+    iterations: Annotated[list[Iteration], Field(min_length=1)]
+
+
+class ImageFolder(Section):
+    path: str
+    side: Annotated[int, Field(ge=1, le=1024)]
+
+
+class Data(Section):
+    validation_fraction: PositiveFraction
+    test_fraction: PositiveFraction
+    split_seed: Natural
+    image_folder: ImageFolder
+
+
+class Network(Section):
+    pretrained: bool
+
+
+class Sgd(Section):
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    momentum: Fraction
+    nesterov: bool
+    weight_decay: NonNegative
+    schedule: Literal["constant", "cosine"]
+    clip_norm: NonNegative
+
+
+class Training(Section):
+    epochs: Positive
+    warmup_steps: Natural
+    augment: Literal["none", "flip_crop"]
+    sgd: Sgd
+
+
+class Flow(Section):
+    samples: Annotated[int, Field(ge=2)]
+
+
+class Device(Section):
+    accelerator: Literal["auto", "cpu", "cuda"]
+    threads: Positive
+    jobs_per_gpu: Positive
+
+
+class _Sections(Section):
+    study: Study
+    data: Data
+    network: Network
+    training: Training
+    flow: Flow
+    device: Device
+    methods: dict[str, dict[str, Any]]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with numbers as YAML 1.2 (and DVC) reads them: ``5e-4`` is a number. A key written twice is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if isinstance(key, str) and keys.count(key) > 1:
+                raise ParamsError(f"{key}: the key is written twice in one block")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _line(key: str, value: object, allowed: str) -> str:
+    shown = repr(value)
+    return f"{key}: {shown if len(shown) <= 60 else shown[:57] + '...'} {allowed}"
+
+
+def _schema_lines(error: ValidationError, prefix: str = "") -> list[str]:
+    lines = []
+    for mistake in error.errors():
+        key = prefix + ".".join(str(part) for part in mistake["loc"])
+        key = re.sub(r"\.(\d+)", r"[\1]", key).rstrip(".")
+        if mistake["type"] == "missing":
+            lines.append(f"{key}: is missing")
+        elif mistake["type"] == "extra_forbidden":
+            lines.append(_line(key, mistake["input"], "is an unknown key"))
+        else:
+            said = mistake["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            lines.append(_line(key or "params.yaml", mistake["input"], said[0].lower() + said[1:]))
+    return lines
+
+
+def _iteration_lines(iterations: list[Iteration]) -> list[str]:
+    for position, given in enumerate(iterations):
+        t, after = position + 1, f"iteration-{position}" if position else "../dense"
+        if (given.t, given.after) != (t, after):
+            key, got = f"study.iterations[{position}]", f"{{t: {given.t}, after: {given.after}}}"
+            return [f"{key}: {got} leaves a gap; this entry must be {{t: {t}, after: {after}}}"]
+    return []
+
+
+def _duplicates(key: str, values: list) -> list[str]:
+    return [_line(key, value, "is listed twice") for value in dict.fromkeys(values) if values.count(value) > 1]
+
+
+def method_names() -> list[str]:
+    """The methods that exist: one file each under ``stages/prunus/methods/``."""
+    return sorted(path.stem for path in METHOD_FILES.glob("*.py") if path.stem != "__init__")
+
+
+def _method_settings(blocks: dict[str, dict]) -> tuple[dict[str, Section], list[str]]:
+    settings, lines = {}, []
+    for name, block in blocks.items():
+        if name not in method_names():
+            lines.append(f"methods.{name}: no such method; allowed: {', '.join(method_names())}")
+            continue
+        try:
+            settings[name] = importlib.import_module(f"prunus.methods.{name}").Settings.model_validate(block)
+        except ValidationError as error:
+            lines += _schema_lines(error, f"methods.{name}.")
+    return settings, lines
+
+
+def validate(raw: object) -> SimpleNamespace:
+    """Check the content of params.yaml and return its sections as attributes.
+
+    ``methods`` is a mapping from the method's name to its validated settings. Raises ``ParamsError`` naming each
+    mistake's key, its value and what is allowed.
+    """
+    try:
+        sections = _Sections.model_validate(raw)
+    except ValidationError as error:
+        raise ParamsError("\n".join(_schema_lines(error))) from None
+    settings, lines = _method_settings(sections.methods)
+    study = sections.study
+    side = DATASETS[study.dataset].side or sections.data.image_folder.side
+    if why := misfit(study.dataset, study.network, side, sections.network.pretrained):
+        lines.append(f"study.network: {study.network} {why}")
+    if sections.training.sgd.nesterov and not sections.training.sgd.momentum:
+        lines.append("training.sgd.nesterov: true needs training.sgd.momentum above 0")
+    lines += _duplicates("study.seeds", study.seeds) + _duplicates("study.methods", study.methods)
+    lines += _iteration_lines(study.iterations)
+    lines += [
+        f"study.methods: {name!r} has no block under methods; blocks: {', '.join(sections.methods)}"
+        for name in study.methods
+        if name not in sections.methods
+    ]
+    if lines:
+        raise ParamsError("\n".join(lines))
+    values = {name: getattr(sections, name) for name in _Sections.model_fields}
+    return SimpleNamespace(**values | {"methods": settings})
+
+
+def read(path: Path | None = None) -> SimpleNamespace:
+    """Read and validate params.yaml (of the project, unless ``path`` is given). Raises ``ParamsError``."""
+    path = path or layout.ROOT / layout.PARAMS
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader: plain values only
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; it describes the study") from None
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path.name}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ParamsError(f"{path.name}{where}: is not YAML: {getattr(error, 'problem', error)}") from None
+    return validate(raw)
+
+
+def select(params: SimpleNamespace, keys: list[str]) -> SimpleNamespace:
+    """The part of ``params`` that ``keys`` (dotted, as in dvc.yaml) name; anything else is absent from the result.
+
+    ``select(params, ["training.sgd"]).training.epochs`` raises ``AttributeError``: a stage obeys only what it declares.
+    """
+    result = SimpleNamespace()
+    for key in keys:
+        *parents, last = key.split(".")
+        source, target = params, result
+        for name in parents:
+            source = source[name] if isinstance(source, dict) else getattr(source, name)
+            if not hasattr(target, name):
+                setattr(target, name, SimpleNamespace())
+            target = getattr(target, name)
+        setattr(target, last, source[last] if isinstance(source, dict) else getattr(source, last))
+    return result
+
+
+def for_stage(keys: list[str]) -> SimpleNamespace:
+    """What a stage script calls first: the declared keys, or one line per mistake on stderr and exit status 2."""
+    try:
+        params = read()
+        missing = [key for key in keys if key.startswith("methods.") and key.split(".")[1] not in params.methods]
+        if missing:
+            raise ParamsError(f"{missing[0]}: no such block; blocks: {', '.join(params.methods)}")
+        return select(params, keys)
+    except ParamsError as error:
+        print("\n".join(f"params.yaml: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        raise SystemExit(2) from None
