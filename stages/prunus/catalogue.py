@@ -55,5 +55,7 @@ def misfit(dataset: str, network: str, side: int, pretrained: bool) -> str | Non
     if pretrained and network not in PRETRAINED:
         return f"has no pretrained weights; these have: {', '.join(PRETRAINED)}"
     if pretrained and (channels != 3 or side < PRETRAINED_SIDE):
-        return f"pretrained needs RGB images of at least {PRETRAINED_SIDE} pixels, {dataset} has {channels}x{side}x{side}"
+        return (
+            f"pretrained needs RGB images of at least {PRETRAINED_SIDE} pixels, {dataset} has {channels}x{side}x{side}"
+        )
     return None

@@ -1,0 +1,108 @@
+# Runs the graph of dvc.yaml in parallel. There is no second copy of the graph here: one rule is made per DVC stage, and
+# each rule asks DVC for its stage, so DVC's cache, its lock file and its idea of what is up to date stay the only ones.
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from dvc.repo import Repo
+from dvc.stage import PipelineStage
+
+sys.path.insert(0, "stages")
+from prunus import params as study_params
+
+COMPUTING = {"pretrain", "reference_flow", "prune_iteration", "evaluate"}
+
+try:
+    settings = study_params.read()
+except study_params.ParamsError as error:
+    print("\n".join(f"params.yaml: {line}" for line in str(error).splitlines()), file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(2)  # before any rule exists; Snakemake would bury the line in a traceback
+
+
+def gpus():
+    """GPUs this process may use, without importing torch."""
+    if settings.device.accelerator == "cpu" or shutil.which("nvidia-smi") is None:
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([index for index in visible.split(",") if index.strip() not in ("", "-1")])
+    listing = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
+    return len(listing.stdout.splitlines()) if listing.returncode == 0 else 0
+
+
+def plain_files(path):
+    """The files to watch for a dependency that no stage makes."""
+    path = Path(path)
+    if not path.is_dir():
+        return [str(path)]
+    return sorted(str(file) for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+
+
+os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+
+GPU_SLOTS = gpus() * settings.device.jobs_per_gpu
+if GPU_SLOTS and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", GPU_SLOTS)
+
+index = Repo().index
+graph = index.graph
+stages = {stage.addressing: stage for stage in index.stages if isinstance(stage, PipelineStage)}
+made = {out.fs_path for stage in stages.values() for out in stage.outs}
+
+
+def relative(path):
+    return os.path.relpath(path)
+
+
+def inputs(stage):
+    """Outputs of the stages before this one in DVC's graph, and the plain files it depends on."""
+    before = [relative(out.fs_path) for earlier in graph.successors(stage) for out in earlier.outs]
+    folders_of_made = {str(parent) for path in made for parent in Path(path).parents}
+    plain = [
+        file
+        for dep in stage.deps
+        if type(dep).__name__ == "Dependency" and dep.fs_path not in made and dep.fs_path not in folders_of_made
+        for file in plain_files(relative(dep.fs_path))
+    ]
+    return sorted(set(before + plain))
+
+
+def values(stage):
+    """What the stage's declared keys of params.yaml say, as DVC reads them."""
+    return {key: dep.read_params()[key] for dep in stage.params for key in dep.params}
+
+
+rule all:
+    input:
+        "reports/report.html",
+    localrule: True
+
+
+for stage in stages.values():
+
+    rule:
+        name:
+            re.sub(r"\W", "_", stage.addressing)
+        input:
+            inputs(stage),
+        output:
+            [relative(out.fs_path) for out in stage.outs],
+        params:
+            stage=stage.addressing,
+            obeys=values(stage),
+        log:
+            f"logs/{stage.addressing}.log",
+        benchmark:
+            f"logs/benchmarks/{stage.addressing}.tsv"
+        threads: settings.device.threads
+        resources:
+            gpu=min(GPU_SLOTS, 1) if stage.name.split("@")[0] in COMPUTING else 0,
+        message:
+            f"{stage.addressing} (log: logs/{stage.addressing}.log)"
+        shell:
+            "dvc --wait-for-lock repro --single-item {params.stage:q} > {log:q} 2>&1"

@@ -1,0 +1,79 @@
+"""Train the dense network of one seed, keeping the weights as drawn, after the warm-up steps, and trained.
+
+python stages/pretrain.py --seed 0
+"""
+
+import argparse
+import os
+
+import pandas as pd
+import torch
+from prunus import checkpoint, layout, masks, networks
+from prunus.datasets import load
+from prunus.flow import stale_gradient_flow
+from prunus.params import for_stage
+from prunus.runtime import Recorder, StageError, derive_seed, one_line_errors, open_device, write_atomically, write_json
+from prunus.stopping import FixedEpochs
+from prunus.training import batches_per_epoch, train
+
+PARAMS = ["study.network", "network", "training", "device.accelerator", "device.threads"]
+
+
+def main() -> None:
+    os.chdir(layout.ROOT)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, required=True)
+    seed = parser.parse_args().seed
+    params = for_stage(PARAMS)
+    device = open_device(params.device.accelerator, params.device.threads)
+    seeds = {purpose: derive_seed(seed, "dense", purpose) for purpose in ("initialisation", "order")}
+    folder = layout.dense(seed)
+    with Recorder(layout.iteration_record(seed, "dense", 0), device, params.device.threads, seeds) as recorder:
+        dataset = load(layout.DATASET, device)
+        steps = batches_per_epoch(len(dataset.splits["train"].labels), params.training.sgd.batch_size)
+        if params.training.warmup_steps > steps * params.training.epochs:
+            raise StageError(
+                f"training.warmup_steps: {params.training.warmup_steps} is more than the "
+                f"{steps * params.training.epochs} steps of the whole dense training"
+            )
+        torch.manual_seed(seeds["initialisation"])
+        network = networks.build(params.study.network, *dataset.form, pretrained=params.network.pretrained).to(device)
+        full = masks.ones(network)
+        checkpoint.save(layout.rewind_point(seed, "initial"), network.state_dict())
+        outcome = train(
+            network,
+            full,
+            dataset,
+            params.training.sgd,
+            params.training.augment,
+            FixedEpochs(params.training.epochs),
+            seed=seeds["order"],
+            clock=recorder.clock,
+            label=f"seed {seed} dense",
+            keep_after=params.training.warmup_steps,
+        )
+        checkpoint.save(layout.rewind_point(seed, "warmup"), outcome.kept)
+        checkpoint.save(layout.rewind_point(seed, "trained"), network.state_dict(), full)
+        history = pd.DataFrame(outcome.history)
+        with write_atomically(folder / layout.HISTORY) as partial:
+            history.to_csv(partial, index=False)
+        write_json(
+            folder / layout.METRICS_NAME,
+            {
+                "seed": seed,
+                "iteration": 0,
+                "density": 1.0,
+                "epochs": len(history),
+                **outcome.history[-1],
+                "last_batch_gradient": {
+                    name: values.tolist() for name, values in stale_gradient_flow(network, steps).items()
+                },
+            },
+        )
+    accuracy = outcome.history[-1]["validation_accuracy"]
+    print(f"seed {seed} dense: {len(history)} epochs, validation accuracy {accuracy:.2%}, in {folder}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

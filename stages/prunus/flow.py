@@ -1,0 +1,150 @@
+"""Information flow and gradient flow between layers, and the distance between two flows.
+
+Gharatappeh and Yasaei Sekeh, "Information Consistent Pruning" (InCoP, arXiv 2501.15592). The authors' published code
+departs from the paper (a stale mini-batch gradient, NaN from constant units, a mean compared with a norm); this is
+the definition. Their code's gradient statistic is kept as ``stale_gradient_flow`` for `reference_quirks`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prunus.masks import Masks, prunable
+
+SHORTCUTS = ("downsample", "shortcut")
+
+
+def flow_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """Convolution and linear layers by name, in ``named_modules`` order, without downsample and shortcut layers."""
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and not any(word in name for word in SHORTCUTS)
+    }
+
+
+def _pooled_outputs(network: nn.Module, images: Tensor, batch_size: int) -> list[Tensor]:
+    """Each flow layer's output before batch norm and ReLU, averaged over space: one [N, units] tensor per layer."""
+    collected = [[] for _ in flow_layers(network)]
+
+    def collect(store: list[Tensor]):
+        return lambda module, inputs, output: store.append(output.flatten(2).mean(2) if output.dim() > 2 else output)
+
+    hooks = [
+        module.register_forward_hook(collect(store))
+        for module, store in zip(flow_layers(network).values(), collected, strict=True)
+    ]
+    was_training = network.training
+    try:
+        network.eval()
+        with torch.no_grad():
+            for batch in images.split(batch_size):
+                network(batch)
+    finally:
+        network.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return [torch.cat(batches) for batches in collected]
+
+
+def _standardise(activations: Tensor) -> Tensor:
+    """Columns to mean 0 and deviation 1 in float64; a constant column becomes 0, so that it contributes no flow.
+
+    Constant is judged against the column's own magnitude, which keeps the flow invariant to rescaling a unit.
+    """
+    values = activations.to(torch.float64)
+    mean = values.mean(0)
+    centred = values - mean
+    deviation = centred.square().mean(0).sqrt()
+    magnitude = values.square().mean(0).sqrt()
+    constant = deviation <= 1e-6 * magnitude
+    return torch.where(constant, 0.0, centred / torch.where(constant, 1.0, deviation))
+
+
+def information_flow(network: nn.Module, images: Tensor, correlation: str = "signed", batch_size: int = 256) -> Tensor:
+    """Connectivity of consecutive layers: the mean correlation of a unit of one with a unit of the next.
+
+    Arguments: ``images`` [N, C, H, W] as the network takes them, on its device; ``correlation`` signed (the published
+    code) or absolute (the same laboratory's earlier work; the signed mean cancels nearly everything).
+    Returns a float64 tensor with one entry per consecutive pair of ``flow_layers``. The network is run in eval mode,
+    in one forward pass over the images; outputs of convolutions are averaged over space; a unit that is constant over
+    the images counts as correlation 0.
+
+    Signed: by bilinearity the mean over the M x M' pairs equals mean_n zbar(n) zbar'(n), zbar the mean of a layer's
+    standardised units, so a pair costs O(N (M + M')) and no correlation matrix is built. Only absolute needs it.
+    """
+    if correlation not in ("signed", "absolute"):
+        raise ValueError(f"correlation: {correlation!r}; allowed: signed, absolute")
+    flows, previous = [], None
+    for activations in _pooled_outputs(network, images, batch_size):
+        current = _standardise(activations)
+        current = current.mean(1) if correlation == "signed" else current
+        if previous is not None:
+            if correlation == "signed":
+                flows.append((previous * current).mean())
+            else:
+                flows.append((previous.T @ current).abs().mean() / len(images))
+        previous = current
+    return torch.stack(flows) if flows else torch.zeros(0, dtype=torch.float64)
+
+
+def gradient_flow(
+    network: nn.Module, images: Tensor, labels: Tensor, masks: Masks | None = None, batch_size: int = 256
+) -> Tensor:
+    """L2 norm, per prunable layer, of the masked gradient of the mean cross-entropy over all the images.
+
+    Arguments: ``images`` [N, C, H, W], ``labels`` [N]; ``masks`` by parameter name, None = all alive.
+    Returns a float64 tensor, one entry per prunable parameter. The gradient is that of the network in eval mode; the
+    stored ``.grad`` of the parameters is left alone.
+    """
+    weights = prunable(network)
+    totals = [torch.zeros_like(weight) for weight in weights.values()]
+    was_training = network.training
+    network.eval()
+    try:
+        for image, label in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            loss = F.cross_entropy(network(image), label, reduction="sum") / len(images)
+            torch._foreach_add_(totals, torch.autograd.grad(loss, list(weights.values())))
+    finally:
+        network.train(was_training)
+    return _norms(dict(zip(weights, totals, strict=True)), masks)
+
+
+def _norms(gradients: dict[str, Tensor], masks: Masks | None) -> Tensor:
+    masked = [gradient if masks is None else gradient * masks[name] for name, gradient in gradients.items()]
+    return torch.stack([torch.linalg.vector_norm(gradient.to(torch.float64)) for gradient in masked])
+
+
+def stale_gradient_flow(network: nn.Module, batches: int) -> dict[str, Tensor]:
+    """What the authors' code calls gradient flow: statistics of the gradient the last training mini-batch left.
+
+    Returns per prunable layer the ``mean`` of |g| and the ``norm`` of g, both times B / (B - 1) for the B =
+    ``batches`` mini-batches of an epoch, because their loop adds the same number B times and divides by the last
+    index (activation.py:gradient_flow). With B = 1 they divide by zero; here the factor is then 1.
+    """
+    factor = batches / max(batches - 1, 1)
+    gradients = [
+        torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in prunable(network).values()
+    ]
+    return {
+        "mean": factor * torch.stack([gradient.to(torch.float64).abs().mean() for gradient in gradients]),
+        "norm": factor * torch.stack([torch.linalg.vector_norm(g.to(torch.float64)) for g in gradients]),
+    }
+
+
+def flow_distance(current: Tensor, reference: Tensor, metric: str = "l2") -> float:
+    """Distance between two flow vectors of equal length: l2, the norm of the difference, or cosine, 1 - cos(angle).
+
+    A zero vector has no direction: its cosine distance is 0 to another zero vector and 1 to any other.
+    """
+    current, reference = (torch.as_tensor(flow, dtype=torch.float64).cpu() for flow in (current, reference))
+    if current.shape != reference.shape:
+        raise ValueError(f"flows of {len(current)} and {len(reference)} layers cannot be compared")
+    if metric == "l2":
+        return torch.linalg.vector_norm(current - reference).item()
+    if metric != "cosine":
+        raise ValueError(f"metric: {metric!r}; allowed: l2, cosine")
+    norms = torch.linalg.vector_norm(current), torch.linalg.vector_norm(reference)
+    if not all(norms):
+        return 0.0 if norms[0] == norms[1] else 1.0
+    return max(0.0, (1 - current @ reference / (norms[0] * norms[1])).item())

@@ -1,0 +1,15 @@
+"""The null that InCoP has to beat: SAP's masks and InCoP's rewinding, a fixed number of epochs, no look at any flow.
+
+After rewinding to trained weights one epoch may be all that is needed; whatever a flow rule saves against SAP has to
+be compared with this.
+"""
+
+from prunus.recipe import FixedEpochsSettings, PQSettings, Recipe, magnitude
+
+
+class Settings(PQSettings, FixedEpochsSettings):
+    pass
+
+
+def recipe(settings: Settings) -> Recipe:
+    return Recipe(magnitude, settings.amount, settings.scope, settings.rewind, settings.stop)

@@ -1,0 +1,41 @@
+"""InCoP-GF: SAP's masks, retraining stopped by gradient flow (Gharatappeh and Yasaei Sekeh, arXiv 2501.15592).
+
+The flow is the L2 norm per layer of the masked gradient of the mean loss over the subset Phi* was measured on, from a
+real backward pass, the same statistic for the reference and the sparse network.
+
+`reference_quirks` computes what the authors' code does instead (activation.py, network.py): the norms of the stale
+gradient of the last training mini-batch against the means of the dense training's last one, both times B / (B - 1),
+and the second stop, test accuracy at least the dense network's. To be compared with, never to be reported.
+"""
+
+import torch
+
+from prunus.evaluation import accuracy
+from prunus.flow import gradient_flow, stale_gradient_flow
+from prunus.recipe import PQSettings, Recipe, Retraining, magnitude
+from prunus.stopping import FlowSettings, FlowStop
+
+
+class Settings(PQSettings, FlowSettings):
+    pass
+
+
+def recipe(settings: Settings) -> Recipe:
+    def as_defined(retraining: Retraining) -> FlowStop:
+        return FlowStop(
+            lambda network: gradient_flow(network, retraining.flow_images, retraining.flow_labels, retraining.masks),
+            torch.tensor(retraining.reference["gradient"], dtype=torch.float64),
+            settings,
+        )
+
+    def as_published(retraining: Retraining) -> FlowStop:
+        quirks, test = retraining.reference["quirks"], retraining.test()
+        return FlowStop(
+            lambda network: stale_gradient_flow(network, retraining.batches)["norm"],
+            torch.tensor(quirks["gradient_mean"], dtype=torch.float64),
+            settings,
+            lambda network: accuracy(network, test, "test") >= quirks["dense_test_accuracy"],
+        )
+
+    stop = as_published if settings.reference_quirks else as_defined
+    return Recipe(magnitude, settings.amount, settings.scope, settings.rewind, stop)

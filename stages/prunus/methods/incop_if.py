@@ -1,0 +1,41 @@
+"""InCoP-IF: SAP's masks, retraining stopped by information flow (Gharatappeh and Yasaei Sekeh, arXiv 2501.15592).
+
+After every `every` epochs the connectivity of consecutive layers is measured on the subset Phi* was measured on;
+retraining ends when its distance to Phi* is at most epsilon. Default: absolute correlation and relative distance,
+because the published signed mean nearly cancels and is met by any network.
+
+`reference_quirks` adds the second stop of the authors' code (prune.py): test accuracy at least the dense network's.
+It looks at the test set, as they do, and exists to be compared with, never to be reported as a result. They use the
+best test accuracy of the dense training, here it is that of its last epoch.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+
+from prunus.evaluation import accuracy
+from prunus.flow import information_flow
+from prunus.recipe import PQSettings, Recipe, Retraining, magnitude
+from prunus.stopping import FlowSettings, FlowStop
+
+
+class Settings(PQSettings, FlowSettings):
+    needs_two_layers: ClassVar[bool] = True
+    correlation: Literal["absolute", "signed"]
+
+
+def recipe(settings: Settings) -> Recipe:
+    def stop(retraining: Retraining) -> FlowStop:
+        key = "information" if settings.correlation == "absolute" else "information_signed"
+        reached = None
+        if settings.reference_quirks:
+            test, goal = retraining.test(), retraining.reference["quirks"]["dense_test_accuracy"]
+            reached = lambda network: accuracy(network, test, "test") >= goal  # noqa: E731
+        return FlowStop(
+            lambda network: information_flow(network, retraining.flow_images, settings.correlation),
+            torch.tensor(retraining.reference[key], dtype=torch.float64),
+            settings,
+            reached,
+        )
+
+    return Recipe(magnitude, settings.amount, settings.scope, settings.rewind, stop)

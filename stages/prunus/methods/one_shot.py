@@ -1,0 +1,15 @@
+"""One-shot magnitude pruning, in the nested form of SAP's paper (arXiv 2302.05601, baseline "OneShot").
+
+Every mask is cut from the magnitudes of the dense trained weights; iteration t keeps (1 - fraction)^t of them and is
+retrained from the rewinding point, so that each iteration is "one shot" at its density.
+"""
+
+from prunus.recipe import FixedEpochsSettings, FractionSettings, Recipe, dense_magnitude
+
+
+class Settings(FractionSettings, FixedEpochsSettings):
+    pass
+
+
+def recipe(settings: Settings) -> Recipe:
+    return Recipe(dense_magnitude, settings.amount, settings.scope, settings.rewind, settings.stop)

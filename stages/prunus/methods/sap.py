@@ -1,0 +1,16 @@
+"""SAP, sparsity-informed adaptive pruning (Diao et al., ICLR 2023, arXiv 2302.05601, Algorithm 1).
+
+Every iteration the PQ index of the alive weights says how many can go; the smallest magnitudes do. The paper restarts
+survivors from the initial weights. Departures from the authors' code: the count is the formula's (their ceil(r) prunes
+up to one less), in float64; the last epoch's weights are pruned, not those that did best on the test set.
+"""
+
+from prunus.recipe import FixedEpochsSettings, PQSettings, Recipe, magnitude
+
+
+class Settings(PQSettings, FixedEpochsSettings):
+    pass
+
+
+def recipe(settings: Settings) -> Recipe:
+    return Recipe(magnitude, settings.amount, settings.scope, settings.rewind, settings.stop)

@@ -1,0 +1,33 @@
+"""LeNet-5 (LeCun et al. 1998) in its usual ReLU and max-pooling form."""
+
+from collections import OrderedDict
+
+from torch import nn
+
+UNPADDED_SIDE = 28
+
+
+def build(channels: int, side: int, classes: int) -> nn.Sequential:
+    """Two 5x5 convolutions of 6 and 16 channels, then linear layers of 120, 84 and ``classes`` units.
+
+    The weights are torch's defaults. Images below 28 pixels get a padded second convolution, without
+    which an 8-pixel image would not be left with one.
+    """
+    padding = 0 if side >= UNPADDED_SIDE else 2
+    last_side = (side // 2 - 4 + 2 * padding) // 2
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(channels, 6, 5, padding=2),
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(6, 16, 5, padding=padding),
+            relu2=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(16 * last_side**2, 120),
+            relu3=nn.ReLU(),
+            fc2=nn.Linear(120, 84),
+            relu4=nn.ReLU(),
+            classifier=nn.Linear(84, classes),
+        )
+    )

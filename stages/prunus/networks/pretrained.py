@@ -1,0 +1,35 @@
+"""ImageNet weights for torchvision's networks, and what to tell the user when they cannot be had."""
+
+import pickle
+from http.client import HTTPException
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from prunus.runtime import StageError
+
+
+class NetworkError(StageError):
+    """A network that cannot be built; the message is one line for the user."""
+
+
+def load_imagenet(network: nn.Module, name: str) -> None:
+    """Fills ``network``, torchvision's 1000-class ``name``, with its IMAGENET1K_V1 weights, in place.
+
+    They are read from torch's hub folder or else downloaded into it; NetworkError when neither works. V1 and not
+    torchvision's DEFAULT, which changes between releases and would silently change a study.
+    """
+    from torchvision.models import get_model_weights
+
+    weights = get_model_weights(name)["IMAGENET1K_V1"]
+    try:
+        state = weights.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
+        network.load_state_dict(state)
+    except (OSError, HTTPException, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        file, folder = Path(weights.url).name, Path(torch.hub.get_dir()) / "checkpoints"
+        raise NetworkError(
+            f"no pretrained weights for {name}: could not load {file} or download it from {weights.url} ({reason}); "
+            f"set network.pretrained: false or put a good {file} into {folder}"
+        ) from error

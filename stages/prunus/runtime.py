@@ -1,0 +1,201 @@
+"""What surrounds a stage's computation: seeds, threads and device, times and the run record, whole-or-nothing files.
+
+torch is imported only where a device is used, so that stages which only gather tables start quickly.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy")
+
+
+class StageError(Exception):
+    """A stage cannot go on; the message is one line that says what is wrong and what to do."""
+
+
+@contextmanager
+def write_atomically(path: Path):
+    """Yield a temporary name beside ``path``; the file appears under its real name only when the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    with write_atomically(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: Path, made_by: str) -> dict:
+    """The content of a stage's JSON output; a missing file raises ``StageError`` naming the command that makes it."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise StageError(f"{path} is missing; `{made_by}` makes it") from None
+
+
+@contextmanager
+def one_line_errors():
+    """Turn what a user can mend into one line on stderr and exit status 1."""
+    try:
+        yield
+    except StageError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def derive_seed(seed: int, *purpose: object) -> int:
+    """A 63-bit seed for one purpose, e.g. ``derive_seed(0, "sap", 3, "order")``; distinct purposes are independent."""
+    name = "/".join(str(part) for part in (seed, *purpose))
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+
+
+def _lease_gpu(count: int):
+    """Index of the first GPU that no other stage holds; the lock goes when the process does, however it ends.
+
+    When all are held (``device.jobs_per_gpu`` above 1), the stages spread over the GPUs by process number.
+    """
+    for index in range(count):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace(",", "-")
+        name = Path(tempfile.gettempdir()) / f"prunus-{os.getuid()}-gpu-{visible}-{index}.lock"
+        handle = open(name, "w")  # noqa: SIM115 - stays open, and so locked, for the life of the process
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _leases.append(handle)
+            return index
+        handle.close()
+    return os.getpid() % count
+
+
+_leases = []
+
+
+def open_device(accelerator: str, threads: int):
+    """Set torch up for reproducible numbers and return the ``torch.device`` to compute on.
+
+    Arguments: ``accelerator`` auto, cpu or cuda; ``threads`` CPU threads of torch, whatever the launcher exported.
+    Raises ``StageError`` when cuda is asked for and absent.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise StageError("device.accelerator: cuda is asked for and torch finds no GPU; allowed here: auto, cpu")
+    return torch.device("cuda", _lease_gpu(torch.cuda.device_count()))
+
+
+class Clock:
+    """Seconds per activity. On a GPU the queue is drained at both ends, so that work is booked where it was caused."""
+
+    def __init__(self, device=None):
+        self.seconds = {}
+        self._gpu = device if device is not None and device.type == "cuda" else None
+
+    @contextmanager
+    def time(self, activity: str):
+        self._drain()
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._drain()
+            self.seconds[activity] = self.seconds.get(activity, 0.0) + time.perf_counter() - start
+
+    def _drain(self):
+        if self._gpu is not None:
+            import torch
+
+            torch.cuda.synchronize(self._gpu)
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+class Recorder:
+    """Writes ``record.json`` when its block succeeds: git revision, versions, device, threads, seeds and seconds.
+
+    Only ``compare`` and ``report`` read records, so what differs between equal runs changes nothing they compute.
+    """
+
+    def __init__(self, path: Path, device=None, threads: int | None = None, seeds: dict[str, int] | None = None):
+        self.path, self.device, self.threads, self.seeds = path, device, threads, seeds or {}
+        self.clock = Clock(device)
+
+    def __enter__(self):
+        self._started = datetime.now(UTC)
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if kind is not None:
+            return
+        revision, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+        write_json(
+            self.path,
+            {
+                "stage": Path(sys.argv[0]).stem,
+                "git": revision,
+                "dirty": None if status is None else bool(status),
+                "versions": _versions(),
+                "device": self._device_name(),
+                "processor": _processor(),
+                "threads": self.threads,
+                "seeds": self.seeds,
+                "started": self._started.isoformat(timespec="seconds"),
+                "seconds": {"total": time.perf_counter() - self._start, **self.clock.seconds},
+                "peak_gpu_bytes": self._peak_gpu_bytes(),
+            },
+        )
+
+    def _device_name(self) -> str:
+        if self.device is None or self.device.type == "cpu":
+            return "cpu"
+        import torch
+
+        return torch.cuda.get_device_name(self.device)
+
+    def _peak_gpu_bytes(self) -> int | None:
+        if self.device is None or self.device.type != "cuda":
+            return None
+        import torch
+
+        return torch.cuda.max_memory_allocated(self.device)

@@ -1,0 +1,95 @@
+"""When a retraining ends: after a fixed number of epochs, or when flow is back near the dense network's.
+
+A stop rule is asked after every epoch and answers with a ``Look``. The flow rule is InCoP's (arXiv 2501.15592):
+stop when the distance of the sparse network's flow to Phi* is at most epsilon, on a fixed subset of the training
+images, never on test data.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from prunus.flow import flow_distance
+from prunus.params import Positive, Section
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a stop rule saw: ``reason`` to stop (None: go on) and the distance to Phi* where it was measured."""
+
+    reason: Literal["fixed", "flow", "accuracy", "cap"] | None
+    distance: float | None = None
+
+
+class StopRule(Protocol):
+    max_epochs: int
+    epsilon: float | None
+
+    def after_epoch(self, epoch: int, network: nn.Module) -> Look: ...
+
+
+@dataclass(frozen=True)
+class FixedEpochs:
+    """Exactly ``max_epochs`` epochs."""
+
+    max_epochs: int
+    epsilon: float | None = None
+
+    def after_epoch(self, epoch: int, network: nn.Module) -> Look:
+        return Look("fixed" if epoch >= self.max_epochs else None)
+
+
+class FlowSettings(Section):
+    """The settings of a flow stop rule.
+
+    ``relative`` divides the L2 distance by the norm of Phi*; the cosine distance has no scale and is left as it is.
+    """
+
+    epsilon: Annotated[float, Field(ge=0)]
+    metric: Literal["l2", "cosine"]
+    relative: bool
+    every: Positive
+    max_epochs: Positive
+    reference_quirks: bool
+
+
+@dataclass(frozen=True)
+class FlowStop:
+    """Stop once the flow that ``measure`` finds is within ``epsilon`` of ``reference``; at ``max_epochs`` at the latest.
+
+    A distance that is not a number (a network that diverged) never stops. ``accuracy_reached``, the second stop of the
+    authors' code, is asked every epoch when given.
+    """
+
+    measure: Callable[[nn.Module], Tensor]
+    reference: Tensor
+    settings: FlowSettings
+    accuracy_reached: Callable[[nn.Module], bool] | None = None
+
+    @property
+    def max_epochs(self) -> int:
+        return self.settings.max_epochs
+
+    @property
+    def epsilon(self) -> float:
+        return self.settings.epsilon
+
+    def _distance(self, network: nn.Module) -> float:
+        distance = flow_distance(self.measure(network), self.reference, self.settings.metric)
+        if self.settings.relative and self.settings.metric == "l2":
+            norm = torch.linalg.vector_norm(self.reference).item()
+            distance = distance / norm if norm else float("inf")
+        return distance
+
+    def after_epoch(self, epoch: int, network: nn.Module) -> Look:
+        due = epoch % self.settings.every == 0
+        distance = self._distance(network) if due else None
+        if due and distance <= self.settings.epsilon:
+            return Look("flow", distance)
+        if self.accuracy_reached is not None and self.accuracy_reached(network):
+            return Look("accuracy", distance)
+        return Look("cap" if epoch >= self.settings.max_epochs else None, distance)

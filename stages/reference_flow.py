@@ -1,0 +1,66 @@
+"""Measure Phi*: information and gradient flow of one seed's trained dense network on a subset of the training images.
+
+python stages/reference_flow.py --seed 0
+"""
+
+import argparse
+import os
+from itertools import pairwise
+
+from prunus import checkpoint, layout, networks
+from prunus.datasets import load
+from prunus.evaluation import accuracy
+from prunus.flow import flow_layers, gradient_flow, information_flow
+from prunus.params import for_stage
+from prunus.runtime import Recorder, derive_seed, one_line_errors, open_device, read_json, write_json
+
+PARAMS = ["study.network", "network", "flow", "device.accelerator", "device.threads"]
+
+
+def main() -> None:
+    os.chdir(layout.ROOT)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, required=True)
+    seed = parser.parse_args().seed
+    params = for_stage(PARAMS)
+    device = open_device(params.device.accelerator, params.device.threads)
+    seeds = {"flow": derive_seed(seed, "flow")}
+    pretrain = f"python stages/pretrain.py --seed {seed}"
+    with Recorder(layout.record(f"seed{seed}", "reference_flow"), device, params.device.threads, seeds) as recorder:
+        dataset = load(layout.DATASET, device, splits=("train", "test"))
+        network = networks.build(
+            params.study.network, *dataset.form, pretrained=params.network.pretrained, download=False
+        ).to(device)
+        masks = checkpoint.load_into(network, layout.rewind_point(seed, "trained"), device, pretrain)
+        dense = read_json(layout.dense(seed) / layout.METRICS_NAME, pretrain)
+        subset = dataset.sample("train", params.flow.samples, seeds["flow"])
+        images = dataset.normalise(subset.images)
+        with recorder.clock.time("flow"):
+            information = information_flow(network, images, "absolute")
+            signed = information_flow(network, images, "signed")
+            gradient = gradient_flow(network, images, subset.labels, masks)
+        write_json(
+            layout.reference_flow(seed),
+            {
+                "samples": len(subset.labels),
+                "subset_seed": seeds["flow"],
+                "information_layers": [list(pair) for pair in pairwise(flow_layers(network))],
+                "information": information.tolist(),
+                "information_signed": signed.tolist(),
+                "gradient_layers": list(masks),
+                "gradient": gradient.tolist(),
+                # What `reference_quirks` compares with; the accuracy is the authors' second stop, on their test set.
+                "quirks": {
+                    "gradient_mean": dense["last_batch_gradient"]["mean"],
+                    "gradient_norm": dense["last_batch_gradient"]["norm"],
+                    "dense_test_accuracy": accuracy(network, dataset, "test"),
+                },
+            },
+        )
+    norms = f"|information| {information.norm():.4f}, |gradient| {gradient.norm():.4f}"
+    print(f"seed {seed} reference flow on {len(subset.labels)} images: {norms}, in {layout.reference_flow(seed)}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,260 @@
+"""Networks: shapes, published sizes, order and use of layers, pretrained weights, and MACs against torch's counter."""
+
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+from prunus import catalogue, networks
+from prunus.macs import multiply_accumulates
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+NAMES = list(catalogue.SMALLEST_SIDE)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def on_meta(name: str, channels: int, side: int, classes: int) -> nn.Module:
+    """A network with shapes but no numbers, which costs nothing however large it is."""
+    with torch.device("meta"):
+        return networks.build(name, channels, side, classes)
+
+
+def prunable_count(network: nn.Module) -> int:
+    return sum(p.numel() for name, p in network.named_parameters() if "weight" in name.split(".")[-1] and p.dim() > 1)
+
+
+def test_registry_and_catalogue_name_the_same_networks():
+    assert set(networks.BUILDERS) == set(catalogue.SMALLEST_SIDE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_smallest_image_trains(name):
+    side = catalogue.SMALLEST_SIDE[name]
+    network = networks.build(name, 1, side, 10)
+    logits = network(torch.randn(2, 1, side, side))
+    assert network.training
+    assert logits.shape == (2, 10)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("channels", "side", "classes"), [(1, 28, 10), (3, 32, 100), (3, 64, 7), (4, 65, 5), (3, 96, 2)]
+)
+def test_output_shape(name, channels, side, classes):
+    network = on_meta(name, channels, side, classes)
+    assert network(torch.empty(2, channels, side, side, device="meta")).shape == (2, classes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_side_leaves_a_pixel(name):
+    for side in range(catalogue.SMALLEST_SIDE[name], 18):
+        network = on_meta(name, 1, side, 10)
+        assert network(torch.empty(2, 1, side, side, device="meta")).shape == (2, 10), side
+
+
+def test_large_image_with_numbers():
+    logits = networks.build("resnet18", 1, 96, 5)(torch.randn(2, 1, 96, 96))
+    assert logits.shape == (2, 5)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("linear", (1, 28, 10), 7_840),
+        ("linear", (3, 32, 10), 30_720),
+        ("mlp", (1, 28, 10), 135_680),
+        ("cnn", (3, 32, 10), 1_555_136),
+        ("resnet18", (3, 32, 10), 11_164_352),
+    ],
+)
+def test_prunable_weights_match_sap(name, shape, expected):
+    assert prunable_count(on_meta(name, *shape)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        # LeNet-5 with every pair of maps connected; torchvision's documented sizes; the WRN paper's 23.4M.
+        ("lenet5", (1, 28, 10), 61_706),
+        ("vgg11", (3, 224, 1000), 132_863_336),
+        ("vgg16_bn", (3, 224, 1000), 138_365_992),
+        ("vgg19", (3, 224, 1000), 143_667_240),
+        ("resnet34", (3, 224, 1000), 21_797_672),
+        ("resnet50", (3, 224, 1000), 25_557_032),
+        ("wide_resnet28_8", (3, 32, 10), 23_354_842),
+    ],
+)
+def test_parameter_count_matches_the_published(name, shape, expected):
+    assert sum(p.numel() for p in on_meta(name, *shape).parameters()) == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("side", [32, 96])
+def test_layers_run_once_in_the_order_of_their_names(name, side):
+    network = on_meta(name, 3, side, 10)
+    called = []
+    for layer_name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(lambda *_, layer_name=layer_name: called.append(layer_name))
+    network(torch.empty(2, 3, side, side, device="meta"))
+    listed = [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert sorted(called) == sorted(listed)
+    assert [n for n in called if not is_side_branch(n)] == [n for n in listed if not is_side_branch(n)]
+    assert not any(getattr(module, "inplace", False) for module in network.modules() if isinstance(module, nn.ReLU))
+
+
+def is_side_branch(layer_name: str) -> bool:
+    return "downsample" in layer_name or "shortcut" in layer_name
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "lenet5", "vgg11", "resnet18"])
+def test_seed_decides_the_weights(name):
+    def weights(seed: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(seed)
+        return networks.build(name, 1, 8, 10).state_dict()
+
+    first, again, other = weights(0), weights(0), weights(1)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", ["cnn", "vgg11", "resnet18", "wide_resnet28_8"])
+def test_convolutions_are_drawn_kaiming_normal(name):
+    torch.manual_seed(0)
+    network = networks.build(name, 3, 32, 10)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels * module.kernel_size[0] ** 2
+            assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.15)
+            assert module.bias is None or not module.bias.any()
+
+
+@pytest.mark.parametrize("name", ["vgg16", "vgg19_bn"])
+def test_vgg_drops_only_the_pools_without_pixels(name):
+    def pools(side: int) -> int:
+        return sum(isinstance(module, nn.MaxPool2d) for module in on_meta(name, 3, side, 10).modules())
+
+    assert [pools(side) for side in (8, 28, 32, 64, 65)] == [3, 4, 5, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("alexnet", 3, 32, 10), "unknown network 'alexnet'"),
+        (("cnn", 3, 7, 10), "at least 8 pixels, got 7"),
+        (("cnn", 3, 32, 10, True), "cnn has no pretrained weights"),
+        (("vgg16", 1, 32, 10, True), "needs RGB images of at least 32 pixels, got 1x32x32"),
+        (("resnet50", 3, 28, 10, True), "needs RGB images of at least 32 pixels, got 3x28x28"),
+    ],
+)
+def test_impossible_networks_are_refused(arguments, message):
+    with pytest.raises(networks.NetworkError, match=message):
+        networks.build(*arguments)
+
+
+@pytest.fixture
+def checkpoints(tmp_path, monkeypatch) -> Path:
+    """An empty hub folder on a machine without a network."""
+
+    def unreachable(*_, **__):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    return tmp_path / "checkpoints"
+
+
+# vgg's 1000-class form alone takes a second to allocate; every name shares the code that loads weights.
+@pytest.mark.parametrize("name", ["resnet18", "resnet34"])
+def test_missing_pretrained_weights_say_what_to_do(name, checkpoints):
+    with pytest.raises(networks.NetworkError) as caught:
+        networks.build(name, 3, 32, 10, pretrained=True)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (name, "no route to host", "network.pretrained: false", ".pth", str(checkpoints)):
+        assert part in message
+
+
+def test_broken_pretrained_weights_say_what_to_do(checkpoints):
+    (checkpoints / "resnet18-f37072fd.pth").write_bytes(b"<html>not found</html>")
+    with pytest.raises(networks.NetworkError, match=r"could not load resnet18-f37072fd\.pth"):
+        networks.build("resnet18", 3, 32, 10, pretrained=True)
+
+
+def test_pretrained_weights_are_taken_and_the_last_layer_replaced(checkpoints):
+    from torchvision.models import resnet18
+
+    stored = resnet18().state_dict()
+    torch.save(stored, checkpoints / "resnet18-f37072fd.pth")
+    network = networks.build("resnet18", 3, 32, 7, pretrained=True)
+    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 7)
+    assert all(torch.equal(p, stored[name]) for name, p in network.named_parameters() if not name.startswith("fc."))
+
+
+@pytest.mark.parametrize("name", catalogue.PRETRAINED)
+def test_every_pretrained_name_has_weights_and_its_imagenet_form(name, monkeypatch):
+    from torchvision.models import get_model_weights
+
+    def as_published(network: nn.Module, name: str) -> None:
+        published = get_model_weights(name)["IMAGENET1K_V1"].meta["num_params"]
+        assert sum(p.numel() for p in network.parameters()) == published
+
+    monkeypatch.setattr("prunus.networks.vgg.load_imagenet", as_published)
+    monkeypatch.setattr("prunus.networks.resnet.load_imagenet", as_published)
+    with torch.device("meta"):
+        network = networks.build(name, 3, 32, 7, pretrained=True)
+    assert network(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 96, 96)])
+def test_macs_match_torch(name, shape):
+    network = on_meta(name, shape[0], shape[1], 10).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.empty(1, *shape, device="meta"))
+    counts = multiply_accumulates(network, shape)
+    assert sum(counts.values()) == counter.get_total_flops() / 2
+    assert list(counts) == [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+
+
+def test_macs_of_resnet18():
+    assert sum(multiply_accumulates(on_meta("resnet18", 3, 32, 10), (3, 32, 32)).values()) == 555_422_720
+
+
+def test_macs_scale_with_alive_weights():
+    network = networks.build("lenet5", 1, 8, 10)
+    dense = multiply_accumulates(network, (1, 8, 8))
+    masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in network.named_parameters() if p.dim() > 1}
+    assert multiply_accumulates(network, (1, 8, 8), masks) == dense
+    masks["conv2.weight"][:, :3] = False
+    masks["fc1.weight"][:] = False
+    sparse = multiply_accumulates(network, (1, 8, 8), masks)
+    assert sparse == {**dense, "conv2": dense["conv2"] // 2, "fc1": 0}
+    assert multiply_accumulates(network, (1, 8, 8), {"fc1.weight": masks["fc1.weight"]}) == {**dense, "fc1": 0}
+
+
+def test_macs_leave_the_network_as_it_was():
+    network = networks.build("cnn", 1, 8, 10).train()
+    network.bn1.eval()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    multiply_accumulates(network, (1, 8, 8))
+    assert network.training
+    assert network.bn2.training
+    assert not network.bn1.training
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert not any(module._forward_hooks for module in network.modules())
+    with pytest.raises(RuntimeError):
+        multiply_accumulates(network, (3, 8, 8))
+    assert network.training
+    assert not any(module._forward_hooks for module in network.modules())
