@@ -28,13 +28,14 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
 
 
 def build(
-    name: str, channels: int, side: int, classes: int, *, pretrained: bool = False, download: bool = True
+    name: str, channels: int, side: int, classes: int, pretrained: bool = False, download: bool = True
 ) -> nn.Module:
     """A network in training mode on the default device, its weights drawn from torch's current random state.
 
     With ``pretrained`` the network has torchvision's ImageNet form and weights at any side, and only its last layer is
-    drawn anew; without ``download`` it has that form and no weights, for a checkpoint to be loaded into. Raises NetworkError for an unknown name, for images the network cannot take and for pretrained weights
-    that do not exist or cannot be had.
+    drawn anew; without ``download`` it has that form and no weights, for a checkpoint to be loaded into. Raises
+    NetworkError for an unknown name, for images the network cannot take and for pretrained weights that do not exist
+    or cannot be had.
     """
     if name not in BUILDERS:
         raise NetworkError(f"unknown network {name!r}; there are: {', '.join(BUILDERS)}")
