@@ -4,15 +4,15 @@ python stages/evaluate.py --seed 0 --method sap
 """
 
 import argparse
+import csv
 import os
 
-import pandas as pd
 from prunus import checkpoint, layout, networks
 from prunus.datasets import load
 from prunus.evaluation import accuracy, layer_table
 from prunus.macs import multiply_accumulates
 from prunus.params import for_stage
-from prunus.runtime import Recorder, one_line_errors, open_device, read_json, write_atomically
+from prunus.runtime import Recorder, one_line_errors, open_device, read_json, write_csv
 
 PARAMS = ["study.dataset", "study.network", "study.iterations", "network", "device.accelerator", "device.threads"]
 
@@ -42,18 +42,18 @@ def main() -> None:
             macs = multiply_accumulates(network, dataset.shape, alive)
             with recorder.clock.time("evaluation"):
                 test_accuracy = accuracy(network, dataset, "test")
-            layers.append(layer_table(network, alive, macs).assign(seed=seed, method=method, iteration=t))
+            keys = {"seed": seed, "method": method, "iteration": t}
+            layers += [keys | row for row in layer_table(network, alive, macs)]
             if t == 0:
                 dense_accuracy, dense_macs = test_accuracy, sum(macs.values())
                 continue
-            histories.append(pd.read_csv(source / layout.HISTORY).assign(seed=seed, method=method, iteration=t))
+            with open(source / layout.HISTORY, newline="") as file:
+                histories += [keys | row for row in csv.DictReader(file)]
             rows.append(
                 {
                     "dataset": params.study.dataset,
                     "network": params.study.network,
-                    "seed": seed,
-                    "method": method,
-                    "iteration": t,
+                    **keys,
                     "density": metrics["density"],
                     "alive": metrics["alive"],
                     "prunable": sum(mask.numel() for mask in alive.values()),
@@ -71,12 +71,8 @@ def main() -> None:
                     "recipe": ", ".join(f"{key} {value}" for key, value in metrics["settings"].items()),
                 }
             )
-        keys = ["seed", "method", "iteration"]
-        tables = {"iterations": pd.DataFrame(rows), "layers": pd.concat(layers), "history": pd.concat(histories)}
-        for table, content in tables.items():
-            with write_atomically(folder / f"{table}.csv") as partial:
-                columns = [*keys, *(column for column in content.columns if column not in keys)]
-                content[columns].to_csv(partial, index=False)
+        for table, content in {"iterations": rows, "layers": layers, "history": histories}.items():
+            write_csv(folder / f"{table}.csv", content)
     last = rows[-1]
     print(
         f"seed {seed} {method}: test accuracy {last['test_accuracy']:.2%} at density {last['density']:.2%} "

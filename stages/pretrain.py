@@ -6,13 +6,12 @@ python stages/pretrain.py --seed 0
 import argparse
 import os
 
-import pandas as pd
 import torch
 from prunus import checkpoint, layout, masks, networks
 from prunus.datasets import load
 from prunus.flow import stale_gradient_flow
 from prunus.params import for_stage
-from prunus.runtime import Recorder, StageError, derive_seed, one_line_errors, open_device, write_atomically, write_json
+from prunus.runtime import Recorder, StageError, derive_seed, one_line_errors, open_device, write_csv, write_json
 from prunus.stopping import FixedEpochs
 from prunus.training import batches_per_epoch, train
 
@@ -54,16 +53,14 @@ def main() -> None:
         )
         checkpoint.save(layout.rewind_point(seed, "warmup"), outcome.kept)
         checkpoint.save(layout.rewind_point(seed, "trained"), network.state_dict(), full)
-        history = pd.DataFrame(outcome.history)
-        with write_atomically(folder / layout.HISTORY) as partial:
-            history.to_csv(partial, index=False)
+        write_csv(folder / layout.HISTORY, outcome.history)
         write_json(
             folder / layout.METRICS_NAME,
             {
                 "seed": seed,
                 "iteration": 0,
                 "density": 1.0,
-                "epochs": len(history),
+                "epochs": len(outcome.history),
                 **outcome.history[-1],
                 "last_batch_gradient": {
                     name: values.tolist() for name, values in stale_gradient_flow(network, steps).items()
@@ -71,7 +68,7 @@ def main() -> None:
             },
         )
     accuracy = outcome.history[-1]["validation_accuracy"]
-    print(f"seed {seed} dense: {len(history)} epochs, validation accuracy {accuracy:.2%}, in {folder}")
+    print(f"seed {seed} dense: {len(outcome.history)} epochs, validation accuracy {accuracy:.2%}, in {folder}")
 
 
 if __name__ == "__main__":

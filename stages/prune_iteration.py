@@ -6,7 +6,6 @@ python stages/prune_iteration.py --seed 0 --method incop_if --iteration 3
 import argparse
 import os
 
-import pandas as pd
 from prunus import checkpoint, layout, masks, methods, networks
 from prunus.datasets import load
 from prunus.params import for_stage
@@ -18,7 +17,7 @@ from prunus.runtime import (
     one_line_errors,
     open_device,
     read_json,
-    write_atomically,
+    write_csv,
     write_json,
 )
 from prunus.training import batches_per_epoch, train
@@ -93,9 +92,7 @@ def main() -> None:
             label=label,
         )
         checkpoint.save(folder / layout.NETWORK, network.state_dict(), kept)
-        history = pd.DataFrame(outcome.history)
-        with write_atomically(folder / layout.HISTORY) as partial:
-            history.to_csv(partial, index=False)
+        write_csv(folder / layout.HISTORY, outcome.history)
         metrics = {
             "seed": seed,
             "method": method,
@@ -103,7 +100,7 @@ def main() -> None:
             "settings": settings.model_dump(),
             "density": masks.density(kept),
             "alive": masks.alive_count(kept),
-            "epochs": len(history),
+            "epochs": len(outcome.history),
             "stopped_by": outcome.reason,
             "epsilon": stop.epsilon,
             **outcome.history[-1],

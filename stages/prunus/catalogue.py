@@ -39,6 +39,8 @@ SMALLEST_SIDE = {
     "wide_resnet28_8": 8,
 }
 
+SINGLE_LAYER = ("linear",)
+
 # torchvision publishes ImageNet weights for these; they come with the ImageNet stem, which needs 32 pixels and RGB.
 PRETRAINED = tuple(name for name in SMALLEST_SIDE if name.startswith(("vgg", "resnet")))
 PRETRAINED_SIDE = 32

@@ -1,6 +1,5 @@
 """How good a network is on a split, and how sparse its layers are."""
 
-import pandas as pd
 import torch
 from torch import nn
 
@@ -25,7 +24,7 @@ def accuracy(network: nn.Module, dataset: Dataset, split: str, batch_size: int =
     return int(correct) / len(labels)
 
 
-def layer_table(network: nn.Module, masks: Masks, macs: dict[str, int]) -> pd.DataFrame:
+def layer_table(network: nn.Module, masks: Masks, macs: dict[str, int]) -> list[dict]:
     """One row per prunable parameter: layer, prunable, alive, density, pq_index, gini_index, macs.
 
     The indices are those of the alive weights, the PQ index at p = 0.5, q = 1, the setting in which it equals one
@@ -46,4 +45,4 @@ def layer_table(network: nn.Module, masks: Masks, macs: dict[str, int]) -> pd.Da
                 "macs": macs[name.removesuffix(".weight")],
             }
         )
-    return pd.DataFrame(rows)
+    return rows

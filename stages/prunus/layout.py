@@ -43,7 +43,7 @@ def evaluation(seed: int, method: str) -> Path:
 
 
 def record(*parts: str) -> Path:
-    """The run record of one stage, e.g. ``record("seed0", "sap", "iteration-1")``: what made it and how long it took."""
+    """The run record of one stage, e.g. ``record("seed0", "sap", "iteration-1")``: what made it and its times."""
     return RUNS.joinpath("records", *parts, "record.json")
 
 

@@ -11,7 +11,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from prunus import layout
-from prunus.catalogue import DATASETS, SMALLEST_SIDE, misfit
+from prunus.catalogue import DATASETS, SINGLE_LAYER, SMALLEST_SIDE, misfit
 
 METHOD_FILES = Path(__file__).parent / "methods"
 
@@ -199,6 +199,11 @@ def validate(raw: object) -> SimpleNamespace:
         f"study.methods: {name!r} has no block under methods; blocks: {', '.join(sections.methods)}"
         for name in study.methods
         if name not in sections.methods
+    ]
+    lines += [
+        f"study.methods: {name} looks at the flow between two layers, and {study.network} has one layer"
+        for name in study.methods
+        if study.network in SINGLE_LAYER and name in settings and settings[name].needs_two_layers
     ]
     if lines:
         raise ParamsError("\n".join(lines))

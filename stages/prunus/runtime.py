@@ -3,6 +3,7 @@
 torch is imported only where a device is used, so that stages which only gather tables start quickly.
 """
 
+import csv
 import fcntl
 import hashlib
 import json
@@ -39,6 +40,14 @@ def write_atomically(path: Path):
 def write_json(path: Path, content: object) -> None:
     with write_atomically(path) as partial:
         partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Write rows of equal keys; None becomes an empty field. (The csv module: importing pandas takes a second.)"""
+    with write_atomically(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def read_json(path: Path, made_by: str) -> dict:
@@ -94,12 +103,13 @@ def open_device(accelerator: str, threads: int):
     import torch
 
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
     if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise StageError("device.accelerator: cuda is asked for and torch finds no GPU; allowed here: auto, cpu")
+    # Not on a CPU: what is used there is deterministic anyway, and the call imports torch's compiler (4 s).
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
     return torch.device("cuda", _lease_gpu(torch.cuda.device_count()))
 
 

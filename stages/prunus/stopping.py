@@ -59,7 +59,7 @@ class FlowSettings(Section):
 
 @dataclass(frozen=True)
 class FlowStop:
-    """Stop once the flow that ``measure`` finds is within ``epsilon`` of ``reference``; at ``max_epochs`` at the latest.
+    """Stop once the flow that ``measure`` finds is within ``epsilon`` of ``reference``, or at ``max_epochs``.
 
     A distance that is not a number (a network that diverged) never stops. ``accuracy_reached``, the second stop of the
     authors' code, is asked every epoch when given.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.sgd import sgd as sgd_step
 from tqdm import tqdm
 
 from prunus.datasets import Dataset
@@ -78,6 +79,36 @@ class _Progress:
         self._bar.close()
 
 
+class _Sgd:
+    """torch's functional SGD. Making a ``torch.optim.SGD`` imports torch's compiler, which takes longer than retraining
+    a small network does."""
+
+    def __init__(self, network: nn.Module, settings: Sgd):
+        self._parameters = list(network.parameters())
+        self._momenta = [None] * len(self._parameters)
+        self._settings, self._rate = settings, settings.learning_rate
+
+    def set_epoch(self, epoch: int, epochs: int) -> None:
+        """The learning rate of ``epoch`` (from 1) of at most ``epochs``."""
+        if self._settings.schedule == "cosine":
+            self._rate = self._settings.learning_rate * (0.5 + 0.5 * math.cos(math.pi * (epoch - 1) / epochs))
+
+    @torch.no_grad()
+    def step(self) -> None:
+        sgd_step(
+            self._parameters,
+            [parameter.grad for parameter in self._parameters],
+            self._momenta,
+            foreach=True,
+            weight_decay=self._settings.weight_decay,
+            momentum=self._settings.momentum,
+            lr=self._rate,
+            dampening=0.0,
+            nesterov=self._settings.nesterov,
+            maximize=False,
+        )
+
+
 def train(
     network: nn.Module,
     masks: Masks,
@@ -99,14 +130,7 @@ def train(
     """
     images, labels = dataset.splits["train"].images, dataset.splits["train"].labels
     steps = batches_per_epoch(len(labels), sgd.batch_size)
-    optimiser = torch.optim.SGD(
-        network.parameters(),
-        sgd.learning_rate,
-        momentum=sgd.momentum,
-        weight_decay=sgd.weight_decay,
-        nesterov=sgd.nesterov,
-        foreach=True,
-    )
+    optimiser = _Sgd(network, sgd)
     generator = torch.Generator().manual_seed(seed)
     progress = _Progress(label, stop, steps)
     history, look, kept, taken = [], Look(None), None, 0
@@ -114,10 +138,7 @@ def train(
     network.train()
     while look.reason is None:
         epoch = len(history) + 1
-        if sgd.schedule == "cosine":
-            optimiser.param_groups[0]["lr"] = sgd.learning_rate * (
-                0.5 + 0.5 * math.cos(math.pi * (epoch - 1) / stop.max_epochs)
-            )
+        optimiser.set_epoch(epoch, stop.max_epochs)
         with clock.time("train"):
             total = torch.zeros((), device=images.device)
             order = torch.randperm(len(labels), generator=generator).to(images.device)
@@ -127,7 +148,7 @@ def train(
                 batch = images[chosen]
                 if augment == "flip_crop":
                     batch = flip_crop(batch, generator)
-                optimiser.zero_grad()
+                network.zero_grad()
                 loss = F.cross_entropy(network(dataset.normalise(batch)), labels[chosen])
                 loss.backward()
                 mask_gradients(network, masks)

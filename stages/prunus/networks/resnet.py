@@ -13,7 +13,7 @@ def build(
 ) -> nn.Module:
     """torchvision's ``name``; up to 64 pixels its stem is a 3x3 convolution of stride 1 without max-pooling.
 
-    torchvision's initialisation; with ``pretrained`` its ImageNet stem and weights at any side, the weights only if ``download``.
+    torchvision's initialisation; with ``pretrained`` its ImageNet stem at any side, and its weights if ``download``.
     """
     from torchvision import models
 

@@ -34,7 +34,7 @@ def build(
 ) -> nn.Module:
     """torchvision's ``name``; up to 64 pixels without the max-pools an image is too small for, see SmallImageVgg.
 
-    torchvision's initialisation; with ``pretrained`` its ImageNet form and weights at any side, the weights only if ``download``.
+    torchvision's initialisation; with ``pretrained`` its ImageNet form at any side, and its weights if ``download``.
     """
     from torchvision import models
 

@@ -1,0 +1,174 @@
+"""The prepared dataset: one file of uint8 images and labels per split, made once and kept whole on the device."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from prunus.runtime import StageError, derive_seed, write_atomically
+
+SPLITS = ("train", "validation", "test")
+MADE_BY = "python stages/prepare_data.py"
+
+# safetensors writes its metadata in random order; with everything under one key equal data are equal bytes.
+METADATA_KEY = "prunus"
+GREY_LEVELS = 256
+
+
+class DataError(StageError):
+    """Images that cannot be had or used; the message is one line that names the file and says what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """``images`` uint8 [N, C, H, W] and ``labels`` int64 [N], class indices."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __getitem__(self, chosen: Tensor) -> "Split":
+        return Split(self.images[chosen], self.labels[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a reader returns: images on the CPU, ``test`` None where the dataset has no test images of its own."""
+
+    train: Split
+    test: Split | None
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Whole splits on one device, and how to normalise them.
+
+    ``mean`` and ``std`` are float32 [C] of the training images on the 0..1 scale, ``classes`` the classes' names.
+    """
+
+    splits: dict[str, Split]
+    mean: Tensor
+    std: Tensor
+    classes: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return tuple(next(iter(self.splits.values())).images.shape[1:])
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def form(self) -> tuple[int, int, int]:
+        """Channels, side in pixels and number of classes: what a network is built for."""
+        return self.shape[0], self.shape[1], self.n_classes
+
+    @cached_property
+    def _scale(self) -> Tensor:
+        return (1 / (255 * self.std))[:, None, None]
+
+    @cached_property
+    def _shift(self) -> Tensor:
+        return (-self.mean / self.std)[:, None, None]
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(images / 255 - mean) / std as float32, of uint8 images [N, C, H, W] on the dataset's device."""
+        return (images * self._scale).add_(self._shift)
+
+    def sample(self, split: str, n: int, seed: int) -> Split:
+        """``n`` different images of ``split``, or all where it has fewer; drawn on the CPU, the same on any device."""
+        whole = self.splits[split]
+        order = torch.randperm(len(whole.labels), generator=torch.Generator().manual_seed(seed))
+        return whole[order[:n].to(whole.labels.device)]
+
+
+def _cut(split: Split, fraction: float, keep: int, classes: tuple[str, ...], seed: int) -> tuple[Split, Split]:
+    """Rest and cut: ``fraction`` of every class goes, at least one image, and at least ``keep`` stay."""
+    generator = torch.Generator().manual_seed(seed)
+    goes = torch.zeros(len(split.labels), dtype=torch.bool)
+    for label, name in enumerate(classes):
+        members = (split.labels == label).nonzero().flatten()
+        if len(members) <= keep:
+            raise DataError(
+                f"class {name!r}: has {len(members)} image(s) to cut the splits from and needs {keep + 1}, "
+                "one in each split; add images or remove the class"
+            )
+        count = min(max(int(fraction * len(members) + 0.5), 1), len(members) - keep)
+        goes[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    return split[~goes], split[goes]
+
+
+def cut(source: Source, test_fraction: float, validation_fraction: float, seed: int) -> dict[str, Split]:
+    """Train, validation and test split of ``source``, class by class, each in the source's order.
+
+    Test images are cut first, and only where the source has none; validation images from what is left. Fractions are
+    rounded class by class. Raises ``DataError`` for a class too small to leave one image in each split.
+    """
+    train, test = source.train, source.test
+    if test is None:
+        train, test = _cut(train, test_fraction, 2, source.classes, derive_seed(seed, "test"))
+    train, validation = _cut(train, validation_fraction, 1, source.classes, derive_seed(seed, "validation"))
+    return {"train": train, "validation": validation, "test": test}
+
+
+def mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per channel (float32 [C], 0..1 scale) of uint8 images, exact up to rounding.
+
+    The deviation is at least one grey level, so that a constant channel can be divided by it.
+    """
+    levels = torch.arange(GREY_LEVELS, dtype=torch.float64) / (GREY_LEVELS - 1)
+    counts = torch.stack([channel.flatten().bincount(minlength=GREY_LEVELS) for channel in images.unbind(1)])
+    shares = counts.double() / counts.sum(1, keepdim=True)
+    mean = shares @ levels
+    variance = (shares * (levels - mean[:, None]) ** 2).sum(1)
+    return mean.float(), variance.sqrt().clamp(min=1 / (GREY_LEVELS - 1)).float()
+
+
+def save(path: Path, name: str, splits: dict[str, Split], classes: Iterable[str]) -> None:
+    """Write the prepared file, whole or not at all; equal content gives equal bytes.
+
+    Tensors ``<split>_images`` uint8 [N, C, H, W], ``<split>_labels`` int64 [N], ``mean`` and ``std`` float32 [C];
+    metadata: JSON with the dataset's name and its classes' names. Raises ``DataError`` where it cannot be written.
+    """
+    mean, std = mean_and_std(splits["train"].images)
+    tensors = {"mean": mean, "std": std}
+    for split, content in splits.items():
+        tensors |= {f"{split}_images": content.images.contiguous(), f"{split}_labels": content.labels.contiguous()}
+    metadata = {METADATA_KEY: json.dumps({"classes": list(classes), "dataset": name})}
+    try:
+        with write_atomically(path) as partial:
+            save_file(tensors, partial, metadata)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: cannot be written ({error})") from None
+
+
+def load(path: Path, device: torch.device | str, splits: Iterable[str] = ("train", "validation")) -> Dataset:
+    """The named splits of the prepared file, on ``device``; the others are not read.
+
+    Raises ``DataError`` when the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()[METADATA_KEY])
+            tensors = {
+                name: file.get_tensor(name).to(device)
+                for name in ("mean", "std", *(f"{split}_{part}" for split in splits for part in ("images", "labels")))
+            }
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; `{MADE_BY}` makes it") from None
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise DataError(f"{path}: is damaged ({error}); `{MADE_BY}` makes it again") from None
+    return Dataset(
+        {split: Split(tensors[f"{split}_images"], tensors[f"{split}_labels"]) for split in splits},
+        tensors["mean"],
+        tensors["std"],
+        tuple(about["classes"]),
+    )

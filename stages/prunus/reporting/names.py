@@ -1,0 +1,85 @@
+"""How methods are called and coloured, and how numbers are written, the same in every figure, table and sentence."""
+
+import math
+
+# A method without an entry is called by its file's name; the study's list decides the colours, in order.
+METHOD_NAMES = {
+    "one_shot": "One-shot",
+    "lth": "LTH",
+    "sap": "SAP",
+    "incop_if": "InCoP-IF",
+    "incop_gf": "InCoP-GF",
+    "fixed_epochs": "Fixed epochs",
+}
+
+DATASET_NAMES = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "image_folder": "an image folder",
+}
+
+# Okabe and Ito's colour-blind safe palette (https://jfly.uni-koeln.de/color/), but for its yellow, too light for lines.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+LINES = ("-", "--", ":", "-.")
+
+NARROW = "\u202f"  # between a number and its unit: no line break there
+UNKNOWN = "\u2013"
+
+
+def method_name(method: str) -> str:
+    return METHOD_NAMES.get(method, method.replace("_", " "))
+
+
+def dataset_name(dataset: str) -> str:
+    return DATASET_NAMES.get(dataset, dataset)
+
+
+def look(methods: list[str]) -> dict[str, dict[str, str]]:
+    """Colour, marker and line style per method; past seven methods colours come again with another line style."""
+    return {
+        method: {
+            "color": PALETTE[position % len(PALETTE)],
+            "marker": MARKERS[position % len(MARKERS)],
+            "linestyle": LINES[position // len(PALETTE) % len(LINES)],
+        }
+        for position, method in enumerate(methods)
+    }
+
+
+def number(value: float, digits: int = 1) -> str:
+    """``value`` with thousands separated and a true minus sign, a dash where it is not known."""
+    if value is None or math.isnan(value):
+        return UNKNOWN
+    text = f"{value:,.{digits}f}"
+    return (text.removeprefix("-") if float(text.replace(",", "")) == 0 else text).replace("-", "\u2212")
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    return UNKNOWN if math.isnan(fraction) else number(100 * fraction, digits) + NARROW + "%"
+
+
+def density(fraction: float) -> str:
+    """A density with the digits it needs: 33.1 %, 0.42 %."""
+    return percent(fraction, 1 if math.isnan(fraction) or fraction >= 0.1 else 2)
+
+
+def probability(p: float) -> str:
+    return UNKNOWN if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def duration(seconds: float) -> str:
+    if math.isnan(seconds) or seconds < 120:
+        return number(seconds) + (NARROW + "s" if not math.isnan(seconds) else "")
+    return number(seconds / 60) + NARROW + "min" if seconds < 7200 else number(seconds / 3600) + NARROW + "h"
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def listed(words: list[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

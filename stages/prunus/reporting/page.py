@@ -1,0 +1,152 @@
+"""The HTML report: what its template shows, as strings."""
+
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+
+from prunus.reporting.findings import baseline_of, caveats, findings
+from prunus.reporting.names import (
+    UNKNOWN,
+    counted,
+    dataset_name,
+    density,
+    listed,
+    method_name,
+    number,
+    percent,
+    probability,
+)
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+Table = dict[str, list]
+
+
+def _with_std(mean: float, std: float) -> str:
+    return percent(mean) if std != std else f"{percent(mean).removesuffix('%').rstrip()} ± {percent(std)}"
+
+
+def _summary(summary: pd.DataFrame) -> Table:
+    head = ["method", "test accuracy", "95 % CI", "density", "multiply-accumulates", "epochs", "seconds"]
+    head += ["epochs saved: SAP", "LTH", "seconds saved: SAP", "LTH"]
+    rows = []
+    for row in summary.to_dict("records"):
+        half = row["test_accuracy_ci95"]
+        rows.append(
+            [
+                method_name(row["method"]),
+                _with_std(row["test_accuracy_mean"], row["test_accuracy_std"]),
+                UNKNOWN if half != half else f"± {number(100 * half)}",
+                density(row["density_mean"]),
+                percent(row["macs_fraction_mean"]),
+                number(row["epochs_mean"]),
+                number(row["seconds_mean"]),
+                *(
+                    percent(row[f"{what}_saved_against_{base}"], 0)
+                    for what in ("epochs", "seconds")
+                    for base in ("sap", "lth")
+                ),
+            ]
+        )
+    return {"head": head, "rows": rows}
+
+
+def _matched(matched: pd.DataFrame, methods: list[str]) -> Table:
+    rows = []
+    for grid, at in matched.groupby("density", sort=False):
+        by_method = at.set_index("method")
+        cells = []
+        for method in methods:
+            row = by_method.loc[method]
+            cell = _with_std(row["test_accuracy_mean"], row["test_accuracy_std"])
+            cells.append(cell if row["n"] in (0, matched["n"].max()) else f"{cell} (n = {row['n']:.0f})")
+        rows.append([density(grid), *cells])
+    return {"head": ["density", *map(method_name, methods)], "rows": rows}
+
+
+def _tests(tests: pd.DataFrame) -> Table:
+    head = ["pair", "n", "difference, points", "95 % CI", "p (paired t)", "p (Holm)", "p (Wilcoxon)", "density, points"]
+    rows = []
+    for row in tests.to_dict("records"):
+        low, high = number(100 * row["ci95_low"], 2), number(100 * row["ci95_high"], 2)
+        rows.append(
+            [
+                f"{method_name(row['method_a'])} − {method_name(row['method_b'])}",
+                str(row["n"]),
+                number(100 * row["mean_difference"], 2),
+                UNKNOWN if low == UNKNOWN else f"{low} to {high}",
+                *(probability(row[key]) for key in ("t_p", "holm_p", "wilcoxon_p")),
+                number(100 * row["density_difference"], 1),
+            ]
+        )
+    return {"head": head, "rows": rows}
+
+
+def _recipes(comparison: pd.DataFrame, methods: list[str]) -> list[dict[str, str]]:
+    rows = comparison[comparison["iteration"] == comparison["iteration"].max()]
+    found = []
+    for method in methods:
+        mine = rows[rows["method"] == method]
+        stops = mine["stopped_by"].value_counts()
+        found.append(
+            {
+                "name": method_name(method),
+                "key": method,
+                "rewind": listed(sorted(mine["rewind"].dropna().unique())),
+                "settings": "; ".join(sorted(mine["recipe"].dropna().unique())),
+                "stopped": listed([f"{reason} ({count})" for reason, count in stops.items()])
+                if len(stops)
+                else UNKNOWN,
+            }
+        )
+    return found
+
+
+def _provenance(runs: pd.DataFrame) -> list[tuple[str, str]]:
+    def values(column: str) -> str:
+        return listed([str(value) for value in runs[column].dropna().unique()] or ["not recorded"])
+
+    dirty = runs["dirty"].dropna().astype(bool)
+    state = " (with uncommitted changes)" if dirty.any() else ""
+    recorded = int(runs["seconds_total"].notna().sum())
+    return [
+        ("git commit", values("git") + state),
+        ("Python", values("python")),
+        ("torch", values("torch")),
+        ("device", values("device")),
+        ("processor", values("processor")),
+        ("CPU threads of a stage", values("threads")),
+        ("stage runs", f"{len(runs)}, of which {recorded} left a record"),
+        ("seconds of all stages", number(runs["seconds_total"].sum())),
+    ]
+
+
+def render(study, tables: dict[str, pd.DataFrame], metrics: dict, figures: dict[str, str]) -> str:
+    """The whole page. ``study`` is that block of params.yaml, ``tables`` and ``metrics`` what compare wrote,
+    ``figures`` inline SVG by name.
+    """
+    methods, summary = study.methods, tables["summary"]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    seeds = f"{counted(len(study.seeds), 'seed')} ({', '.join(map(str, study.seeds))})"
+    return environment.get_template(TEMPLATE.name).render(
+        title=f"Pruning {study.network} on {dataset_name(study.dataset)}",
+        scope=f"{counted(len(methods), 'method')}, {seeds}, {counted(len(study.iterations), 'iteration')}",
+        dense=percent(summary["dense_test_accuracy_mean"].mean()),
+        baseline=method_name(baseline_of(methods)),
+        findings=findings(summary, tables["paired_tests"], metrics, methods),
+        caveats=caveats(tables, methods),
+        summary=_summary(summary),
+        matched=_matched(tables["matched_density"], methods),
+        tests=_tests(tables["paired_tests"]),
+        recipes=_recipes(tables["comparison"], methods),
+        provenance=_provenance(tables["runs"]),
+        figures=figures,
+        names=listed([method_name(method) for method in methods]),
+    )

@@ -1,0 +1,125 @@
+"""Gather a study's evaluations and run records into tables, reading only what it lists: folders hold leftovers."""
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+
+from prunus import layout
+from prunus.reporting.files import read_table
+from prunus.runtime import StageError
+
+ACTIVITIES = ("train", "flow", "evaluation")
+FIRST_COLUMNS = ["dataset", "network", "seed", "method", "iteration", "density", "test_accuracy", "epochs"]
+SECONDS = [f"{activity}_seconds" for activity in ACTIVITIES]
+INTEGERS = ("seed", "iteration", "threads")
+
+
+class Study(Protocol):
+    """The ``study`` block of params.yaml; ``iterations`` is only counted."""
+
+    dataset: str
+    network: str
+    seeds: list[int]
+    methods: list[str]
+    iterations: list
+
+
+def _evaluate(seed: int, method: str) -> str:
+    return f"python stages/evaluate.py --seed {seed} --method {method}"
+
+
+def _gather(study: Study, name: str, first_iteration: int) -> pd.DataFrame:
+    """The table ``name`` of every chain, one below the other, iterations ``first_iteration`` to the study's last."""
+    chains = []
+    wanted = range(first_iteration, len(study.iterations) + 1)
+    for seed in study.seeds:
+        for method in study.methods:
+            path = layout.evaluation(seed, method) / f"{name}.csv"
+            chain = read_table(path, _evaluate(seed, method))
+            if absent := sorted(set(wanted) - set(chain["iteration"])):
+                raise StageError(f"{path} has no iteration {absent[0]}; `{_evaluate(seed, method)}` makes it")
+            chains.append(chain[chain["iteration"].isin(wanted)])
+    return pd.concat(chains, ignore_index=True)
+
+
+def layers(study: Study) -> pd.DataFrame:
+    """One row per seed, method, iteration (0: dense) and layer: prunable, alive, density, indices, macs."""
+    return _gather(study, "layers", 0)
+
+
+def histories(study: Study) -> pd.DataFrame:
+    """One row per seed, method, iteration and retraining epoch: train loss, validation accuracy, distance to Phi*."""
+    return _gather(study, "history", 1)
+
+
+def _read_record(path: Path) -> dict:
+    """The run record at ``path``, empty where it is missing: what a stage computed stands without it."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise StageError(f"{path} is not JSON; remove it, and the stage it belongs to makes it anew") from None
+
+
+def _seconds(record: dict, activity: str) -> float:
+    """Seconds of one activity; 0 where the stage had no such activity, NaN where there is no record."""
+    return float(record["seconds"].get(activity, 0.0)) if "seconds" in record else float("nan")
+
+
+def comparison(study: Study) -> pd.DataFrame:
+    """One row per seed, method and iteration: accuracy, density, epochs and seconds of training, flow and evaluation.
+
+    Seconds are those of the iteration's own stage: the dense training and Phi* are shared by the methods of a seed.
+    Raises ``StageError`` where an evaluation is missing, too short, or that of another dataset or network.
+    """
+    table = _gather(study, "iterations", 1)
+    for _, row in table.iterrows():
+        if (row["dataset"], row["network"]) != (study.dataset, study.network):
+            path = layout.evaluation(row["seed"], row["method"]) / "iterations.csv"
+            raise StageError(
+                f"{path} is of {row['network']} on {row['dataset']}, the study is {study.network} on {study.dataset}; "
+                f"`{_evaluate(row['seed'], row['method'])}` makes it anew"
+            )
+    keys = zip(table["seed"], table["method"], table["iteration"], strict=True)
+    records = [_read_record(layout.iteration_record(*key)) for key in keys]
+    for activity, column in zip(ACTIVITIES, SECONDS, strict=True):
+        table[column] = [_seconds(record, activity) for record in records]
+    first = FIRST_COLUMNS + SECONDS
+    return table[first + [column for column in table.columns if column not in first]]
+
+
+def _stages(study: Study):
+    """Every stage run of the study: its name, seed, method, iteration and the path of its record."""
+    yield "prepare_data", None, None, None, layout.record("data")
+    for seed in study.seeds:
+        yield "pretrain", seed, None, 0, layout.iteration_record(seed, "dense", 0)
+        yield "reference_flow", seed, None, None, layout.record(f"seed{seed}", "reference_flow")
+        for method in study.methods:
+            for t in range(1, len(study.iterations) + 1):
+                yield "prune_iteration", seed, method, t, layout.iteration_record(seed, method, t)
+            yield "evaluate", seed, method, None, layout.record(f"seed{seed}", f"{method}/evaluate")
+
+
+def runs(study: Study) -> pd.DataFrame:
+    """One row per stage run: what made it and how long it took; a run without a record has only its name and keys."""
+    rows = []
+    for stage, seed, method, t, path in _stages(study):
+        record = _read_record(path)
+        versions = record.get("versions", {})
+        rows.append(
+            {
+                "stage": stage,
+                "seed": seed,
+                "method": method,
+                "iteration": t,
+                **{key: record.get(key) for key in ("device", "processor", "threads", "git", "dirty")},
+                "torch": versions.get("torch"),
+                "python": versions.get("python"),
+                **{f"seconds_{activity}": _seconds(record, activity) for activity in ("total", *ACTIVITIES)},
+            }
+        )
+    table = pd.DataFrame(rows)
+    return table.astype({column: "Int64" for column in INTEGERS})

@@ -1,0 +1,122 @@
+"""Scratch copies of the project with a study of seconds, driven through the real dvc and snakemake commands."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = ("Snakefile", "dvc.yaml", "params.yaml", "stages", "profiles", "data/images", ".dvcignore", ".gitignore")
+
+SMALL = {
+    "study.network": "mlp",
+    "study.seeds": [0],
+    "study.methods": ["sap", "incop_if"],
+    "study.iterations": [{"t": 1, "after": "../dense"}, {"t": 2, "after": "iteration-1"}],
+    "training.epochs": 2,
+    "flow.samples": 64,
+    "device.accelerator": "cpu",
+    "methods.sap.epochs": 1,
+    "methods.incop_if.max_epochs": 2,
+}
+
+
+class Project:
+    """A scratch project: ``root``, its commands, and which stages' scripts they ran."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def run(self, *command: str, status: int | None = 0) -> str:
+        """Output of ``command``; its exit status must be ``status`` (None: any)."""
+        bin_folder = str(Path(sys.executable).parent)
+        environment = os.environ | {"PATH": bin_folder + os.pathsep + os.environ["PATH"], "DVC_NO_ANALYTICS": "1"}
+        done = subprocess.run(
+            command, cwd=self.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        logs = "".join(path.read_text()[-2000:] for path in self.root.glob("logs/*.log")) if done.returncode else ""
+        assert status is None or done.returncode == status, f"{command} ended {done.returncode}\n{done.stdout}\n{logs}"
+        return done.stdout
+
+    def git(self, *arguments: str) -> str:
+        return self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments)
+
+    def set(self, **changes) -> None:
+        """Write values into params.yaml; the keys' dots are spelled as double underscores."""
+        path = self.root / "params.yaml"
+        content = yaml.safe_load(path.read_text())
+        for key, value in changes.items():
+            *parents, last = key.replace("__", ".").split(".")
+            block = content
+            for name in parents:
+                block = block[name]
+            block[last] = value
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def repro(self) -> set[str]:
+        """``dvc repro``; the stages whose script ran."""
+        return stages_run(self.run("dvc", "repro"))
+
+    def snakemake(self, *options: str, status: int | None = 0) -> set[str]:
+        """``snakemake --cores 2``; the stages whose script ran."""
+        shutil.rmtree(self.root / "logs", ignore_errors=True)
+        self.run("snakemake", "--cores", "2", *options, status=status)
+        return stages_run("".join(path.read_text() for path in self.root.glob("logs/*.log")))
+
+    def copy(self, to: Path) -> "Project":
+        shutil.copytree(self.root, to, symlinks=True)
+        return Project(to)
+
+
+def stages_run(output: str) -> set[str]:
+    return set(re.findall(r"Running stage '(.+?)'", output))
+
+
+def chain(method: str, iterations=(0, 1), seed: int = 0) -> set[str]:
+    """Addresses of a chain's iterations (by position) and of its evaluation."""
+    pruning = {f"prune_iteration@{seed}-{method}-iteration{position}" for position in iterations}
+    return pruning | {f"evaluate@{seed}-{method}"}
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory):
+    """A function that makes a committed project with a small study in which nothing has run yet."""
+
+    def make(name: str) -> Project:
+        root = tmp_path_factory.mktemp(name, numbered=True) / "project"
+        for path in COPIED:
+            source, target = ROOT / path, root / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy2(source, target)
+        project = Project(root)
+        project.git("init", "-q")
+        project.run("dvc", "init", "-q")
+        project.set(**{key.replace(".", "__"): value for key, value in SMALL.items()})
+        project.git("add", "-A")
+        project.git("commit", "-qm", "the study")
+        return project
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def by_snakemake(fresh):
+    """The study as `snakemake --cores` left it. Tests that change something take a ``copy``."""
+    project = fresh("snakemake")
+    project.first_run = project.snakemake()
+    return project
+
+
+@pytest.fixture
+def finished(by_snakemake, tmp_path):
+    """A copy of the finished study, free to be changed."""
+    project = by_snakemake.copy(tmp_path / "project")
+    return project

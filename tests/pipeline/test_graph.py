@@ -1,0 +1,139 @@
+"""The fully expanded graph of a small study, and what dvc.yaml says of code and parameters."""
+
+import ast
+import re
+
+import pytest
+import yaml
+from closure import ROOT, STAGES, closure
+from dvc.repo import Repo
+
+SCRIPTS = sorted(path.stem for path in STAGES.glob("*.py"))
+METHODS = STAGES / "prunus" / "methods"
+GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+EXPANDED = {
+    "prepare_data": [],
+    "pretrain@0": ["prepare_data"],
+    "reference_flow@0": ["prepare_data", "pretrain@0"],
+    "prune_iteration@0-sap-iteration0": ["prepare_data", "pretrain@0", "reference_flow@0"],
+    "prune_iteration@0-sap-iteration1": [
+        "prepare_data",
+        "pretrain@0",
+        "prune_iteration@0-sap-iteration0",
+        "reference_flow@0",
+    ],
+    "prune_iteration@0-incop_if-iteration0": ["prepare_data", "pretrain@0", "reference_flow@0"],
+    "prune_iteration@0-incop_if-iteration1": [
+        "prepare_data",
+        "pretrain@0",
+        "prune_iteration@0-incop_if-iteration0",
+        "reference_flow@0",
+    ],
+    "evaluate@0-sap": [
+        "prepare_data",
+        "pretrain@0",
+        "prune_iteration@0-sap-iteration0",
+        "prune_iteration@0-sap-iteration1",
+    ],
+    "evaluate@0-incop_if": [
+        "prepare_data",
+        "pretrain@0",
+        "prune_iteration@0-incop_if-iteration0",
+        "prune_iteration@0-incop_if-iteration1",
+    ],
+    "compare": [
+        "evaluate@0-incop_if",
+        "evaluate@0-sap",
+        "prepare_data",
+        "pretrain@0",
+        "prune_iteration@0-incop_if-iteration0",
+        "prune_iteration@0-incop_if-iteration1",
+        "prune_iteration@0-sap-iteration0",
+        "prune_iteration@0-sap-iteration1",
+        "reference_flow@0",
+    ],
+    "report": ["compare"],
+}
+
+
+def test_expanded_graph(fresh):
+    graph = Repo(str(fresh("graph").root)).index.graph
+    found = {
+        stage.addressing: sorted({before.addressing for before in graph.successors(stage)}) for stage in graph.nodes
+    }
+    assert found == EXPANDED
+
+
+def test_every_script_is_a_stage_of_its_name():
+    assert sorted(GRAPH) == SCRIPTS
+    for name, stage in GRAPH.items():
+        assert f"python stages/{name}.py" in stage["cmd"]
+
+
+def declared_code(name):
+    """Files under stages/ that a stage lists, folders spelled out, without the method's own file."""
+    listed = {ROOT / path for path in GRAPH[name]["deps"] if path.startswith("stages/") and "${" not in path}
+    return {file for path in listed for file in (path.rglob("*.py") if path.is_dir() else [path])}
+
+
+def needed_code(name):
+    """The script's imports; a stage that runs a method imports what any method imports, apart from the methods."""
+    files = closure(STAGES / f"{name}.py")
+    if "methods/${item.method}.py" in str(GRAPH[name]["deps"]):
+        own = {path for path in METHODS.glob("*.py") if path.stem != "__init__"}
+        files |= set().union(*(closure(path) for path in own)) - own
+    return files
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_code_dependencies_are_the_imports(name):
+    listed, needed = (
+        {str(path.relative_to(ROOT)) for path in files} for files in (declared_code(name), needed_code(name))
+    )
+    templates = {path for path in listed if not path.endswith(".py")}
+    assert listed - templates == needed, "dvc.yaml against imports"
+
+
+def test_a_stage_that_runs_a_method_depends_on_its_file():
+    loads = {
+        path.stem for path in STAGES.glob("*.py") if "methods" in path.read_text() and "recipe" in path.read_text()
+    }
+    listing = {name for name, stage in GRAPH.items() if "stages/prunus/methods/${item.method}.py" in stage["deps"]}
+    assert listing == {"prune_iteration"} <= loads
+
+
+def chains(script):
+    """The dotted keys a script reads of ``params``, e.g. training.sgd.batch_size; vars(params.x)[...] is x.*."""
+    tree = ast.parse(script.read_text())
+    inner = {node.value for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node not in inner:
+            names, base = [node.attr], node.value
+            while isinstance(base, ast.Attribute):
+                names.append(base.attr)
+                base = base.value
+            if isinstance(base, ast.Name) and base.id == "params":
+                found.add(".".join(reversed(names)))
+    return found
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_declared_params_are_the_ones_read(name):
+    script = STAGES / f"{name}.py"
+    constant = next(
+        ast.literal_eval(node.value)
+        for node in ast.parse(script.read_text()).body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "PARAMS"
+    )
+    declared = [re.sub(r"\$\{item\.(\w+)\}", r"{\1}", key) for key in GRAPH[name]["params"]]
+    assert sorted(declared) == sorted(constant), "dvc.yaml against the script's PARAMS"
+    read = chains(script)
+    for key in declared:
+        fixed = key.split(".{")[0]
+        assert any(chain == fixed or chain.startswith(fixed + ".") for chain in read), f"{key} is declared, never read"
+    for chain in read:
+        assert any(chain == key.split(".{")[0] or chain.startswith(key.split(".{")[0] + ".") for key in declared), (
+            f"{chain} is read, not declared"
+        )

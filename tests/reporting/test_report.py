@@ -1,0 +1,143 @@
+import re
+from html.parser import HTMLParser
+
+import compare
+import pytest
+import report
+from prunus import layout
+from prunus.reporting.figures import SAVED
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that elements are closed in order and collects the ids, attributes and text outside of figures."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.open, self.ids, self.tags, self.words = [], [], [], []
+        self.feed(source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.handle_startendtag(tag, attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.ids += [value for name, value in attributes if name == "id"]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "svg" not in self.open and "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).replace("\u202f", " ").split())
+
+
+def _report(run):
+    run(compare)
+    run(report)
+    return layout.REPORT.read_text(encoding="utf-8")
+
+
+def test_report_stands_alone(build, run):
+    build()
+    source = _report(run)
+    page = Page(source)
+    assert "http" not in source
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe"}
+    assert len(page.ids) == len(set(page.ids))
+    for name, value in (item for _, attributes in page.tags for item in attributes.items()):
+        if name in ("href", "xlink:href", "src"):
+            assert value.startswith("#") and value[1:] in page.ids
+    for target in re.findall(r"url\(#([^)]+)\)", source):
+        assert target in page.ids
+    figures = [attributes for tag, attributes in page.tags if attributes.get("class") == "card"]
+    assert len(figures) == 7
+    assert all(figure["role"] == "img" and len(figure["aria-label"]) > 40 for figure in figures)
+
+
+def test_findings_of_two_seeds_say_that_they_are_too_few(build, run):
+    build(seeds=[0, 1])
+    text = Page(_report(run)).text
+    assert "InCoP-IF used 84 % fewer retraining epochs than SAP (12 against 75 a seed)" in text
+    assert "n = 2 seeds: too few seeds to tell" in text
+    assert "2 seeds: too few seeds to tell methods apart" in text
+    assert "significant difference" not in text
+    assert "Final densities differ, from 32.8 % (One-shot) to 39.4 % (SAP)" in text
+    assert "LTH used as many retraining epochs as SAP" in text
+
+
+def test_findings_of_enough_seeds_give_a_verdict(build, run):
+    build(seeds=range(4), methods=["sap", "lth"], iterations=3)
+    text = Page(_report(run)).text
+    assert "too few" not in text
+    assert "significant difference" in text
+    assert "95 % CI" in text
+
+
+def test_one_seed_one_method_without_flow(build, run):
+    build(seeds=[0], methods=["sap"], iterations=1)
+    text = Page(_report(run)).text
+    assert "SAP reached test accuracy" in text
+    assert "1 seed: too few" in text
+    assert "Paired tests" not in text
+    assert "nan" not in re.sub(r"[a-z]nan|nan[a-z]", "", text.lower())
+
+
+def test_one_seed_two_methods_without_a_baseline(build, run):
+    build(seeds=[0], methods=["one_shot", "incop_if"], iterations=2)
+    text = Page(_report(run)).text
+    assert "with n = 1 seed there is no interval and no test" in text
+    assert "InCoP-IF used 4 retraining epochs a seed, One-shot 30" in text
+
+
+def test_more_than_one_device_is_said(build, run):
+    build(methods=["sap"], iterations=1)
+    path = layout.iteration_record(0, "sap", 1)
+    path.write_text(path.read_text().replace('"device": "cpu"', '"device": "A GPU"'))
+    layout.iteration_record(1, "sap", 1).unlink()
+    text = Page(_report(run)).text
+    assert "more than one device: cpu and A GPU" in text
+    assert "1 stage run left no record" in text
+
+
+def test_report_and_figures_are_the_same_bytes_every_time(build, run):
+    build(methods=["sap", "incop_if"], iterations=2)
+    _report(run)
+    files = [layout.REPORT, *(layout.FIGURES / f"{name}.png" for name in SAVED)]
+    before = [path.read_bytes() for path in files]
+    run(report)
+    assert [path.read_bytes() for path in files] == before
+    assert all(content.startswith(b"\x89PNG") for content in before[1:])
+    assert {path.name for path in layout.FIGURES.iterdir()} == {f"{name}.png" for name in SAVED}
+
+
+@pytest.mark.parametrize("name", ["tables/summary.csv", "metrics.json"])
+def test_missing_input_names_the_file_and_the_command(build, run, capsys, name):
+    build(methods=["sap"], iterations=1)
+    run(compare)
+    (layout.METRICS.parent / name).unlink()
+    with pytest.raises(SystemExit) as ended:
+        run(report)
+    assert ended.value.code == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"reports/{name} is missing; `python stages/compare.py` makes it" in error
+
+
+def test_tables_of_another_study_are_refused(build, run, capsys):
+    build(methods=["sap", "lth"], iterations=1)
+    run(compare)
+    raw = layout.PARAMS.read_text().replace("  - lth\n", "")
+    layout.PARAMS.write_text(raw)
+    with pytest.raises(SystemExit):
+        run(report)
+    assert "is of other methods than the study's" in capsys.readouterr().err

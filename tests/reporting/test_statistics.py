@@ -1,0 +1,145 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prunus.reporting import statistics
+
+P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
+
+
+def test_interval_by_hand():
+    # mean 3, std sqrt(2.5), t(0.975, 4) = 2.776445
+    mean, std, half = statistics.mean_std_interval([1, 2, 3, 4, 5])
+    assert (mean, std) == (3.0, pytest.approx(1.5811388))
+    assert half == pytest.approx(2.776445 * 1.5811388 / 5**0.5, rel=1e-6)
+
+
+def test_interval_of_two_values_uses_the_heavy_tail_of_one_degree_of_freedom():
+    # std = 0.02 / sqrt(2), half-width = 12.7062 * std / sqrt(2) = 12.7062 * 0.01
+    assert statistics.mean_std_interval([0.96, 0.98])[2] == pytest.approx(0.127062, rel=1e-5)
+
+
+def test_spread_of_fewer_than_two_values_is_unknown():
+    assert statistics.mean_std_interval([0.5])[0] == 0.5
+    assert np.isnan(statistics.mean_std_interval([0.5])[1:]).all()
+    assert np.isnan(statistics.mean_std_interval([])).all()
+
+
+def test_paired_t_by_hand():
+    # differences 1, 2, 3: t = 2 / (1 / sqrt(3)) = 3.4641, two-sided p at 2 degrees of freedom
+    assert statistics.paired_t([1, 2, 3]) == pytest.approx(0.0741799, rel=1e-5)
+
+
+def test_paired_t_without_spread():
+    assert statistics.paired_t([0.0, 0.0]) == 1.0
+    assert np.isnan(statistics.paired_t([0.98 - 0.97, 0.95 - 0.94]))  # equal but for rounding
+    assert np.isnan(statistics.paired_t([0.1]))
+    assert np.isnan(statistics.paired_t([]))
+
+
+def test_wilcoxon():
+    assert np.isnan(statistics.wilcoxon([1, 2, 3, 4, 5]))
+    assert statistics.wilcoxon([1, 2, 3, 4, 5, 6]) == pytest.approx(2 / 2**6)  # exact: all of one sign
+    assert statistics.wilcoxon([0.0] * 6) == 1.0
+    assert 0 < statistics.wilcoxon([0.01, 0.01, -0.01, 0.0, 0.02, 0.02]) <= 1  # ties and a zero, without a warning
+
+
+def test_holm_by_hand():
+    # sorted 0.01, 0.03, 0.04 times 3, 2, 1 = 0.03, 0.06, 0.04, made monotone
+    assert statistics.holm([0.04, np.nan, 0.01, 0.03]) == pytest.approx([0.06, np.nan, 0.03, 0.06], nan_ok=True)
+    assert statistics.holm([]).size == 0
+
+
+@given(P_VALUES)
+def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values):
+    adjusted = statistics.holm(p_values)
+    assert (adjusted >= np.array(p_values)).all()
+    assert (adjusted <= 1).all()
+    assert (np.diff(adjusted[np.argsort(p_values, kind="stable")]) >= 0).all()
+
+
+def test_savings_are_paired_by_seed():
+    saved = statistics.savings(pd.Series({0: 10, 1: 40, 7: 1}), pd.Series({1: 50, 0: 40, 8: 1}))
+    assert saved.to_dict() == pytest.approx({0: 0.75, 1: 0.2})
+
+
+def test_saving_against_nothing_is_unknown():
+    assert statistics.savings(pd.Series({0: 3}), pd.Series({0: 0})).isna().all()
+
+
+def test_accuracy_is_linear_in_log_density():
+    # 0.5 is halfway between 1 and 0.25 in log density; 0.2 lies beyond the sparsest network
+    found = statistics.accuracy_at([1.0, 0.25], [0.9, 0.8], [1.0, 0.5, 0.25, 0.2])
+    assert found == pytest.approx([0.9, 0.85, 0.8, np.nan], nan_ok=True)
+
+
+def test_grid_density_counts_as_reached_up_to_its_rounding():
+    densities = [1.0, 0.8**9]  # 0.13422, in the grid as 0.134
+    assert statistics.accuracy_at(densities, [0.9, 0.7], [0.134])[0] == pytest.approx(0.7)
+    assert np.isnan(statistics.accuracy_at(densities, [0.9, 0.7], [0.133])[0])
+
+
+def test_last_iteration_counts_where_a_density_repeats():
+    assert statistics.accuracy_at([1.0, 1.0, 0.5, 0.5], [0.9, 0.8, 0.6, 0.7], [1.0, 0.5]) == pytest.approx([0.8, 0.7])
+
+
+def _comparison(**accuracies):
+    """Two iterations per seed and method, at densities 0.64 and 0.41; ``accuracies``: final ones by method and seed."""
+    rows = []
+    for method, finals in accuracies.items():
+        for seed, accuracy in enumerate(finals):
+            for t, density in ((1, 0.64), (2, 0.41)):
+                row = {"method": method, "seed": seed, "iteration": t, "density": density, "dense_test_accuracy": 1.0}
+                row |= {"test_accuracy": accuracy, "epochs": 5, "macs": 1, "dense_macs": 2, "bytes": 9}
+                rows.append(row | {"train_seconds": 2.0, "flow_seconds": 0.5, "evaluation_seconds": 0.25})
+    return pd.DataFrame(rows)
+
+
+def test_summary_sums_iterations_and_leaves_absent_baselines_unknown():
+    table = statistics.summary(_comparison(sap=[0.9, 0.8], other=[0.7, 0.7]), ["sap", "other"]).set_index("method")
+    assert table.loc["sap", "test_accuracy_mean"] == pytest.approx(0.85)
+    assert table.loc["sap", "epochs_mean"] == 10
+    assert table.loc["other", "seconds_mean"] == pytest.approx(5.5)
+    assert table.loc["other", "epochs_saved_against_sap"] == 0
+    assert table["epochs_saved_against_lth"].isna().all()
+    assert table.loc["other", "macs_fraction_mean"] == 0.5
+
+
+def test_a_missing_time_makes_the_total_unknown_and_drops_its_metric():
+    comparison = _comparison(sap=[0.9, 0.8])
+    comparison.loc[0, "train_seconds"] = np.nan
+    summary = statistics.summary(comparison, ["sap"])
+    assert np.isnan(summary.loc[0, "seconds_mean"])
+    assert statistics.metrics(summary) == {
+        "sap": {
+            "final_test_accuracy": 0.85,
+            "final_density": 0.41,
+            "total_epochs": 10.0,
+            "epochs_saved_against_sap": 0.0,
+        }
+    }
+
+
+def test_paired_tests_of_all_pairs():
+    comparison = _comparison(a=[0.5, 0.6, 0.7], b=[0.4, 0.4, 0.4], c=[0.5, 0.6, 0.7])
+    table = statistics.paired_tests(comparison, ["a", "b", "c"]).set_index(["method_a", "method_b"])
+    assert list(table.index) == [("a", "b"), ("a", "c"), ("b", "c")]
+    row = table.loc[("a", "b")]
+    assert (row["mean_difference"], row["n"]) == (pytest.approx(0.2), 3)
+    assert row["t_p"] == pytest.approx(0.0741799, rel=1e-5)
+    assert row["holm_p"] == pytest.approx(3 * 0.0741799, rel=1e-5)
+    assert row["ci95_low"] == pytest.approx(0.2 - 4.302653 * 0.1 / 3**0.5, rel=1e-5)
+    assert table.loc[("a", "c"), "t_p"] == 1.0
+
+
+def test_matched_density_lists_what_was_reached_and_counts_seeds():
+    comparison = _comparison(a=[0.9, 0.8])
+    late = (comparison["seed"] == 1) & (comparison["iteration"] == 2)
+    comparison.loc[late, "density"] = 0.6  # this seed stays above 0.512
+    table = statistics.matched_density(comparison, ["a"]).set_index("density")
+    assert list(table.index) == [0.8, 0.64, 0.512, 0.41]
+    assert table.loc[0.64, "test_accuracy_mean"] == pytest.approx(0.85)
+    assert list(table["n"]) == [2, 2, 1, 1]
+    assert table.loc[0.41, "test_accuracy_mean"] == pytest.approx(0.9)
+    assert np.isnan(table.loc[0.41, "test_accuracy_std"])

@@ -1,0 +1,144 @@
+"""Every mistake in params.yaml gets its line: the key, the value and what is allowed."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import yaml
+from prunus import layout, params
+
+PROJECT = params.read()
+
+
+@pytest.fixture
+def raw():
+    return copy.deepcopy(yaml.load((layout.ROOT / "params.yaml").read_text(), params._Loader))
+
+
+def put(raw, key, value):
+    *parents, last = key.split(".")
+    for name in parents:
+        raw = raw[name]
+    raw[last] = value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("training.epoch", 3, "training.epoch: 3 is an unknown key"),
+        ("training.epochs", "ten", "training.epochs: 'ten' should be a valid integer"),
+        ("training.epochs", 0, "training.epochs: 0 should be greater than or equal to 1"),
+        ("training.epochs", True, "training.epochs: True should be a valid integer"),
+        ("training.sgd.schedule", "step", "training.sgd.schedule: 'step' should be 'constant' or 'cosine'"),
+        ("methods.sap.p", 1.0, "p < q, got p: 1.0, q: 1.0"),
+        ("methods.sap.q", 0.2, "methods.sap: "),
+        ("methods.incop_if.epsilon", -0.1, "methods.incop_if.epsilon: -0.1 should be greater than or equal to 0"),
+        ("methods.incop_if.epsilon", "small", "methods.incop_if.epsilon: 'small' should be a valid number"),
+        ("methods.lth.fraction", 1.0, "methods.lth.fraction: 1.0 should be less than 1"),
+        ("methods.lth.scope", "filter", "methods.lth.scope: 'filter' should be 'neuron', 'layer' or 'global'"),
+        ("methods.lottery", {}, "methods.lottery: no such method; allowed: fixed_epochs, incop_gf"),
+        ("study.methods", ["sap", "mipp"], "study.methods: 'mipp' has no block under methods; blocks: one_shot, lth"),
+        ("study.methods", ["sap", "sap"], "study.methods: 'sap' is listed twice"),
+        ("study.methods", [], "study.methods: [] "),
+        ("study.seeds", [0, 0], "study.seeds: 0 is listed twice"),
+        ("study.seeds", [-1], "study.seeds[0]: -1 should be greater than or equal to 0"),
+        ("study.dataset", "imagenet", "study.dataset: 'imagenet' unknown dataset; allowed: digits, mnist"),
+        ("study.network", "resnet101", "study.network: 'resnet101' unknown network; allowed: linear, mlp"),
+        ("study.iterations", [{"t": 1, "after": "../dense"}, {"t": 3, "after": "iteration-2"}], "must be {t: 2, after"),
+        ("study.iterations", [{"t": 1, "after": "iteration-0"}], "must be {t: 1, after: ../dense}"),
+        ("network.pretrained", True, "study.network: lenet5 has no pretrained weights; these have: vgg11"),
+        ("training.sgd.nesterov", "yes", "training.sgd.nesterov: 'yes' should be a valid boolean"),
+        ("data.validation_fraction", 1.5, "data.validation_fraction: 1.5 should be less than 1"),
+    ],
+)
+def test_one_line_names_key_value_and_what_is_allowed(raw, key, value, said):
+    put(raw, key, value)
+    with pytest.raises(params.ParamsError) as error:
+        params.validate(raw)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_key_is_named(raw):
+    del raw["methods"]["sap"]["gamma"], raw["flow"]["samples"]
+    with pytest.raises(params.ParamsError, match="flow.samples: is missing"):
+        params.validate(raw)
+    raw["flow"]["samples"] = 10
+    with pytest.raises(params.ParamsError, match="methods.sap.gamma: is missing"):
+        params.validate(raw)
+
+
+def test_a_network_must_take_the_dataset(raw):
+    raw["study"]["dataset"], raw["data"]["image_folder"]["side"] = "image_folder", 4
+    with pytest.raises(params.ParamsError, match="lenet5 needs images of at least 8 pixels, image_folder has 4"):
+        params.validate(raw)
+
+
+def test_information_flow_needs_two_layers(raw):
+    raw["study"]["network"] = "linear"
+    with pytest.raises(params.ParamsError, match="incop_if.*two layers.*linear"):
+        params.validate(raw)
+    raw["study"]["methods"] = ["sap", "incop_gf"]
+    assert params.validate(raw).study.network == "linear"
+
+
+def test_pretrained_needs_rgb(raw):
+    raw["network"]["pretrained"], raw["study"]["network"], raw["study"]["dataset"] = True, "resnet18", "mnist"
+    with pytest.raises(params.ParamsError, match="pretrained needs RGB images"):
+        params.validate(raw)
+
+
+def test_every_mistake_gets_its_line(raw):
+    put(raw, "training.epochs", 0)
+    put(raw, "flow.samples", 0)
+    with pytest.raises(params.ParamsError) as error:
+        params.validate(raw)
+    assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("content", ["", "just text", "[1, 2]", "study: 3"])
+def test_content_that_is_no_study(tmp_path, content):
+    (tmp_path / "params.yaml").write_text(content)
+    with pytest.raises(params.ParamsError):
+        params.read(tmp_path / "params.yaml")
+
+
+def test_text_that_is_no_yaml_says_where(tmp_path):
+    (tmp_path / "params.yaml").write_text("study:\n  seeds: [0, 1\n")
+    with pytest.raises(params.ParamsError, match=r"params.yaml, line 3, column 1: is not YAML"):
+        params.read(tmp_path / "params.yaml")
+
+
+def test_a_key_written_twice_is_an_error(tmp_path):
+    text = (layout.ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text + "\nflow:\n  samples: 3\n")
+    with pytest.raises(params.ParamsError, match="flow: the key is written twice"):
+        params.read(tmp_path / "params.yaml")
+
+
+def test_numbers_read_as_dvc_reads_them(tmp_path):
+    text = (layout.ROOT / "params.yaml").read_text().replace("weight_decay: 0.0005", "weight_decay: 5e-4")
+    (tmp_path / "params.yaml").write_text(text)
+    assert params.read(tmp_path / "params.yaml").training.sgd.weight_decay == 0.0005
+
+
+def test_a_stage_sees_what_it_declares_and_nothing_else():
+    seen = params.select(PROJECT, ["training.sgd", "methods.sap"])
+    assert seen.training.sgd.batch_size == PROJECT.training.sgd.batch_size
+    assert seen.methods.sap.p == PROJECT.methods["sap"].p
+    for hidden in ("seen.training.epochs", "seen.study", "seen.methods.lth"):
+        with pytest.raises(AttributeError):
+            eval(hidden)
+
+
+def test_a_bad_study_ends_a_script_with_status_2_and_one_line(tmp_path):
+    (tmp_path / "stages").symlink_to(layout.ROOT / "stages")
+    code = "import sys; sys.path.insert(0, 'stages'); from prunus import layout, params; import pathlib;"
+    code += f"layout.ROOT = pathlib.Path({str(tmp_path)!r}); params.for_stage(['flow'])"
+    text = (layout.ROOT / "params.yaml").read_text().replace("epsilon: 0.3", "epsilon: -3")
+    (tmp_path / "params.yaml").write_text(text)
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 2
+    wanted = "params.yaml: methods.incop_gf.epsilon: -3 should be greater than or equal to 0\n"
+    assert (ran.stdout, ran.stderr) == ("", wanted)

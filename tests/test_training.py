@@ -1,0 +1,178 @@
+"""The loop and its stop rules: masks held, resets, fixed and flow stops (T9, T13), the same bytes twice."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from prunus import catalogue, networks
+from prunus import masks as masking
+from prunus.datasets import Dataset, Split
+from prunus.params import Sgd
+from prunus.recipe import PQSettings
+from prunus.runtime import Clock, StageError
+from prunus.stopping import FixedEpochs, FlowSettings, FlowStop
+from prunus.training import batches_per_epoch, flip_crop, train
+from torch import nn
+
+SGD = Sgd(
+    batch_size=16,
+    learning_rate=0.05,
+    momentum=0.9,
+    nesterov=True,
+    weight_decay=0.01,
+    schedule="constant",
+    clip_norm=0.0,
+)
+
+
+def images(n, channels=1, side=8):
+    return torch.randint(0, 256, (n, channels, side, side), dtype=torch.uint8)
+
+
+@pytest.fixture
+def dataset():
+    def split(n):
+        labels = torch.arange(n) % 3
+        return Split((images(n) // 4 + 60 * labels.view(-1, 1, 1, 1).to(torch.uint8)), labels)
+
+    splits = {"train": split(66), "validation": split(12)}
+    return Dataset(splits, torch.full((1,), 0.5), torch.full((1,), 0.25), ["a", "b", "c"])
+
+
+def fit(network, masks, dataset, stop=None, sgd=SGD, augment="none", **options):
+    stop = stop or FixedEpochs(2)
+    return train(network, masks, dataset, sgd, augment, stop, seed=1, clock=Clock(), label="test", **options)
+
+
+def half(network):
+    generator = torch.Generator().manual_seed(3)
+    return {name: torch.rand(w.shape, generator=generator) < 0.5 for name, w in masking.prunable(network).items()}
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.1])
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_pruned_weights_stay_exactly_zero(small_network, dataset, clip_norm, schedule):
+    masks = half(small_network)
+    before = {name: weight.clone() for name, weight in masking.prunable(small_network).items()}
+    fit(small_network, masks, dataset, sgd=SGD.model_copy(update={"clip_norm": clip_norm, "schedule": schedule}))
+    for name, weight in masking.prunable(small_network).items():
+        assert (weight[~masks[name]] == 0).all()
+        assert (weight[masks[name]] != before[name][masks[name]]).any()
+
+
+def test_it_learns(small_network, dataset):
+    outcome = fit(small_network, masking.ones(small_network), dataset, FixedEpochs(15))
+    losses = [row["train_loss"] for row in outcome.history]
+    assert losses[-1] < 0.7 * losses[0]
+    assert [row["epoch"] for row in outcome.history] == list(range(1, 16))
+
+
+def test_the_same_seed_gives_the_same_bytes(dataset):
+    def trained():
+        torch.manual_seed(5)
+        network = networks.build("lenet5", 1, 8, 3)
+        outcome = fit(network, masking.ones(network), dataset, augment="flip_crop")
+        return network.state_dict(), outcome.history
+
+    (first, history), (second, again) = trained(), trained()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert history == again
+
+
+def test_keeps_the_state_after_the_asked_steps(small_network, dataset):
+    start = {name: tensor.clone() for name, tensor in small_network.state_dict().items()}
+    steps = batches_per_epoch(66, SGD.batch_size)
+    kept = fit(small_network, masking.ones(small_network), dataset, keep_after=0).kept
+    assert all(torch.equal(kept[name], start[name]) for name in start)
+    small_network.load_state_dict(start)
+    kept = fit(small_network, masking.ones(small_network), dataset, keep_after=2 * steps).kept
+    assert all(torch.equal(kept[name], tensor) for name, tensor in small_network.state_dict().items())
+
+
+@pytest.mark.parametrize(("n", "size", "steps"), [(66, 16, 5), (65, 16, 4), (64, 16, 4), (1, 16, 1)])
+def test_a_last_batch_of_one_image_is_left_out(n, size, steps):
+    assert batches_per_epoch(n, size) == steps
+
+
+def test_a_loss_that_is_not_finite_is_one_clear_error(small_network, dataset):
+    with pytest.raises(StageError, match="epoch 1; lower training.sgd.learning_rate"):
+        fit(small_network, masking.ones(small_network), dataset, sgd=SGD.model_copy(update={"learning_rate": 1e9}))
+
+
+def test_flip_crop_moves_whole_images():
+    batch = images(50, 3, 12)
+    moved = flip_crop(batch, torch.Generator().manual_seed(0))
+    padded = nn.functional.pad(batch.float(), (4,) * 4, mode="reflect").to(torch.uint8)
+    for image, result in zip(padded, moved, strict=True):
+        windows = (
+            flipped[:, y : y + 12, x : x + 12]
+            for y, x in itertools.product(range(9), repeat=2)
+            for flipped in (image, image.flip(2))
+        )
+        assert any(torch.equal(window, result) for window in windows)
+    assert not torch.equal(moved, batch)
+
+
+def flow_stop(distances, accuracy_reached=None, **changes):
+    """A flow rule that sees the given distances to a reference of norm 2, epoch after epoch."""
+    settings = dict(epsilon=0.5, metric="l2", relative=False, every=1, max_epochs=6, reference_quirks=False)
+    reference, values = torch.tensor([0.0, 2.0]), iter(distances)
+    measure = lambda network: reference + torch.tensor([next(values), 0.0])  # noqa: E731
+    return FlowStop(measure, reference, FlowSettings(**settings | changes), accuracy_reached)
+
+
+def looks(stop, network=None):
+    seen = []
+    while not seen or seen[-1].reason is None:
+        seen.append(stop.after_epoch(len(seen) + 1, network))
+    return seen
+
+
+def test_infinite_epsilon_stops_after_one_epoch():
+    assert [look.reason for look in looks(flow_stop([9.0], epsilon=math.inf))] == ["flow"]
+
+
+def test_zero_epsilon_never_stops_before_the_cap():
+    assert [look.reason for look in looks(flow_stop([0.1] * 6, epsilon=0.0))] == [None] * 5 + ["cap"]
+
+
+def test_stops_at_the_first_distance_within_epsilon():
+    assert [look.distance for look in looks(flow_stop([2.0, 1.0, 0.5, 0.1]))] == [2.0, 1.0, 0.5]
+
+
+def test_relative_distance_is_divided_by_the_norm_of_the_reference():
+    assert [look.distance for look in looks(flow_stop([2.0, 1.0], relative=True))] == [1.0, 0.5]
+
+
+def test_looks_only_every_k_epochs():
+    distances = [look.distance for look in looks(flow_stop([2.0, 0.1], every=2))]
+    assert distances == [None, 2.0, None, pytest.approx(0.1)]
+
+
+def test_a_distance_that_is_not_a_number_never_stops():
+    assert looks(flow_stop([math.nan] * 6))[-1].reason == "cap"
+
+
+def test_accuracy_is_a_second_stop_only_where_it_is_given():
+    assert looks(flow_stop([2.0] * 6, accuracy_reached=lambda network: True))[0].reason == "accuracy"
+
+
+SCOPES = ("neuron", "layer", "global")
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("name", catalogue.SMALLEST_SIDE)
+def test_every_network_and_scope_trains_one_step_with_masks_held(name, scope):
+    network = networks.build(name, 1, 8, 3)
+    weights = masking.prunable(network)
+    tiny = {"train": Split(images(2), torch.tensor([0, 1])), "validation": Split(images(2), torch.tensor([0, 1]))}
+    data = Dataset(tiny, torch.full((1,), 0.5), torch.full((1,), 0.25), ["a", "b", "c"])
+    settings = PQSettings(p=0.5, q=1.0, eta=0.0, gamma=1.0, beta=0.9, scope=scope, rewind="initial")
+    masks = masking.magnitude_masks(
+        {key: weight.detach() for key, weight in weights.items()}, masking.ones(network), scope, settings.amount
+    )
+    assert 0.5 < masking.density(masks) < 0.95
+    outcome = fit(network, masks, data, FixedEpochs(1), sgd=SGD.model_copy(update={"learning_rate": 1e-4}))
+    assert len(outcome.history) == 1
+    assert all((weights[key][~masks[key]] == 0).all() for key in masks)
