@@ -46,7 +46,7 @@ class Project:
     def git(self, *arguments: str) -> str:
         return self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments)
 
-    def set(self, **changes) -> None:
+    def edit(self, **changes) -> None:
         """Write values into params.yaml; the keys' dots are spelled as double underscores."""
         path = self.root / "params.yaml"
         content = yaml.safe_load(path.read_text())
@@ -99,7 +99,7 @@ def fresh(tmp_path_factory):
         project = Project(root)
         project.git("init", "-q")
         project.run("dvc", "init", "-q")
-        project.set(**{key.replace(".", "__"): value for key, value in SMALL.items()})
+        project.edit(**{key.replace(".", "__"): value for key, value in SMALL.items()})
         project.git("add", "-A")
         project.git("commit", "-qm", "the study")
         return project

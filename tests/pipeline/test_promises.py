@@ -31,19 +31,19 @@ def test_after_dvc_snakemake_runs_no_script(fresh, by_snakemake):
 
 
 def test_an_edit_of_epsilon_runs_that_method_and_going_back_trains_nothing(finished):
-    finished.set(methods__incop_if__epsilon=0.9)
+    finished.edit(methods__incop_if__epsilon=0.9)
     assert finished.repro() == chain("incop_if") | GATHER
-    finished.set(methods__incop_if__epsilon=0.1)
+    finished.edit(methods__incop_if__epsilon=0.1)
     assert finished.repro() == set()
     finished.snakemake()
-    finished.set(methods__incop_if__epsilon=0.9)
+    finished.edit(methods__incop_if__epsilon=0.9)
     assert finished.snakemake() == set()
     restored_or_clean(finished)
 
 
 def test_an_appended_iteration_runs_alone(finished):
     iterations = [{"t": t, "after": f"iteration-{t - 1}" if t > 1 else "../dense"} for t in (1, 2, 3)]
-    finished.set(study__iterations=iterations)
+    finished.edit(study__iterations=iterations)
     assert finished.snakemake() == chain("sap", [2]) | chain("incop_if", [2]) | GATHER
     table = pd.read_csv(finished.root / "reports/tables/comparison.csv")
     assert sorted(table.iteration) == [1, 1, 2, 2, 3, 3]
@@ -82,7 +82,7 @@ def test_experiments_in_the_workspace_in_a_copy_and_queued(finished):
     finished.run("dvc", "queue", "start", "-j", "2")
     wait_for_queue(finished)
     assert set(shown(finished)) == {0.05, 0.9, 0.8, 0.7}
-    finished.set(methods__incop_if__epsilon=0.7)
+    finished.edit(methods__incop_if__epsilon=0.7)
     assert finished.repro() == set()
 
 
@@ -106,6 +106,6 @@ def test_a_failed_stage_leaves_nothing_half_written_and_the_next_run_goes_on(fin
     assert not list(finished.root.glob("runs/seed0/incop_if/iteration-1/*"))
     assert not list(finished.root.rglob("*.partial"))
     script.write_text(good.replace('"""InCoP-IF:', '"""InCoP-IF, mended:'))
-    finished.set(methods__incop_if__epsilon=0.3)
+    finished.edit(methods__incop_if__epsilon=0.3)
     assert finished.snakemake() == chain("incop_if") | GATHER
     restored_or_clean(finished)
