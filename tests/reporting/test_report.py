@@ -1,11 +1,15 @@
+import json
 import re
 from html.parser import HTMLParser
 
 import compare
+import pandas as pd
 import pytest
 import report
 from prunus import layout
-from prunus.reporting.figures import SAVED
+from prunus.reporting.figures import INLINE_ONLY, SAVED
+from prunus.reporting.files import read_table
+from prunus.reporting.page import render
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -47,6 +51,14 @@ def _report(run):
     return layout.REPORT.read_text(encoding="utf-8")
 
 
+def _text(run, study):
+    """The words of the report, without drawing its figures."""
+    run(compare)
+    tables = {name: read_table(layout.TABLES / f"{name}.csv", report.COMPARE) for name in report.TABLES}
+    metrics = json.loads(layout.METRICS.read_text())
+    return Page(render(study, tables, metrics, dict.fromkeys(SAVED | INLINE_ONLY, ""))).text
+
+
 def test_report_stands_alone(build, run):
     build()
     source = _report(run)
@@ -56,7 +68,7 @@ def test_report_stands_alone(build, run):
     assert len(page.ids) == len(set(page.ids))
     for name, value in (item for _, attributes in page.tags for item in attributes.items()):
         if name in ("href", "xlink:href", "src"):
-            assert value.startswith("#") and value[1:] in page.ids
+            assert value.startswith("data:") or value.removeprefix("#") in page.ids
     for target in re.findall(r"url\(#([^)]+)\)", source):
         assert target in page.ids
     figures = [attributes for tag, attributes in page.tags if attributes.get("class") == "card"]
@@ -65,8 +77,7 @@ def test_report_stands_alone(build, run):
 
 
 def test_findings_of_two_seeds_say_that_they_are_too_few(build, run):
-    build(seeds=[0, 1])
-    text = Page(_report(run)).text
+    text = _text(run, build(seeds=[0, 1]))
     assert "InCoP-IF used 84 % fewer retraining epochs than SAP (12 against 75 a seed)" in text
     assert "n = 2 seeds: too few seeds to tell" in text
     assert "2 seeds: too few seeds to tell methods apart" in text
@@ -76,8 +87,7 @@ def test_findings_of_two_seeds_say_that_they_are_too_few(build, run):
 
 
 def test_findings_of_enough_seeds_give_a_verdict(build, run):
-    build(seeds=range(4), methods=["sap", "lth"], iterations=3)
-    text = Page(_report(run)).text
+    text = _text(run, build(seeds=range(4), methods=["sap", "lth"], iterations=3))
     assert "too few" not in text
     assert "significant difference" in text
     assert "95 % CI" in text
@@ -93,24 +103,35 @@ def test_one_seed_one_method_without_flow(build, run):
 
 
 def test_one_seed_two_methods_without_a_baseline(build, run):
-    build(seeds=[0], methods=["one_shot", "incop_if"], iterations=2)
-    text = Page(_report(run)).text
+    text = _text(run, build(seeds=[0], methods=["one_shot", "incop_if"], iterations=2))
     assert "with n = 1 seed there is no interval and no test" in text
     assert "InCoP-IF used 4 retraining epochs a seed, One-shot 30" in text
 
 
 def test_more_than_one_device_is_said(build, run):
-    build(methods=["sap"], iterations=1)
+    study = build(methods=["sap"], iterations=1)
     path = layout.iteration_record(0, "sap", 1)
     path.write_text(path.read_text().replace('"device": "cpu"', '"device": "A GPU"'))
     layout.iteration_record(1, "sap", 1).unlink()
-    text = Page(_report(run)).text
+    text = _text(run, study)
     assert "more than one device: cpu and A GPU" in text
     assert "1 stage run left no record" in text
 
 
+def test_figures_without_times_or_pruning(build, run):
+    build(methods=["sap", "incop_if"], iterations=1)
+    layout.iteration_record(0, "sap", 1).unlink()
+    for seed in (0, 1):
+        for method in ("sap", "incop_if"):
+            path = layout.evaluation(seed, method) / "iterations.csv"
+            pd.read_csv(path).assign(density=1.0).to_csv(path, index=False)
+    source = _report(run)
+    assert "times not recorded" in source
+    assert "Both ended at density 100.0" in source
+
+
 def test_report_and_figures_are_the_same_bytes_every_time(build, run):
-    build(methods=["sap", "incop_if"], iterations=2)
+    build(seeds=[0], methods=["incop_if"], iterations=2)
     _report(run)
     files = [layout.REPORT, *(layout.FIGURES / f"{name}.png" for name in SAVED)]
     before = [path.read_bytes() for path in files]

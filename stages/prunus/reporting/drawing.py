@@ -5,6 +5,8 @@ from io import StringIO
 from pathlib import Path
 
 import matplotlib
+import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -34,8 +36,9 @@ STYLE = {
     "savefig.facecolor": "white",
     "svg.fonttype": "none",
 }
-TICKS_WIDE = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
-TICKS_NARROW = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1)
+# Densities worth a tick, the most welcome first.
+TICKS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.8, 0.3, 0.6, 0.4, 0.7, 0.9, 0.15, 0.03, 0.003)
+TICK_DISTANCE = 0.12  # smallest distance of two ticks, as a share of the axis; nearer labels would touch
 
 
 def style():
@@ -66,12 +69,33 @@ def percent_ticks(values, axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}\u202f%"))
 
 
+def density_ticks(sparsest: float) -> list[float]:
+    """Round densities from 1 down to ``sparsest``, far enough apart on a log axis for their labels."""
+    span, chosen = np.log(1 / sparsest), []
+    for tick in TICKS:
+        if tick >= sparsest and all(abs(np.log(tick / other)) >= TICK_DISTANCE * span for other in chosen):
+            chosen.append(tick)
+    return chosen
+
+
 def density_axis(axes, sparsest: float) -> None:
     """A log x axis from dense (left) to ``sparsest`` (right)."""
     axes.set_xscale("log")
-    axes.set_xlim(1.04, sparsest / 1.06)
-    percent_ticks(TICKS_WIDE if sparsest < 0.12 else TICKS_NARROW, axes.xaxis)
+    margin = max((1 / sparsest) ** 0.04, 1.01)  # a study that pruned nothing has an axis too
+    axes.set_xlim(margin, sparsest / margin)
+    percent_ticks(density_ticks(sparsest / margin), axes.xaxis)
     axes.set_xlabel("density (fraction of weights alive)")
+
+
+def tint(color: str, strength: float) -> tuple[float, ...]:
+    """``color`` mixed with white: 1 leaves it as it is, 0 is white. Opaque, unlike an alpha."""
+    return tuple(1 - strength * (1 - part) for part in to_rgb(color))
+
+
+def ink_on(background) -> str:
+    """White or dark, whichever is read more easily on the RGB or RGBA colour ``background``."""
+    red, green, blue = to_rgb(background)
+    return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 0.52 else "white"
 
 
 def methods_axis(axes, methods: list[str]) -> None:
@@ -86,7 +110,8 @@ def methods_axis(axes, methods: list[str]) -> None:
 
 def legend_below(figure: Figure, axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
+    rows = -(-len(labels) // 6)
+    figure.legend(handles, labels, loc="outside lower center", ncols=-(-len(labels) // rows))
 
 
 def save_png(figure: Figure, path: Path) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from matplotlib.colors import LogNorm, to_rgba
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from prunus.reporting.drawing import (
     BORDER,
@@ -18,18 +18,20 @@ from prunus.reporting.drawing import (
     FAINT,
     GRID,
     INK,
-    TICKS_WIDE,
     density_axis,
+    density_ticks,
+    ink_on,
     legend_below,
     methods_axis,
     new_figure,
     panel_grid,
     percent_ticks,
+    tint,
 )
-from prunus.reporting.names import counted, duration, look, method_name, number
+from prunus.reporting.names import duration, look, method_name, number
 
-# Opacity and hatching, since the colour says which method.
-PARTS = {"train": ("", 1.0), "flow": ("////", 0.55), "evaluation": ("....", 0.25)}
+# Hatching and strength of colour, since the colour itself says which method.
+PARTS = {"train": ("", 1.0), "flow": ("////", 0.6), "evaluation": ("", 0.25)}
 MOST_CELLS_LABELLED = 200  # in a heat map; more would not be read
 
 
@@ -47,16 +49,15 @@ def _accuracy_curves(axes, comparison: pd.DataFrame, methods: list[str], chains:
         density = np.r_[1.0, by_iteration["density"].mean()]
         mean = np.r_[dense, by_iteration["test_accuracy"].mean()]
         std = np.r_[0.0, by_iteration["test_accuracy"].std().fillna(0.0)]
-        axes.fill_between(
-            density[1:], (mean - std)[1:], (mean + std)[1:], color=style["color"], alpha=0.13, linewidth=0
-        )
+        axes.fill_between(density[1:], (mean - std)[1:], (mean + std)[1:], color=style["color"], alpha=0.1, linewidth=0)
         axes.plot(density[:2], mean[:2], color=style["color"], linewidth=0.9, alpha=0.5, zorder=2)
         axes.plot(density[1:], mean[1:], **style, markersize=5, linewidth=1.8, label=method_name(method), zorder=3)
     density_axis(axes, comparison["density"].min())
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol="\u202f%"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}\u202f%"))
     axes.set_ylabel("test accuracy")
     axes.grid(color=GRID)
+    axes.set_axisbelow(True)
 
 
 def accuracy_against_density(tables: dict[str, pd.DataFrame], methods: list[str]) -> Figure:
@@ -85,11 +86,9 @@ def headline(tables: dict[str, pd.DataFrame], methods: list[str]) -> Figure:
         label = f"{duration(length)}, {epochs}" if known else epochs
         right.annotate(label, (length + std, position), (6, 0), textcoords="offset points", va="center", fontsize=9.5)
     methods_axis(right, methods)
-    right.set_xlim(0, 1.75 * max((lengths + spread.fillna(0)).max(), 1e-9))
+    right.set_xlim(0, 2.0 * max((lengths + spread.fillna(0)).max(), 1e-9))
     right.xaxis.set_major_locator(MaxNLocator(nbins=5))
-    right.set_xlabel(
-        "seconds for all iterations, mean of the seeds" if known else "retraining epochs, mean of the seeds"
-    )
+    right.set_xlabel("seconds in all, mean of the seeds" if known else "retraining epochs, mean of the seeds")
     right.set_title("Cost" if known else "Retraining epochs")
     legend_below(figure, left)
     return figure
@@ -104,12 +103,11 @@ def epochs_per_iteration(tables: dict[str, pd.DataFrame], methods: list[str]) ->
     for position, (method, row) in enumerate(epochs.iterrows()):
         start = 0.0
         for order, value in enumerate(row):
-            shade = 1.0 if order % 2 == 0 else 0.72
-            axes.barh(position, value, left=start, color=styles[method]["color"], alpha=shade, height=0.62)
-            if value > 0.045 * longest:
-                axes.text(
-                    start + value / 2, position, f"{value:.3g}", ha="center", va="center", color="white", fontsize=9
-                )
+            shade = tint(styles[method]["color"], 1.0 if order % 2 == 0 else 0.7)
+            axes.barh(position, value, left=start, color=shade, height=0.62)
+            if value > 0.012 * len(f"{value:.3g}") * longest:
+                middle, color = start + value / 2, ink_on(shade)
+                axes.text(middle, position, f"{value:.3g}", ha="center", va="center", color=color, fontsize=9)
             start += value
         axes.annotate(f"{start:.4g} in all", (start, position), (5, 0), textcoords="offset points", va="center")
     methods_axis(axes, methods)
@@ -126,9 +124,9 @@ def time_split(tables: dict[str, pd.DataFrame], methods: list[str]) -> Figure:
     longest = max(np.nan_to_num(rows["seconds_mean"]).max(), 1e-9)
     for position, (method, row) in enumerate(rows.iterrows()):
         start, color = 0.0, styles[method]["color"]
-        for part, (hatch, alpha) in PARTS.items():
+        for part, (hatch, strength) in PARTS.items():
             length = np.nan_to_num(row[f"{part}_seconds_mean"])
-            face = to_rgba(color, alpha)
+            face = tint(color, strength)
             axes.barh(
                 position, length, left=start, facecolor=face, edgecolor="white", hatch=hatch, height=0.62, linewidth=0
             )
@@ -140,8 +138,8 @@ def time_split(tables: dict[str, pd.DataFrame], methods: list[str]) -> Figure:
     axes.set_xlabel("seconds for all iterations (mean of the seeds)")
     names = {"train": "training", "flow": "measuring flow", "evaluation": "validation accuracy"}
     keys = [
-        Patch(facecolor=to_rgba(INK, alpha), edgecolor="white", hatch=hatch, label=names[part], linewidth=0)
-        for part, (hatch, alpha) in PARTS.items()
+        Patch(facecolor=tint(INK, strength), edgecolor="white", hatch=hatch, label=names[part], linewidth=0)
+        for part, (hatch, strength) in PARTS.items()
     ]
     figure.legend(handles=keys, loc="outside lower center", ncols=3)
     return figure
@@ -170,7 +168,7 @@ def distance_to_reference(tables: dict[str, pd.DataFrame], methods: list[str]) -
         for value in epsilon:
             axes.axhline(value, color=INK, linewidth=1.1, linestyle=DASHES)
             axes.annotate(
-                f"\u03b5 = {value:g}", (1, value), (-2, 3), ("axes fraction", "data"), "offset points", ha="right"
+                f"\u03b5 = {value:g}", (1, value), (4, 0), ("axes fraction", "data"), "offset points", va="center"
             )
         for border in starts.iloc[1:]:
             axes.axvline(border, color=BORDER, linewidth=1, zorder=0)
@@ -179,7 +177,7 @@ def distance_to_reference(tables: dict[str, pd.DataFrame], methods: list[str]) -
         axes.set_xlim(0, widths.sum())
         axes.set_ylim(0, None)
         axes.set_title(method_name(method))
-        axes.set_xlabel(f"iteration (widths: epochs, {counted(int(widths.sum()), 'epoch')} at most)")
+        axes.set_xlabel("iteration (as wide as its epochs)")
     figure.supylabel("distance to \u03a6*", fontsize=10.5)
     return figure
 
@@ -200,9 +198,8 @@ def layer_density(tables: dict[str, pd.DataFrame], methods: list[str]) -> Figure
         )
         if cells.size <= MOST_CELLS_LABELLED:
             for (row, column), value in np.ndenumerate(cells.to_numpy()):
-                dark = np.log(max(value, lowest)) / np.log(lowest) > 0.45
                 text = f"{100 * value:.0f}" if value >= 0.0995 else f"{100 * value:.2g}"
-                color = "white" if dark else INK
+                color = ink_on(mesh.to_rgba(max(value, lowest)))
                 axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
         axes.set_title(method_name(method))
         axes.set_xticks(*[cells.columns] * 2)
@@ -213,7 +210,7 @@ def layer_density(tables: dict[str, pd.DataFrame], methods: list[str]) -> Figure
             spine.set_visible(False)
         axes.set_xlabel("iteration (0: dense)")
     bar = figure.colorbar(mesh, ax=panels, shrink=0.9, aspect=30, pad=0.02)
-    percent_ticks([tick for tick in TICKS_WIDE if tick >= lowest * 0.999], bar.ax.yaxis)
+    percent_ticks(density_ticks(lowest), bar.ax.yaxis)
     bar.outline.set_visible(False)
     bar.set_label("density, mean of the seeds")
     return figure
@@ -230,7 +227,7 @@ def pq_index(tables: dict[str, pd.DataFrame], methods: list[str]) -> Figure:
     axes = figure.subplots()
     for method in methods:
         mean, std = per_seed.loc[method].mean(axis=1), per_seed.loc[method].std(axis=1).fillna(0.0)
-        axes.fill_between(mean.index, mean - std, mean + std, color=styles[method]["color"], alpha=0.13, linewidth=0)
+        axes.fill_between(mean.index, mean - std, mean + std, color=styles[method]["color"], alpha=0.1, linewidth=0)
         axes.plot(mean.index, mean, **styles[method], markersize=5, linewidth=1.8, label=method_name(method))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("iteration (0: dense)")

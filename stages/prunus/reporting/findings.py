@@ -15,8 +15,9 @@ MADE_BY |= {"python": "Python version", "git": "git commit"}
 
 
 def _plus_minus(mean: float, std: float, digits: int = 1) -> str:
-    digits = 0 if mean == round(mean) and (math.isnan(std) or std == 0) else digits
-    return number(mean, digits) if math.isnan(std) else f"{number(mean, digits)}\u202f±\u202f{number(std, digits)}"
+    if math.isnan(std) or std == 0:
+        return number(mean, 0 if mean == round(mean) else digits)
+    return f"{number(mean, digits)}\u202f±\u202f{number(std, digits)}"
 
 
 def _saved(fraction: float | None, more: str, less: str, same: str) -> str | None:
@@ -49,7 +50,7 @@ def _verdict(test: dict) -> str:
         said = f"the same difference in all n = {n} seeds, so no test is possible"
     else:
         said = (
-            f"95\u202f% CI {number(100 * test['ci95_low'])} to {number(100 * test['ci95_high'])}, "
+            f"95\u202f% CI {number(100 * test['ci95_low'], 2)} to {number(100 * test['ci95_high'], 2)}, "
             f"paired t-test p = {probability(test['t_p'])}, Holm-adjusted {probability(p)}, n = {n} seeds"
         ).replace("= <", "<")
     if n < ENOUGH_SEEDS:
@@ -82,11 +83,12 @@ def _against(method: str, baseline: str, rows: pd.DataFrame, tests: pd.DataFrame
         times = f"{duration(mine['seconds_mean'])} against {duration(other['seconds_mean'])}"
         sentences[-1] += f" and took {seconds} ({times})"
     test = _difference(tests, method, baseline)
-    change = number(100 * test["mean_difference"], 2 if abs(test["mean_difference"]) < 0.001 else 1)
+    change = number(100 * test["mean_difference"], 2)
     sign = "+" if not change.startswith("\u2212") and float(change) > 0 else ""
     sentences.append(f"Its final test accuracy differs by {sign}{change} points ({_verdict(test)})")
-    ends = f"It ended at density {density(mine['density_mean'])}, {reference} at {density(other['density_mean'])}"
-    sentences.append(ends)
+    ends = [density(row["density_mean"]) for row in (mine, other)]
+    apart = f"It ended at density {ends[0]}, {reference} at {ends[1]}"
+    sentences.append(f"Both ended at density {ends[0]}" if ends[0] == ends[1] else apart)
     return ". ".join(sentences) + "."
 
 

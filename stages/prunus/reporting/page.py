@@ -24,7 +24,7 @@ Table = dict[str, list]
 
 
 def _with_std(mean: float, std: float) -> str:
-    return percent(mean) if std != std else f"{percent(mean).removesuffix('%').rstrip()} ± {percent(std)}"
+    return percent(mean, 2) if std != std else f"{number(100 * mean, 2)} ± {percent(std, 2)}"
 
 
 def _summary(summary: pd.DataFrame) -> Table:
@@ -37,7 +37,7 @@ def _summary(summary: pd.DataFrame) -> Table:
             [
                 method_name(row["method"]),
                 _with_std(row["test_accuracy_mean"], row["test_accuracy_std"]),
-                UNKNOWN if half != half else f"± {number(100 * half)}",
+                UNKNOWN if half != half else f"± {number(100 * half, 2)}",
                 density(row["density_mean"]),
                 percent(row["macs_fraction_mean"]),
                 number(row["epochs_mean"]),
