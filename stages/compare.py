@@ -17,7 +17,7 @@ PARAMS = ["study"]
 def main() -> None:
     os.chdir(layout.ROOT)
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    params = for_stage(PARAMS)
+    params = for_stage(PARAMS, methods=False)
     comparison = tables.comparison(params.study)
     summary = statistics.summary(comparison, params.study.methods)
     results = {

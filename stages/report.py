@@ -23,7 +23,7 @@ TABLES = ("comparison", "summary", "paired_tests", "matched_density", "layers", 
 def main() -> None:
     os.chdir(layout.ROOT)
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    params = for_stage(PARAMS)
+    params = for_stage(PARAMS, methods=False)
     tables = {name: read_table(layout.TABLES / f"{name}.csv", COMPARE) for name in TABLES}
     metrics = read_json(layout.METRICS, COMPARE)
     if list(tables["summary"]["method"]) != params.study.methods:

@@ -176,17 +176,18 @@ def _method_settings(blocks: dict[str, dict]) -> tuple[dict[str, Section], list[
     return settings, lines
 
 
-def validate(raw: object) -> SimpleNamespace:
+def validate(raw: object, methods: bool = True) -> SimpleNamespace:
     """Check the content of params.yaml and return its sections as attributes.
 
-    ``methods`` is a mapping from the method's name to its validated settings. Raises ``ParamsError`` naming each
+    ``methods`` is a mapping from the method's name to its validated settings; checking the blocks imports the methods,
+    and torch with them, which ``methods=False`` leaves out. Raises ``ParamsError`` naming each
     mistake's key, its value and what is allowed.
     """
     try:
         sections = _Sections.model_validate(raw)
     except ValidationError as error:
         raise ParamsError("\n".join(_schema_lines(error))) from None
-    settings, lines = _method_settings(sections.methods)
+    settings, lines = _method_settings(sections.methods) if methods else ({}, [])
     study = sections.study
     side = DATASETS[study.dataset].side or sections.data.image_folder.side
     if why := misfit(study.dataset, study.network, side, sections.network.pretrained):
@@ -211,8 +212,8 @@ def validate(raw: object) -> SimpleNamespace:
     return SimpleNamespace(**values | {"methods": settings})
 
 
-def read(path: Path | None = None) -> SimpleNamespace:
-    """Read and validate params.yaml (of the project, unless ``path`` is given). Raises ``ParamsError``."""
+def read(path: Path | None = None, methods: bool = True) -> SimpleNamespace:
+    """Read and ``validate`` params.yaml (of the project, unless ``path`` is given). Raises ``ParamsError``."""
     path = path or layout.ROOT / layout.PARAMS
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader: plain values only
@@ -224,7 +225,7 @@ def read(path: Path | None = None) -> SimpleNamespace:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ParamsError(f"{path.name}{where}: is not YAML: {getattr(error, 'problem', error)}") from None
-    return validate(raw)
+    return validate(raw, methods)
 
 
 def select(params: SimpleNamespace, keys: list[str]) -> SimpleNamespace:
@@ -245,10 +246,13 @@ def select(params: SimpleNamespace, keys: list[str]) -> SimpleNamespace:
     return result
 
 
-def for_stage(keys: list[str]) -> SimpleNamespace:
-    """What a stage script calls first: the declared keys, or one line per mistake on stderr and exit status 2."""
+def for_stage(keys: list[str], methods: bool = True) -> SimpleNamespace:
+    """What a stage script calls first: the declared keys, or one line per mistake on stderr and exit status 2.
+
+    ``methods=False`` is for the stages after the last one that runs a method.
+    """
     try:
-        params = read()
+        params = read(methods=methods)
         missing = [key for key in keys if key.startswith("methods.") and key.split(".")[1] not in params.methods]
         if missing:
             raise ParamsError(f"{missing[0]}: no such block; blocks: {', '.join(params.methods)}")

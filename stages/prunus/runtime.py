@@ -32,6 +32,9 @@ def write_atomically(path: Path):
     partial = path.with_name(path.name + ".partial")
     try:
         yield partial
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o666 & ~umask)  # safetensors writes files that only their owner can read
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
