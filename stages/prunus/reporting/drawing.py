@@ -51,12 +51,12 @@ def new_figure(height: float) -> Figure:
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
-def panel_grid(panels: int, columns: int, height: float) -> tuple[Figure, list]:
-    """A figure of ``panels`` axes with a common y scale, rows ``height`` inches high; places left over stay empty."""
+def panel_grid(panels: int, columns: int, height: float, common_y: bool = True) -> tuple[Figure, list]:
+    """A figure of ``panels`` axes (with a common y scale, if asked), rows ``height`` inches high; places left over stay empty."""
     columns = min(columns, panels)
     rows = -(-panels // columns)
     figure = new_figure(height * rows)
-    axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    axes = figure.subplots(rows, columns, sharey=common_y, squeeze=False).ravel()
     for empty in axes[panels:]:
         empty.set_axis_off()
     return figure, list(axes[:panels])

@@ -153,7 +153,7 @@ def distance_to_reference(tables: dict[str, pd.DataFrame], methods: list[str]) -
         figure = new_figure(1.4)
         figure.text(0.5, 0.5, "No method of this study measures its flow.", ha="center", va="center")
         return figure
-    figure, panels = panel_grid(len(measured), 2, 3.4)
+    figure, panels = panel_grid(len(measured), 2, 3.4, common_y=False)  # two flows, two units
     for axes, method in zip(panels, measured, strict=True):
         rows = histories[histories["method"] == method].dropna(subset="distance")
         widths = histories[histories["method"] == method].groupby("iteration")["epoch"].max()
@@ -168,14 +168,14 @@ def distance_to_reference(tables: dict[str, pd.DataFrame], methods: list[str]) -
         for value in epsilon:
             axes.axhline(value, color=INK, linewidth=1.1, linestyle=DASHES)
             axes.annotate(
-                f"\u03b5 = {value:g}", (1, value), (4, 0), ("axes fraction", "data"), "offset points", va="center"
+                f"\u03b5 = {value:g}", (0, value), (4, 3), ("axes fraction", "data"), "offset points"
             )
         for border in starts.iloc[1:]:
             axes.axvline(border, color=BORDER, linewidth=1, zorder=0)
         axes.set_xticks(starts + widths / 2, [str(t) for t in starts.index])
         axes.tick_params(axis="x", length=0)
         axes.set_xlim(0, widths.sum())
-        axes.set_ylim(0, None)
+        axes.set_ylim(0, 1.1 * max([rows["distance"].max(), *epsilon[np.isfinite(epsilon)]]))
         axes.set_title(method_name(method))
         axes.set_xlabel("iteration (as wide as its epochs)")
     figure.supylabel("distance to \u03a6*", fontsize=10.5)
