@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import reduce
 from pathlib import Path
 
 from dvc.repo import Repo
@@ -72,9 +73,13 @@ def inputs(stage):
     return sorted(set(before + plain))
 
 
+CONTENT = next(dep for stage in stages.values() for dep in stage.params).read_file()  # once: it takes a while
+
+
 def values(stage):
     """What the stage's declared keys of params.yaml say, as DVC reads them."""
-    return {key: dep.read_params()[key] for dep in stage.params for key in dep.params}
+    keys = [key for dep in stage.params for key in dep.params]
+    return {key: reduce(lambda block, name: block[name], key.split("."), CONTENT) for key in keys}
 
 
 rule all:

@@ -52,7 +52,7 @@ def new_figure(height: float) -> Figure:
 
 
 def panel_grid(panels: int, columns: int, height: float, common_y: bool = True) -> tuple[Figure, list]:
-    """A figure of ``panels`` axes (with a common y scale, if asked), rows ``height`` inches high; places left over stay empty."""
+    """A figure of ``panels`` axes (with a common y scale, if asked), rows ``height`` inches high."""
     columns = min(columns, panels)
     rows = -(-panels // columns)
     figure = new_figure(height * rows)
