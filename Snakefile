@@ -9,6 +9,7 @@ import sys
 from functools import reduce
 from pathlib import Path
 
+from dvc.dependency.param import read_param_file
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
@@ -50,7 +51,8 @@ GPU_SLOTS = gpus() * settings.device.jobs_per_gpu
 if GPU_SLOTS and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", GPU_SLOTS)
 
-index = Repo().index
+repo = Repo()
+index = repo.index
 graph = index.graph
 stages = {stage.addressing: stage for stage in index.stages if isinstance(stage, PipelineStage)}
 made = {out.fs_path for stage in stages.values() for out in stage.outs}
@@ -73,7 +75,7 @@ def inputs(stage):
     return sorted(set(before + plain))
 
 
-CONTENT = next(dep for stage in stages.values() for dep in stage.params).read_file()  # once: it takes a while
+CONTENT = read_param_file(repo.fs, "params.yaml")  # once, as DVC reads it
 
 
 def values(stage):

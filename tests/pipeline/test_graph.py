@@ -59,9 +59,7 @@ EXPANDED = {
 
 def test_expanded_graph(fresh):
     graph = Repo(str(fresh("graph").root)).index.graph
-    found = {
-        stage.addressing: sorted({before.addressing for before in graph.successors(stage)}) for stage in graph.nodes
-    }
+    found = {stage.name: sorted({before.name for before in graph.successors(stage)}) for stage in graph.nodes}
     assert found == EXPANDED
 
 
