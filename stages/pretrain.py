@@ -7,6 +7,7 @@ import argparse
 import os
 
 import torch
+
 from prunus import checkpoint, layout, masks, networks
 from prunus.datasets import load
 from prunus.flow import stale_gradient_flow

@@ -13,9 +13,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors import safe_open
+
 from prunus import datasets, layout, sources
 from prunus.datasets import DataError, Source, Split
-from safetensors import safe_open
 
 SIDE = 8
 NOWHERE = Path("nowhere")

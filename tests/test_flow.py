@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from prunus import masks as masking
 from prunus.flow import flow_distance, gradient_flow, information_flow, stale_gradient_flow
-from torch import nn
 
 
 @pytest.fixture

@@ -5,11 +5,12 @@ import torch
 import torch.nn.utils.prune
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+
 from prunus import masks as masking
 from prunus.masks import density, magnitude_masks
 from prunus.recipe import Candidates, dense_magnitude
 from prunus.sparsity import floor_count, prune_count
-from torch import nn
 
 SCOPES = ("neuron", "layer", "global")
 

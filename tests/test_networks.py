@@ -5,10 +5,11 @@ from urllib.error import URLError
 
 import pytest
 import torch
-from prunus import catalogue, networks
-from prunus.macs import multiply_accumulates
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from prunus import catalogue, networks
+from prunus.macs import multiply_accumulates
 
 NAMES = list(catalogue.SMALLEST_SIDE)
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import yaml
+
 from prunus import layout, params
 
 PROJECT = params.read()

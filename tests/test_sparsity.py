@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+
 from prunus.sparsity import floor_count, gini_index, pq_index, prune_count, retained_lower_bound
 
 ANY_PQ = [(0.5, 1.0), (1.0, 2.0), (0.2, 1.0), (0.3, 0.7), (2.0, 3.0), (1.0, 1.2)]

@@ -5,6 +5,8 @@ import math
 
 import pytest
 import torch
+from torch import nn
+
 from prunus import catalogue, networks
 from prunus import masks as masking
 from prunus.datasets import Dataset, Split
@@ -13,7 +15,6 @@ from prunus.recipe import PQSettings
 from prunus.runtime import Clock, StageError
 from prunus.stopping import FixedEpochs, FlowSettings, FlowStop
 from prunus.training import batches_per_epoch, flip_crop, train
-from torch import nn
 
 SGD = Sgd(
     batch_size=16,

@@ -5,8 +5,9 @@ import re
 
 import pytest
 import yaml
-from closure import ROOT, STAGES, closure
 from dvc.repo import Repo
+
+from closure import ROOT, STAGES, closure
 
 SCRIPTS = sorted(path.stem for path in STAGES.glob("*.py"))
 METHODS = STAGES / "prunus" / "methods"

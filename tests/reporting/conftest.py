@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+
 from prunus import layout, params
 
 PROJECT = Path(__file__).resolve().parents[2]

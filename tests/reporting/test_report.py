@@ -2,9 +2,10 @@ import json
 import re
 from html.parser import HTMLParser
 
-import compare
 import pandas as pd
 import pytest
+
+import compare
 import report
 from prunus import layout
 from prunus.reporting.figures import INLINE_ONLY, SAVED

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from prunus.reporting import statistics
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)

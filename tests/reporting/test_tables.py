@@ -3,10 +3,11 @@ import shutil
 import subprocess
 import sys
 
-import compare
 import numpy as np
 import pandas as pd
 import pytest
+
+import compare
 from prunus import layout
 from prunus.reporting import tables
 from prunus.runtime import StageError

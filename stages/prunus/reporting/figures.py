@@ -167,9 +167,7 @@ def distance_to_reference(tables: dict[str, pd.DataFrame], methods: list[str]) -
         epsilon = comparison.loc[comparison["method"] == method, "epsilon"].dropna().unique()
         for value in epsilon:
             axes.axhline(value, color=INK, linewidth=1.1, linestyle=DASHES)
-            axes.annotate(
-                f"\u03b5 = {value:g}", (0, value), (4, 3), ("axes fraction", "data"), "offset points"
-            )
+            axes.annotate(f"\u03b5 = {value:g}", (0, value), (4, 3), ("axes fraction", "data"), "offset points")
         for border in starts.iloc[1:]:
             axes.axvline(border, color=BORDER, linewidth=1, zorder=0)
         axes.set_xticks(starts + widths / 2, [str(t) for t in starts.index])

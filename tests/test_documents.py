@@ -1,0 +1,46 @@
+"""What the README and the ready-made studies promise still holds."""
+
+import re
+import sys
+
+import pytest
+import torch
+
+from prunus import layout, masks, params
+from prunus.recipe import Candidates
+
+STUDIES = sorted((layout.ROOT / "studies").glob("*/params.yaml"))
+README = (layout.ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.parent.name)
+def test_ready_made_studies_are_valid(path):
+    assert params.read(path).study.methods
+
+
+def test_there_are_ready_made_studies():
+    assert STUDIES
+
+
+def test_the_method_of_the_readme_works(tmp_path, monkeypatch, small_network):
+    code = re.search(r"```python\n(.+?)```", README, re.DOTALL)[1]
+    block = re.search(r"random_pruning: (\{.+?\})", README)[1]
+    (tmp_path / "random_pruning.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    import random_pruning
+
+    try:
+        settings = random_pruning.Settings.model_validate(params.yaml.load(block, params._Loader))
+        recipe = random_pruning.recipe(settings)
+        weights, full = {n: w.detach() for n, w in masks.prunable(small_network).items()}, masks.ones(small_network)
+        kept = recipe.masks(Candidates(weights, weights), full)
+        total = masks.alive_count(full)
+        assert masks.alive_count(kept) == total - int(0.2 * total)
+        assert not torch.equal(kept["5.weight"], full["5.weight"])
+    finally:
+        del sys.modules["random_pruning"]
+
+
+def test_files_the_readme_shows_exist():
+    for path in re.findall(r"\]\(([^)#]+?)\)", README):
+        assert (layout.ROOT / path).exists(), path

@@ -1,0 +1,107 @@
+"""Each method's recipe: what it prunes, where it stops, and what `reference_quirks` does instead."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from prunus import masks as masking
+from prunus import methods, params
+from prunus.datasets import Dataset, Split
+from prunus.flow import gradient_flow, information_flow
+from prunus.recipe import Candidates, Retraining, prunable_weights
+
+PROJECT = params.read()
+
+
+def settings(name, **changes):
+    return PROJECT.methods[name].model_copy(update=changes)
+
+
+@pytest.fixture
+def retraining(small_network):
+    """A stop rule's surroundings, with ``small_network`` as the dense network."""
+    images, labels = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8), torch.arange(40) % 3
+    test = Dataset({"test": Split(images, labels)}, torch.tensor([0.5]), torch.tensor([0.25]), ("a", "b", "c"))
+    floats = test.normalise(images)
+    reference = {
+        "information": information_flow(small_network, floats, "absolute").tolist(),
+        "information_signed": information_flow(small_network, floats, "signed").tolist(),
+        "gradient": gradient_flow(small_network, floats, labels).tolist(),
+        "quirks": {"gradient_mean": [0.001, 0.002, 0.003], "dense_test_accuracy": 2.0},
+    }
+    masks = masking.ones(small_network)
+    return Retraining(masks, 4, reference, floats, labels, lambda: test)
+
+
+@pytest.mark.parametrize("name", PROJECT.methods)
+def test_masks_are_nested_and_lose_something(name, small_network):
+    recipe = methods.recipe(name, PROJECT.methods[name])
+    weights, masks = prunable_weights(small_network), masking.ones(small_network)
+    candidates = Candidates(current=weights, dense={key: weight.flip(0) for key, weight in weights.items()})
+    for _ in range(2):
+        new = recipe.masks(candidates, masks)
+        assert 0 < masking.alive_count(new) < masking.alive_count(masks)
+        assert all(not (new[key] & ~masks[key]).any() for key in masks)
+        masks = new
+
+
+def test_one_shot_looks_at_the_dense_weights_and_lth_at_the_current_ones(small_network):
+    weights, masks = prunable_weights(small_network), masking.ones(small_network)
+    candidates = Candidates(current=weights, dense={key: weight.flip(0) for key, weight in weights.items()})
+    for name, scored in (("lth", candidates.current), ("one_shot", candidates.dense)):
+        kept = methods.recipe(name, settings(name)).masks(candidates, masks)
+        expected = masking.magnitude_masks(scored, masks, "global", settings(name).amount)
+        assert all(torch.equal(kept[key], expected[key]) for key in masks)
+
+
+@pytest.mark.parametrize("name", ["one_shot", "lth", "sap", "fixed_epochs"])
+def test_fixed_rules_stop_at_their_epochs(name, retraining):
+    stop = methods.recipe(name, settings(name, epochs=3)).stop(retraining)
+    assert [stop.after_epoch(epoch, None).reason for epoch in (1, 2, 3)] == [None, None, "fixed"]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("incop_if", {}), ("incop_if", {"correlation": "signed"}), ("incop_gf", {}), ("incop_gf", {"metric": "cosine"})],
+)
+def test_the_dense_network_is_at_distance_zero_of_its_own_flow(name, changes, retraining, small_network):
+    look = methods.recipe(name, settings(name, epsilon=1e-5, **changes)).stop(retraining).after_epoch(1, small_network)
+    assert (look.reason, look.distance) == ("flow", pytest.approx(0, abs=1e-6))
+
+
+@pytest.mark.parametrize("name", ["incop_if", "incop_gf"])
+def test_relative_is_absolute_over_the_norm_of_the_reference(name, retraining, small_network):
+    with torch.no_grad():
+        for parameter in small_network.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    relative, absolute = (
+        methods.recipe(name, settings(name, relative=flag)).stop(retraining).after_epoch(1, small_network).distance
+        for flag in (True, False)
+    )
+    norm = math.hypot(*retraining.reference["information" if name == "incop_if" else "gradient"])
+    assert absolute > 0
+    assert relative == pytest.approx(absolute / norm)
+
+
+def test_quirks_of_gradient_flow_are_the_published_code(retraining, small_network):
+    """Norms of the last batch's gradient times B/(B-1) against means of the dense network's: methods.incop_gf."""
+    loss = F.cross_entropy(small_network(retraining.flow_images), retraining.flow_labels)
+    loss.backward()
+    rule = methods.recipe("incop_gf", settings("incop_gf", reference_quirks=True, relative=False, epsilon=0.0))
+    norms = torch.stack([w.grad.double().norm() for w in masking.prunable(small_network).values()])
+    expected = (4 / 3 * norms - torch.tensor([0.001, 0.002, 0.003])).norm().item()
+    look = rule.stop(retraining).after_epoch(1, small_network)
+    assert (look.reason, look.distance) == (None, pytest.approx(expected, rel=1e-6))
+
+
+@pytest.mark.parametrize("name", ["incop_if", "incop_gf"])
+@pytest.mark.parametrize("quirks", [True, False])
+def test_test_accuracy_stops_only_with_quirks(name, quirks, retraining, small_network):
+    retraining.reference["quirks"]["dense_test_accuracy"] = 0.0
+    with torch.no_grad():
+        small_network[-1].weight += torch.randn(3, 8)
+    changes = {"reference_quirks": quirks, "epsilon": 0.0}
+    reason = methods.recipe(name, settings(name, **changes)).stop(retraining).after_epoch(1, small_network).reason
+    assert reason == ("accuracy" if quirks else None)
