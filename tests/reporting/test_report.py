@@ -8,6 +8,7 @@ import pytest
 import compare
 import report
 from prunus import layout
+from prunus.reporting import findings
 from prunus.reporting.figures import INLINE_ONLY, SAVED
 from prunus.reporting.files import read_table
 from prunus.reporting.page import render
@@ -163,3 +164,12 @@ def test_tables_of_another_study_are_refused(build, run, capsys):
     with pytest.raises(SystemExit):
         run(report)
     assert "is of other methods than the study's" in capsys.readouterr().err
+
+
+def test_different_rewinding_and_quirks_are_said():
+    rows = [("sap", "initial", "p 0.5, q 1.0"), ("incop_if", "trained", "epsilon 0.1, reference_quirks True")]
+    table = pd.DataFrame(rows, columns=["method", "rewind", "recipe"])
+    rewinding, quirks = findings._unlike(table, ["sap", "incop_if"])
+    assert "to the initial weights: SAP; to the trained weights: InCoP-IF" in rewinding
+    assert quirks.startswith("InCoP-IF ran with reference_quirks")
+    assert findings._unlike(table.assign(rewind="trained", recipe=""), ["sap", "incop_if"]) == []

@@ -121,6 +121,25 @@ def _matched(matched: pd.DataFrame, methods: list[str], seeds: int) -> str | Non
     )
 
 
+def _unlike(comparison: pd.DataFrame, methods: list[str]) -> list[str]:
+    """Differences between the methods that are not what they are compared for."""
+    first, notes = comparison.groupby("method")[["rewind", "recipe"]].first().loc[methods], []
+    if first["rewind"].nunique() > 1:
+        points = [
+            f"to the {point} weights: {listed([method_name(method) for method in rows.index])}"
+            for point, rows in first.groupby("rewind", sort=False)
+        ]
+        notes.append(
+            f"Survivors restart at different points ({'; '.join(points)}). Retraining from trained weights needs fewer "
+            "epochs whatever stops it; give the methods one `rewind`, and add `fixed_epochs`, to see the stop rule."
+        )
+    if quirky := [method_name(method) for method in methods if "reference_quirks True" in first.loc[method, "recipe"]]:
+        notes.append(
+            f"{listed(quirky)} ran with reference_quirks: the published code's stop rule, which looks at the test set."
+        )
+    return notes
+
+
 def caveats(tables: dict[str, pd.DataFrame], methods: list[str]) -> list[str]:
     """What has to be kept in mind when reading the findings, as far as the tables show it."""
     summary, runs = tables["summary"], tables["runs"]
@@ -137,6 +156,7 @@ def caveats(tables: dict[str, pd.DataFrame], methods: list[str]) -> list[str]:
             f"{density(rows.max())} ({method_name(rows.idxmax())}): these are not "
             "accuracies of equally sparse networks."
         )
+    notes += _unlike(tables["comparison"], methods)
     if said := _matched(tables["matched_density"], methods, seeds):
         notes.append(said)
     for column, name in MADE_BY.items():

@@ -1,0 +1,84 @@
+"""What every rule carries, GPUs found and shared without a flag, and mistakes refused before any rule exists."""
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def unrun(fresh):
+    return fresh("unrun")
+
+
+def pretend_gpus(project, monkeypatch, count):
+    folder = project.root / "bin"
+    folder.mkdir(exist_ok=True)
+    command = folder / "nvidia-smi"
+    command.write_text("#!/bin/sh\n" + "".join(f"echo GPU {index}\n" for index in range(count)))
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+RULES = """
+import sys
+from snakemake.api import SnakemakeApi, OutputSettings
+from snakemake.settings.types import ConfigSettings, ResourceSettings, StorageSettings
+from snakemake.settings.enums import Quietness
+with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+    made = api.workflow(resource_settings=ResourceSettings(cores=2), config_settings=ConfigSettings(),
+                        storage_settings=StorageSettings(), snakefile="Snakefile")
+    workflow = made._workflow
+    for rule in workflow.rules:
+        amounts = rule.resources.get("_cores"), rule.resources.get("gpu"), workflow.global_resources.get("gpu")
+        amounts = [getattr(amount, "value", amount) for amount in amounts]
+        print(rule.name, len(rule.log), rule.benchmark is not None, *amounts, sep="|")
+"""
+
+
+def rules(project):
+    """Per rule: log files, whether it has a benchmark, threads, GPUs and the GPUs of the whole run."""
+    script = project.root / "rules.py"
+    script.write_text(RULES)
+    lines = project.run("python", "rules.py").splitlines()
+    found = {}
+    for line in lines:
+        if line.count("|") == 5:
+            name, logs, benchmark, threads, gpu, slots = line.split("|")
+            found[name] = (int(logs), benchmark == "True", threads, gpu, slots)
+    script.unlink()
+    return found
+
+
+def test_every_rule_has_log_benchmark_threads_and_resources(unrun):
+    found = rules(unrun)
+    assert len(found) == 12
+    for name, (logs, benchmark, threads, gpu, _) in found.items():
+        if name != "all":
+            assert (logs, benchmark, threads, gpu) == (1, True, "1", "0"), name
+
+
+@pytest.mark.parametrize(("per_gpu", "slots"), [(1, "2"), (3, "6")])
+def test_training_stages_take_a_gpu_each_without_a_flag(unrun, monkeypatch, per_gpu, slots):
+    unrun.edit(device__accelerator="auto", device__jobs_per_gpu=per_gpu)
+    pretend_gpus(unrun, monkeypatch, 2)
+    found = rules(unrun)
+    assert {rule[4] for rule in found.values()} == {slots}
+    on_gpu = {name for name, rule in found.items() if rule[3] == "1"}
+    assert on_gpu == set(found) - {"all", "prepare_data", "compare", "report"}
+
+
+def test_a_mistake_is_one_line_and_status_2_before_any_rule(unrun):
+    unrun.edit(methods__sap__p=2.0)
+    text = unrun.run("snakemake", "--cores", "2", status=2)
+    assert "params.yaml: methods.sap: " in text
+    assert "must have p < q, got p: 2.0, q: 1.0" in text
+    assert "Traceback" not in text
+    unrun.edit(methods__sap__p=0.5)
+
+
+def test_dvc_names_the_mistake_and_trains_nothing(unrun):
+    unrun.edit(methods__incop_if__epsilon=-1.0)
+    text = unrun.run("dvc", "repro", "prepare_data", "pretrain", status=255)
+    assert "params.yaml: methods.incop_if.epsilon: -1.0 should be greater than or equal to 0" in text
+    assert "Traceback" not in text
+    assert not (unrun.root / "runs/seed0/dense/network.safetensors").exists()
+    unrun.edit(methods__incop_if__epsilon=0.1)
