@@ -167,14 +167,14 @@ def distance_to_reference(tables: dict[str, pd.DataFrame], methods: list[str]) -
         epsilon = comparison.loc[comparison["method"] == method, "epsilon"].dropna().unique()
         for value in epsilon:
             axes.axhline(value, color=INK, linewidth=1.1, linestyle=DASHES)
-            axes.annotate(f"\u03b5 = {value:g}", (0, value), (4, 3), ("axes fraction", "data"), "offset points")
         for border in starts.iloc[1:]:
             axes.axvline(border, color=BORDER, linewidth=1, zorder=0)
         axes.set_xticks(starts + widths / 2, [str(t) for t in starts.index])
         axes.tick_params(axis="x", length=0)
         axes.set_xlim(0, widths.sum())
         axes.set_ylim(0, 1.1 * max([rows["distance"].max(), *epsilon[np.isfinite(epsilon)]]))
-        axes.set_title(method_name(method))
+        limits = ", ".join(f"{value:g}" for value in epsilon)
+        axes.set_title(f"{method_name(method)} (dashed: \u03b5 = {limits})")
         axes.set_xlabel("iteration (as wide as its epochs)")
     figure.supylabel("distance to \u03a6*", fontsize=10.5)
     return figure
