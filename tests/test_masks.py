@@ -109,3 +109,16 @@ def test_equals_torch_prune():
 
 def test_prunable_leaves_out_biases_and_norms(small_network):
     assert list(masking.prunable(small_network)) == ["0.weight", "5.weight", "7.weight"]
+
+
+def test_a_reset_restores_alive_weights_and_leaves_pruned_ones_at_zero(small_network):
+    start = {name: tensor.clone() for name, tensor in small_network.state_dict().items()}
+    masks = {name: torch.rand_like(weight) < 0.5 for name, weight in masking.prunable(small_network).items()}
+    with torch.no_grad():
+        for parameter in small_network.parameters():
+            parameter.add_(1.0)
+    small_network.load_state_dict(start)
+    masking.apply(small_network, masks)
+    for name, tensor in small_network.state_dict().items():
+        expected = start[name] * masks[name] if name in masks else start[name]
+        assert torch.equal(tensor, expected)
