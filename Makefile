@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: study setup test lint
 
 study: setup
-	snakemake --cores all
+	snakemake
 
 setup: .venv/.complete
 

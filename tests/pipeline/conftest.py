@@ -109,7 +109,7 @@ def fresh(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def by_snakemake(fresh):
-    """The study as `snakemake --cores` left it. Tests that change something take a ``copy``."""
+    """The study as `snakemake` left it. Tests that change something take a ``copy``."""
     project = fresh("snakemake")
     project.first_run = project.snakemake()
     return project
