@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -36,12 +37,14 @@ class Project:
         """Output of ``command``; its exit status must be ``status`` (None: any)."""
         bin_folder = str(Path(sys.executable).parent)
         environment = os.environ | {"PATH": bin_folder + os.pathsep + os.environ["PATH"], "DVC_NO_ANALYTICS": "1"}
-        done = subprocess.run(
-            command, cwd=self.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        # A file, not a pipe: DVC's queue workers inherit it and may outlive the command by long.
+        with tempfile.TemporaryFile("w+") as output:
+            done = subprocess.run(command, cwd=self.root, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            output.seek(0)
+            text = output.read()
         logs = "".join(path.read_text()[-2000:] for path in self.root.glob("logs/*.log")) if done.returncode else ""
-        assert status is None or done.returncode == status, f"{command} ended {done.returncode}\n{done.stdout}\n{logs}"
-        return done.stdout
+        assert status is None or done.returncode == status, f"{command} ended {done.returncode}\n{text}\n{logs}"
+        return text
 
     def git(self, *arguments: str) -> str:
         return self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments)
