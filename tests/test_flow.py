@@ -93,6 +93,27 @@ def test_shortcut_layers_do_not_count():
     assert information_flow(Residual(), torch.randn(9, 1, 4, 4)).shape == (1,)
 
 
+def test_linear_layers_on_tokens_are_averaged_over_the_tokens():
+    class Mixer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches, self.hidden, self.classifier = nn.Conv2d(1, 6, 4, 4), nn.Linear(6, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.classifier(self.hidden(self.patches(x).flatten(2).transpose(1, 2)).relu().mean(1))
+
+    network, images = Mixer(), torch.randn(40, 1, 8, 8)
+    with torch.no_grad():
+        patches = network.patches(images)
+        hidden = network.hidden(patches.flatten(2).transpose(1, 2))
+        pooled = [patches.mean((2, 3)), hidden.mean(1), network(images)]
+    expected = [
+        torch.corrcoef(torch.cat([a, b], 1).T)[: a.shape[1], a.shape[1] :].mean().item()
+        for a, b in zip(pooled[:-1], pooled[1:], strict=True)
+    ]
+    assert information_flow(network, images, batch_size=7).tolist() == pytest.approx(expected, abs=1e-6)
+
+
 def test_unknown_correlation_is_an_error(small_network, images):
     with pytest.raises(ValueError, match="signed, absolute"):
         information_flow(small_network, images, "squared")

@@ -6,10 +6,12 @@ from urllib.error import URLError
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunus import catalogue, networks
 from prunus.macs import multiply_accumulates
+from prunus.networks import vit
 
 NAMES = list(catalogue.SMALLEST_SIDE)
 
@@ -51,13 +53,15 @@ def test_smallest_image_trains(name):
     ("channels", "side", "classes"), [(1, 28, 10), (3, 32, 100), (3, 64, 7), (4, 65, 5), (3, 96, 2)]
 )
 def test_output_shape(name, channels, side, classes):
+    if side % catalogue.SIDE_MULTIPLE.get(name, 1):
+        side = 68
     network = on_meta(name, channels, side, classes)
     assert network(torch.empty(2, channels, side, side, device="meta")).shape == (2, classes)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_side_leaves_a_pixel(name):
-    for side in range(catalogue.SMALLEST_SIDE[name], 18):
+    for side in range(catalogue.SMALLEST_SIDE[name], 18, catalogue.SIDE_MULTIPLE.get(name, 1)):
         network = on_meta(name, 1, side, 10)
         assert network(torch.empty(2, 1, side, side, device="meta")).shape == (2, 10), side
 
@@ -225,7 +229,9 @@ def test_macs_match_torch(name, shape):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.empty(1, *shape, device="meta"))
     counts = multiply_accumulates(network, shape)
-    assert sum(counts.values()) == counter.get_total_flops() / 2
+    tokens = (shape[1] // 4) ** 2
+    attention = 4 * 2 * tokens**2 * 96 if name == "vit" else 0  # query with key and weights with value, four blocks
+    assert sum(counts.values()) + attention == counter.get_total_flops() / 2
     assert list(counts) == [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
 
 
@@ -259,3 +265,50 @@ def test_macs_leave_the_network_as_it_was():
         multiply_accumulates(network, (3, 8, 8))
     assert network.training
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_vit_has_the_size_of_its_formula():
+    tokens, width, hidden = 49, 96, 192
+    block = 2 * 2 * width + 4 * (width**2 + width) + (2 * width * hidden + hidden + width)
+    ends = (16 * width + width) + tokens * width + 2 * width + (10 * width + 10)
+    assert sum(p.numel() for p in on_meta("vit", 1, 28, 10).parameters()) == 4 * block + ends
+
+
+def test_vit_weights_are_drawn_truncated_normal():
+    network = networks.build("vit", 3, 32, 10)
+    for parameter in (network.position, *(m.weight for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear))):
+        assert parameter.std().item() == pytest.approx(0.02, rel=0.1)
+    assert not any(m.bias.any() for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+
+
+def test_attention_is_torchs_attention():
+    attention = vit.Attention(12, heads=3)
+    theirs = nn.MultiheadAttention(12, 3, batch_first=True)
+    layers = attention.query, attention.key, attention.value
+    theirs.in_proj_weight.data = torch.cat([layer.weight for layer in layers])
+    theirs.in_proj_bias.data = torch.cat([layer.bias for layer in layers])
+    theirs.out_proj = attention.projection
+    tokens = torch.randn(2, 5, 12)
+    torch.testing.assert_close(attention(tokens), theirs(tokens, tokens, tokens)[0])
+
+
+def test_vit_is_twice_differentiable_and_runs_under_functional_transforms():
+    network = vit.VisionTransformer(1, 8, 3, width=8, depth=1, heads=2).double()
+    images = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
+
+    def outputs(query: torch.Tensor) -> torch.Tensor:
+        return functional_call(network, weights | {"blocks.0.attention.query.weight": query}, images)
+
+    query = (10 * weights["blocks.0.attention.query.weight"]).requires_grad_()
+    assert torch.autograd.gradgradcheck(outputs, query)
+    assert torch.func.jacrev(outputs)(query).shape == (2, 3, 8, 8)
+
+
+def test_a_side_that_patches_do_not_cover_is_refused():
+    with pytest.raises(networks.NetworkError, match=r"^vit needs an image side that is a multiple of 4, got 30$"):
+        networks.build("vit", 1, 30, 10)
+    assert catalogue.misfit("image_folder", "vit", 30, False) == (
+        "needs an image side that is a multiple of 4, image_folder has 30"
+    )
+    assert catalogue.misfit("image_folder", "vit", 32, False) is None

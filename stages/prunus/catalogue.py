@@ -37,7 +37,11 @@ SMALLEST_SIDE = {
     "resnet34": 8,
     "resnet50": 8,
     "wide_resnet28_8": 8,
+    "vit": 8,
 }
+
+# Networks that cut the image into patches take no side but multiples of a patch's.
+SIDE_MULTIPLE = {"vit": 4}
 
 SINGLE_LAYER = ("linear",)
 
@@ -54,6 +58,8 @@ def misfit(dataset: str, network: str, side: int, pretrained: bool) -> str | Non
     channels = DATASETS[dataset].channels
     if side < SMALLEST_SIDE[network]:
         return f"needs images of at least {SMALLEST_SIDE[network]} pixels, {dataset} has {side}"
+    if side % SIDE_MULTIPLE.get(network, 1):
+        return f"needs an image side that is a multiple of {SIDE_MULTIPLE[network]}, {dataset} has {side}"
     if pretrained and network not in PRETRAINED:
         return f"has no pretrained weights; these have: {', '.join(PRETRAINED)}"
     if pretrained and (channels != 3 or side < PRETRAINED_SIDE):

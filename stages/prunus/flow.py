@@ -24,11 +24,16 @@ def flow_layers(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def _pooled_outputs(network: nn.Module, images: Tensor, batch_size: int) -> list[Tensor]:
-    """Each flow layer's output before batch norm and ReLU, averaged over space: one [N, units] tensor per layer."""
+    """Each flow layer's output before batch norm and ReLU, averaged over space or tokens: one [N, units] per layer."""
     collected = [[] for _ in flow_layers(network)]
 
     def collect(store: list[Tensor]):
-        return lambda module, inputs, output: store.append(output.flatten(2).mean(2) if output.dim() > 2 else output)
+        def pool(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if output.dim() > 2:
+                output = output.flatten(2).mean(2) if isinstance(module, nn.Conv2d) else output.flatten(1, -2).mean(1)
+            store.append(output)
+
+        return pool
 
     hooks = [
         module.register_forward_hook(collect(store))
@@ -67,8 +72,8 @@ def information_flow(network: nn.Module, images: Tensor, correlation: str = "sig
     Arguments: ``images`` [N, C, H, W] as the network takes them, on its device; ``correlation`` signed (the published
     code) or absolute (the same laboratory's earlier work; the signed mean cancels nearly everything).
     Returns a float64 tensor with one entry per consecutive pair of ``flow_layers``. The network is run in eval mode,
-    in one forward pass over the images; outputs of convolutions are averaged over space; a unit that is constant over
-    the images counts as correlation 0.
+    in one forward pass over the images; outputs of convolutions are averaged over space, those of linear layers on
+    tokens [N, tokens, units] over the tokens; a unit that is constant over the images counts as correlation 0.
 
     Signed: by bilinearity the mean over the M x M' pairs equals mean_n zbar(n) zbar'(n), zbar the mean of a layer's
     standardised units, so a pair costs O(N (M + M')) and no correlation matrix is built. Only absolute needs it.

@@ -1,7 +1,8 @@
 """The networks a study can name, by the names in ``prunus.catalogue``.
 
-Each takes any number of channels and classes and any image side from ``catalogue.SMALLEST_SIDE`` up, and maps images
-[N, channels, side, side] to logits [N, classes]. In all of them conv and linear layers stand in ``named_modules`` in
+Each takes any number of channels and classes and any image side from ``catalogue.SMALLEST_SIDE`` up (a multiple of
+``catalogue.SIDE_MULTIPLE`` where the network is listed there), and maps images [N, channels, side, side] to logits
+[N, classes]. In all of them conv and linear layers stand in ``named_modules`` in
 the order the forward pass meets them (``downsample`` and ``shortcut`` layers aside), each is called once per pass, and
 no activation is in place, so that what a forward hook keeps of a layer's output stays as it was.
 """
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from torch import nn
 
 from prunus import catalogue
-from prunus.networks import cnn, lenet5, perceptron, resnet, vgg, wide_resnet
+from prunus.networks import cnn, lenet5, perceptron, resnet, vgg, vit, wide_resnet
 from prunus.networks.pretrained import NetworkError
 
 __all__ = ["BUILDERS", "NetworkError", "build"]
@@ -24,6 +25,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     **vgg.BUILDERS,
     **resnet.BUILDERS,
     "wide_resnet28_8": wide_resnet.wide_resnet28_8,
+    "vit": vit.vit,
 }
 
 
@@ -41,6 +43,10 @@ def build(
         raise NetworkError(f"unknown network {name!r}; there are: {', '.join(BUILDERS)}")
     if side < catalogue.SMALLEST_SIDE[name]:
         raise NetworkError(f"{name} needs images of at least {catalogue.SMALLEST_SIDE[name]} pixels, got {side}")
+    if side % catalogue.SIDE_MULTIPLE.get(name, 1):
+        raise NetworkError(
+            f"{name} needs an image side that is a multiple of {catalogue.SIDE_MULTIPLE[name]}, got {side}"
+        )
     if not pretrained:
         return BUILDERS[name](channels, side, classes)
     if name not in catalogue.PRETRAINED:
