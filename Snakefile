@@ -16,7 +16,7 @@ from dvc.stage import PipelineStage
 sys.path.insert(0, "stages")
 from prunus import params as study_params
 
-COMPUTING = {"pretrain", "reference_flow", "prune_iteration", "evaluate"}
+COMPUTING = {"pretrain", "reference_flow", "prune_iteration", "prune_at_ratio", "evaluate", "evaluate_at_ratio"}
 
 try:
     settings = study_params.read()

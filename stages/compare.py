@@ -11,29 +11,34 @@ from prunus.params import for_stage
 from prunus.reporting import statistics, tables
 from prunus.runtime import one_line_errors, write_atomically, write_json
 
-PARAMS = ["study"]
+PARAMS = ["study", "imposed"]
 
 
 def main() -> None:
     os.chdir(layout.ROOT)
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     params = for_stage(PARAMS, methods=False)
-    comparison = tables.comparison(params.study)
-    summary = statistics.summary(comparison, params.study.methods)
+    imposed = params.imposed.chains
+    study = params.study.model_copy(update={"methods": [*params.study.methods, *imposed]})
+    comparison = tables.comparison(study)
+    summary = statistics.summary(comparison, study.methods)
     results = {
         "comparison": comparison,
         "summary": summary,
-        "paired_tests": statistics.paired_tests(comparison, params.study.methods),
-        "matched_density": statistics.matched_density(comparison, params.study.methods),
-        "layers": tables.layers(params.study),
-        "histories": tables.histories(params.study),
-        "runs": tables.runs(params.study),
+        "paired_tests": statistics.paired_tests(comparison, study.methods),
+        "matched_density": statistics.matched_density(comparison, study.methods),
+        "matched_channels": statistics.matched_channels(comparison, params.imposed.ratio_of, imposed),
+        "collapse": statistics.collapse(comparison, study.methods),
+        "channels": tables.channels(study),
+        "layers": tables.layers(study),
+        "histories": tables.histories(study),
+        "runs": tables.runs(study),
     }
     for name, table in results.items():
         with write_atomically(layout.TABLES / f"{name}.csv") as partial:
             table.to_csv(partial, index=False)
     write_json(layout.METRICS, statistics.metrics(summary))
-    print(f"compared {len(params.study.methods)} methods over {len(params.study.seeds)} seeds, in {layout.TABLES}")
+    print(f"compared {len(study.methods)} methods over {len(study.seeds)} seeds, in {layout.TABLES}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Evaluate one chain: per iteration test accuracy, density, multiply-accumulates and bytes; per layer the sparsity.
+"""Evaluate one chain: per iteration test accuracy, density, channels removed, and what the network costs when dense,
+masked and compacted; per layer the sparsity, per channel group the channels left.
 
 python stages/evaluate.py --seed 0 --method sap
 """
@@ -7,14 +8,36 @@ import argparse
 import csv
 import os
 
-from prunus import checkpoint, layout, networks
+import torch
+
+from prunus import channels, checkpoint, layout, networks
 from prunus.datasets import load
-from prunus.evaluation import accuracy, layer_table
+from prunus.evaluation import is_constant, layer_table, logits, share_correct
+from prunus.latency import latency
 from prunus.macs import multiply_accumulates
 from prunus.params import for_stage
-from prunus.runtime import Recorder, one_line_errors, open_device, read_json, write_csv
+from prunus.runtime import Recorder, StageError, one_line_errors, open_device, read_json, write_csv
 
 PARAMS = ["study.dataset", "study.network", "study.iterations", "network", "device.accelerator", "device.threads"]
+
+BATCHES = (1, 256)  # images a latency is measured on
+CHECKED_IMAGES = 256
+CHANNEL_COLUMNS = ["seed", "method", "iteration", "group", "channels", "alive"]
+
+
+def parameter_count(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def checked(compact, network, dataset, label):
+    """``compact`` if it answers what the masked ``network`` does; otherwise the comparison would be of two networks."""
+    images = dataset.normalise(dataset.splits["test"].images[:CHECKED_IMAGES])
+    with torch.no_grad():
+        masked, smaller = network.eval()(images), compact.eval()(images)
+    error = (masked - smaller).abs().max().item()
+    if error > 1e-5 * max(1.0, masked.abs().max().item()):
+        raise StageError(f"{label}: the compacted network answers differently (by {error:.1e}); please report this")
+    return compact
 
 
 def main() -> None:
@@ -22,33 +45,56 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--method", required=True)
+    parser.add_argument("--ratio-of", metavar="METHOD")
     arguments = parser.parse_args()
-    seed, method = arguments.seed, arguments.method
+    seed, method = arguments.seed, layout.chain(arguments.method, arguments.ratio_of)
     params = for_stage(PARAMS)
     device = open_device(params.device.accelerator, params.device.threads)
     folder, name = layout.evaluation(seed, method), f"seed{seed}"
-    rows, layers, histories = [], [], []
+    rows, layers, groups, histories, latencies = [], [], [], [], []
     with Recorder(layout.record(name, f"{method}/evaluate"), device, params.device.threads) as recorder:
         dataset = load(layout.DATASET, device, splits=("test",))
-        network = networks.build(
-            params.study.network, *dataset.form, pretrained=params.network.pretrained, download=False
-        ).to(device)
+        form = (params.study.network, *dataset.form)
+        dense, network = (
+            networks.build(*form, pretrained=params.network.pretrained, download=False).to(device) for _ in range(2)
+        )
+        coupled = channels.groups(network, dataset.shape)
+        total = sum(group.size for group in coupled)
         for t in range(len(params.study.iterations) + 1):
-            source = layout.iteration(seed, method, t)
-            command = f"python stages/prune_iteration.py --seed {seed} --method {method} --iteration {t}"
+            source, label = layout.iteration(seed, method, t), f"seed {seed} {method} iteration {t}"
+            command = layout.prune_command(seed, arguments.method, t, arguments.ratio_of)
             made_by = command if t else f"python stages/pretrain.py --seed {seed}"
             alive = checkpoint.load_into(network, source / layout.NETWORK, device, made_by)
             metrics = read_json(source / layout.METRICS_NAME, made_by)
             macs = multiply_accumulates(network, dataset.shape, alive)
             with recorder.clock.time("evaluation"):
-                test_accuracy = accuracy(network, dataset, "test")
+                answers = logits(network, dataset, "test")
+            test_accuracy = share_correct(answers, dataset.splits["test"].labels)
             keys = {"seed": seed, "method": method, "iteration": t}
             layers += [keys | row for row in layer_table(network, alive, macs)]
             if t == 0:
+                dense.load_state_dict(network.state_dict())
                 dense_accuracy, dense_macs = test_accuracy, sum(macs.values())
                 continue
             with open(source / layout.HISTORY, newline="") as file:
                 histories += [keys | row for row in csv.DictReader(file)]
+            left = {group: int(mask.sum()) for group, mask in channels.alive(coupled, alive).items()}
+            groups += [keys | {"group": g.name, "channels": g.size, "alive": left[g.name]} for g in coupled]
+            compact = checked(channels.compact(network, coupled, alive), network, dataset, label)
+            removed = channels.share_removed(coupled, alive)
+            with recorder.clock.time("latency"):
+                for batch in BATCHES if removed else ():
+                    images = torch.zeros(batch, *dataset.shape, device=device)
+                    (full, small), repeats = latency([dense, compact], images)
+                    latencies.append(
+                        {
+                            "iteration": t,
+                            "batch": batch,
+                            "dense_seconds": full,
+                            "compact_seconds": small,
+                            "repeats": repeats,
+                        }
+                    )
             rows.append(
                 {
                     "dataset": params.study.dataset,
@@ -57,12 +103,19 @@ def main() -> None:
                     "density": metrics["density"],
                     "alive": metrics["alive"],
                     "prunable": sum(mask.numel() for mask in alive.values()),
+                    "channels": total,
+                    "channels_removed": removed,
                     "test_accuracy": test_accuracy,
                     "validation_accuracy": metrics["validation_accuracy"],
                     "dense_test_accuracy": dense_accuracy,
                     "macs": sum(macs.values()),
                     "dense_macs": dense_macs,
+                    "compact_macs": sum(multiply_accumulates(compact, dataset.shape).values()),
+                    "parameters": parameter_count(dense),
+                    "compact_parameters": parameter_count(compact),
                     "bytes": (source / layout.NETWORK).stat().st_size,
+                    "collapsed": len(metrics["collapsed"]),
+                    "untrainable": int(is_constant(answers)),
                     "epochs": metrics["epochs"],
                     "stopped_by": metrics["stopped_by"],
                     "distance": metrics["distance"],
@@ -71,12 +124,14 @@ def main() -> None:
                     "recipe": ", ".join(f"{key} {value}" for key, value in metrics["settings"].items()),
                 }
             )
+        recorder.measured["latency"] = latencies
         for table, content in {"iterations": rows, "layers": layers, "history": histories}.items():
             write_csv(folder / f"{table}.csv", content)
+        write_csv(folder / "channels.csv", groups, CHANNEL_COLUMNS)
     last = rows[-1]
     print(
-        f"seed {seed} {method}: test accuracy {last['test_accuracy']:.2%} at density {last['density']:.2%} "
-        f"(dense {dense_accuracy:.2%}), in {folder}"
+        f"seed {seed} {method}: test accuracy {last['test_accuracy']:.2%} at density {last['density']:.2%}, "
+        f"{last['channels_removed']:.1%} of the channels removed (dense {dense_accuracy:.2%}), in {folder}"
     )
 
 

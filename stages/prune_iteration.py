@@ -1,18 +1,20 @@
 """One iteration of a chain: load the network before it, score, prune, rewind, retrain until the stop rule says so.
 
 python stages/prune_iteration.py --seed 0 --method incop_if --iteration 3
+
+With ``--ratio-of mipp`` the method removes the share of the channels that MIPP's iteration did, whatever its fraction.
 """
 
 import argparse
 import os
+from functools import cache
 
-from prunus import checkpoint, layout, masks, methods, networks
+from prunus import channels, checkpoint, layout, masks, methods, networks
 from prunus.datasets import load
 from prunus.params import for_stage
-from prunus.recipe import Candidates, Retraining, prunable_weights
+from prunus.recipe import Candidates, Retraining
 from prunus.runtime import (
     Recorder,
-    StageError,
     derive_seed,
     one_line_errors,
     open_device,
@@ -33,13 +35,10 @@ PARAMS = [
 ]
 
 
-def pruned(recipe, before, dense, alive, label):
-    """The next masks; ``before`` and ``dense`` are prunable weights. Raises ``StageError`` where nothing is left."""
-    kept = recipe.masks(Candidates(before, dense), alive)
-    for name, mask in kept.items():
-        if not mask.any():
-            raise StageError(f"{label}: layer {name} lost all its weights; prune less (amount, scope) or stop earlier")
-    return kept
+def at_ratio(settings, candidates, ratio):
+    """``settings`` with the fraction of the channels left that has to go for ``ratio`` of all to be removed."""
+    already = channels.share_removed(candidates.groups, candidates.masks)
+    return settings.model_copy(update={"fraction": max(0.0, 1 - (1 - ratio) / (1 - already))})
 
 
 def main() -> None:
@@ -48,26 +47,39 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--method", required=True)
     parser.add_argument("--iteration", type=int, required=True)
+    parser.add_argument("--ratio-of", metavar="METHOD")
     arguments = parser.parse_args()
-    seed, method, t = arguments.seed, arguments.method, arguments.iteration
+    seed, method, t, ratio_of = arguments.seed, arguments.method, arguments.iteration, arguments.ratio_of
+    chain = layout.chain(method, ratio_of)
     params = for_stage([key.format(method=method) for key in PARAMS])
     settings = vars(params.methods)[method]
-    recipe = methods.recipe(method, settings)
     device = open_device(params.device.accelerator, params.device.threads)
-    seeds = {"order": derive_seed(seed, method, t, "order")}
-    folder, label = layout.iteration(seed, method, t), f"seed {seed} {method} iteration {t}"
+    seeds = {"order": derive_seed(seed, chain, t, "order"), "selection": derive_seed(seed, chain, "selection")}
+    folder, label = layout.iteration(seed, chain, t), f"seed {seed} {chain} iteration {t}"
     pretrain = f"python stages/pretrain.py --seed {seed}"
-    earlier = f"python stages/prune_iteration.py --seed {seed} --method {method} --iteration {t - 1}"
-    with Recorder(layout.iteration_record(seed, method, t), device, params.device.threads, seeds) as recorder:
+    earlier = layout.prune_command(seed, method, t - 1, ratio_of)
+
+    @cache
+    def dense_state(point):
+        return checkpoint.load(layout.rewind_point(seed, point), device, pretrain)[0]
+
+    with Recorder(layout.iteration_record(seed, chain, t), device, params.device.threads, seeds) as recorder:
         dataset = load(layout.DATASET, device)
         network = networks.build(
             params.study.network, *dataset.form, pretrained=params.network.pretrained, download=False
         ).to(device)
-        dense, _ = checkpoint.load(layout.rewind_point(seed, "trained"), device, pretrain)
-        before = layout.iteration(seed, method, t - 1) / layout.NETWORK
+        before = layout.iteration(seed, chain, t - 1) / layout.NETWORK
         alive = checkpoint.load_into(network, before, device, pretrain if t == 1 else earlier)
-        kept = pruned(recipe, prunable_weights(network), prunable_weights(network, dense), alive, label)
-        checkpoint.load_into(network, layout.rewind_point(seed, recipe.rewind), device, pretrain)
+        candidates = Candidates(network, alive, t, dataset, seeds["selection"], dense_state)
+        if ratio_of:
+            command = layout.prune_command(seed, ratio_of, t)
+            realised = read_json(layout.iteration(seed, ratio_of, t) / layout.METRICS_NAME, command)
+            settings = at_ratio(settings, candidates, realised["channels_removed"])
+        recipe = methods.recipe(method, settings)
+        with recorder.clock.time("prune"):
+            kept = recipe.masks(candidates)
+        if recipe.rewind != "none":
+            network.load_state_dict(dense_state(recipe.rewind))
         reference = read_json(layout.reference_flow(seed), f"python stages/reference_flow.py --seed {seed}")
         subset = dataset.sample("train", reference["samples"], reference["subset_seed"])
         stop = recipe.stop(
@@ -80,6 +92,7 @@ def main() -> None:
                 test=lambda: load(layout.DATASET, device, splits=("test",)),
             )
         )
+        sparsifier = recipe.sparsify and recipe.sparsify(candidates, network)
         outcome = train(
             network,
             kept,
@@ -90,22 +103,30 @@ def main() -> None:
             seed=seeds["order"],
             clock=recorder.clock,
             label=label,
+            sparsifier=sparsifier,
         )
+        if sparsifier:
+            kept = sparsifier.masks()
+            masks.apply(network, kept)
         checkpoint.save(folder / layout.NETWORK, network.state_dict(), kept)
         write_csv(folder / layout.HISTORY, outcome.history)
         metrics = {
             "seed": seed,
-            "method": method,
+            "method": chain,
             "iteration": t,
             "settings": settings.model_dump(),
             "density": masks.density(kept),
             "alive": masks.alive_count(kept),
+            "collapsed": masks.collapsed(kept),
+            "channels_removed": channels.share_removed(candidates.groups, kept) if settings.prunes_channels else None,
             "epochs": len(outcome.history),
             "stopped_by": outcome.reason,
             "epsilon": stop.epsilon,
             **outcome.history[-1],
         }
         write_json(folder / layout.METRICS_NAME, metrics)
+    if metrics["collapsed"]:
+        print(f"{label}: no weight is left in {', '.join(metrics['collapsed'])}")
     print(
         f"{label}: density {metrics['density']:.2%}, {metrics['epochs']} epochs (stopped by {outcome.reason}), "
         f"validation accuracy {metrics['validation_accuracy']:.2%}, in {folder}"

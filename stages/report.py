@@ -14,30 +14,33 @@ from prunus.reporting.files import read_table
 from prunus.reporting.page import render
 from prunus.runtime import StageError, one_line_errors, read_json, write_atomically
 
-PARAMS = ["study"]
+PARAMS = ["study", "imposed"]
 
 COMPARE = "python stages/compare.py"
-TABLES = ("comparison", "summary", "paired_tests", "matched_density", "layers", "histories", "runs")
+TABLES = ("comparison", "summary", "paired_tests", "matched_density", "matched_channels", "collapse", "channels")
+TABLES += ("layers", "histories", "runs")
 
 
 def main() -> None:
     os.chdir(layout.ROOT)
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     params = for_stage(PARAMS, methods=False)
+    study = params.study.model_copy(update={"methods": [*params.study.methods, *params.imposed.chains]})
     tables = {name: read_table(layout.TABLES / f"{name}.csv", COMPARE) for name in TABLES}
     metrics = read_json(layout.METRICS, COMPARE)
-    if list(tables["summary"]["method"]) != params.study.methods:
+    if list(tables["summary"]["method"]) != study.methods:
         raise StageError(f"{layout.TABLES} is of other methods than the study's; `{COMPARE}` makes it anew")
     pictures = {}
     with style():
         for name, draw in (SAVED | INLINE_ONLY).items():
-            figure = draw(tables, params.study.methods)
+            figure = draw(tables, study.methods)
             pictures[name] = inline_svg(figure, name)
             if name in SAVED:
                 with write_atomically(layout.FIGURES / f"{name}.png") as partial:
                     save_png(figure, partial)
     with write_atomically(layout.REPORT) as partial:
-        partial.write_text(render(params.study, tables, metrics, pictures), encoding="utf-8")
+        page = render(study, tables, metrics, pictures, params.imposed.ratio_of)
+        partial.write_text(page, encoding="utf-8")
     print(f"{len(SAVED)} figures in {layout.FIGURES}, the report in {layout.REPORT}")
 
 

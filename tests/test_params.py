@@ -39,7 +39,11 @@ def put(raw, key, value):
         ("methods.lth.fraction", 1.0, "methods.lth.fraction: 1.0 should be less than 1"),
         ("methods.lth.scope", "filter", "methods.lth.scope: 'filter' should be 'neuron', 'layer' or 'global'"),
         ("methods.lottery", {}, "methods.lottery: no such method; allowed: fixed_epochs, incop_gf"),
-        ("study.methods", ["sap", "mipp"], "study.methods: 'mipp' has no block under methods; blocks: one_shot, lth"),
+        (
+            "study.methods",
+            ["sap", "mipp"],
+            "study.methods: 'random_pruning' has no block under methods; blocks: one_shot, lth",
+        ),
         ("study.methods", ["sap", "sap"], "study.methods: 'sap' is listed twice"),
         ("study.methods", [], "study.methods: [] "),
         ("study.seeds", [0, 0], "study.seeds: 0 is listed twice"),

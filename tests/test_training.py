@@ -177,3 +177,33 @@ def test_every_network_and_scope_trains_one_step_with_masks_held(name, scope):
     outcome = fit(network, masks, data, FixedEpochs(1), sgd=SGD.model_copy(update={"learning_rate": 1e-4}))
     assert len(outcome.history) == 1
     assert all((weights[key][~masks[key]] == 0).all() for key in masks)
+
+
+class Recorder:
+    """A sparsifier that doubles the classifier's bias gradient, holds another bias at 2 and writes down its calls."""
+
+    def __init__(self, network):
+        self.network, self.calls, self.seen = network, [], []
+
+    def gradients(self, epoch):
+        self.calls.append(("gradients", epoch))
+        self.before = self.network[7].bias.detach().clone()
+        self.network[7].bias.grad.mul_(2)
+        self.gradient = self.network[7].bias.grad.clone()
+
+    def project(self, epoch):
+        self.calls.append(("project", epoch))
+        self.seen.append((self.before - self.network[7].bias.detach(), self.gradient))
+        self.network[5].bias.data.fill_(2.0)
+
+
+def test_a_sparsifier_sees_gradients_before_and_parameters_after_every_step(small_network, dataset):
+    sparsifier = Recorder(small_network)
+    plain = SGD.model_copy(update={"momentum": 0.0, "nesterov": False, "weight_decay": 0.0})
+    fit(small_network, masking.ones(small_network), dataset, sgd=plain, sparsifier=sparsifier)
+    steps = batches_per_epoch(66, SGD.batch_size)
+    expected = [(hook, epoch) for epoch in (1, 2) for _ in range(steps) for hook in ("gradients", "project")]
+    assert sparsifier.calls == expected
+    for moved, gradient in sparsifier.seen:
+        torch.testing.assert_close(moved, SGD.learning_rate * gradient, atol=1e-6, rtol=1e-4)
+    assert (small_network[5].bias == 2.0).all()

@@ -1,27 +1,37 @@
 """How good a network is on a split, and how sparse its layers are."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunus.datasets import Dataset
 from prunus.masks import Masks, prunable
 from prunus.sparsity import gini_index, pq_index
 
 
-def accuracy(network: nn.Module, dataset: Dataset, split: str, batch_size: int = 1000) -> float:
-    """Fraction of the images of ``split`` that ``network`` classifies correctly, in eval mode."""
-    images, labels = dataset.splits[split].images, dataset.splits[split].labels
+def logits(network: nn.Module, dataset: Dataset, split: str, batch_size: int = 1000) -> Tensor:
+    """What ``network`` answers to the images of ``split`` in eval mode, [N, classes]."""
     was_training = network.training
     network.eval()
     try:
         with torch.no_grad():
-            correct = sum(
-                (network(dataset.normalise(image)).argmax(1) == label).sum()
-                for image, label in zip(images.split(batch_size), labels.split(batch_size), strict=True)
-            )
+            images = dataset.splits[split].images.split(batch_size)
+            return torch.cat([network(dataset.normalise(batch)) for batch in images])
     finally:
         network.train(was_training)
-    return int(correct) / len(labels)
+
+
+def share_correct(answers: Tensor, labels: Tensor) -> float:
+    return int((answers.argmax(1) == labels).sum()) / len(labels)
+
+
+def accuracy(network: nn.Module, dataset: Dataset, split: str, batch_size: int = 1000) -> float:
+    """Fraction of the images of ``split`` that ``network`` classifies correctly, in eval mode."""
+    return share_correct(logits(network, dataset, split, batch_size), dataset.splits[split].labels)
+
+
+def is_constant(answers: Tensor) -> bool:
+    """Whether a network answers the same to every image: no path is left from its input to its output."""
+    return bool((answers.amax(0) - answers.amin(0)).max() <= 1e-6 * answers.abs().max())
 
 
 def layer_table(network: nn.Module, masks: Masks, macs: dict[str, int]) -> list[dict]:

@@ -37,9 +37,20 @@ def iteration(seed: int, method: str, t: int) -> Path:
     return dense(seed) if t == 0 else RUNS / f"seed{seed}" / method / f"iteration-{t}"
 
 
+def chain(method: str, ratio_of: str | None = None) -> str:
+    """Name of a chain: its method's, or what it is called where another method's ratio is imposed on it."""
+    return f"{method}_at_{ratio_of}" if ratio_of else method
+
+
 def evaluation(seed: int, method: str) -> Path:
     """Folder of a chain's evaluation: ``iterations.csv``, ``layers.csv`` and ``history.csv``."""
     return RUNS / "evaluations" / f"seed{seed}" / method
+
+
+def prune_command(seed: int, method: str, t: int, ratio_of: str | None = None) -> str:
+    """The command that makes an iteration; ``method`` is the chain's where ``ratio_of`` is not given."""
+    options = f" --ratio-of {ratio_of}" if ratio_of else ""
+    return f"python stages/prune_iteration.py --seed {seed} --method {method} --iteration {t}{options}"
 
 
 def record(*parts: str) -> Path:

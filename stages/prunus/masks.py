@@ -55,6 +55,11 @@ def density(masks: Masks) -> float:
     return alive_count(masks) / sum(mask.numel() for mask in masks.values())
 
 
+def collapsed(masks: Masks) -> list[str]:
+    """The layers that have no weight left. Where nothing leads around such a layer, no training can mend it."""
+    return [name.removesuffix(".weight") for name, mask in masks.items() if not mask.any()]
+
+
 def _groups(tensors: dict[str, Tensor], scope: str) -> Iterator[Tensor]:
     """The 1-D vectors a scope looks at: everything, one per parameter, or one per output unit (dimension 0)."""
     if scope == "global":

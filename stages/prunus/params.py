@@ -11,7 +11,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from prunus import layout
-from prunus.catalogue import DATASETS, SINGLE_LAYER, SMALLEST_SIDE, misfit
+from prunus.catalogue import DATASETS, SMALLEST_SIDE, misfit
 
 METHOD_FILES = Path(__file__).parent / "methods"
 
@@ -52,6 +52,15 @@ class Study(Section):
     seeds: Annotated[list[Natural], Field(min_length=1)]
     methods: Annotated[list[str], Field(min_length=1)]
     iterations: Annotated[list[Iteration], Field(min_length=1)]
+
+
+class Imposed(Section):
+    ratio_of: str
+    methods: list[str]
+
+    @property
+    def chains(self) -> list[str]:
+        return [layout.chain(method, self.ratio_of) for method in self.methods]
 
 
 class ImageFolder(Section):
@@ -99,6 +108,7 @@ class Device(Section):
 
 class _Sections(Section):
     study: Study
+    imposed: Imposed
     data: Data
     network: Network
     training: Training
@@ -176,6 +186,25 @@ def _method_settings(blocks: dict[str, dict]) -> tuple[dict[str, Section], list[
     return settings, lines
 
 
+def _imposed_lines(sections: _Sections, settings: dict[str, Section]) -> list[str]:
+    imposed = sections.imposed
+    if not imposed.methods:
+        return []
+    lines = _duplicates("imposed.methods", imposed.methods)
+    removers = [name for name, own in settings.items() if own.prunes_channels]
+    rankers = [name for name in removers if hasattr(settings[name], "fraction") and name != imposed.ratio_of]
+    if imposed.ratio_of not in sections.study.methods:
+        allowed = ", ".join(name for name in sections.study.methods if name in removers) or "none of this study"
+        lines.append(_line("imposed.ratio_of", imposed.ratio_of, f"is not in study.methods; allowed: {allowed}"))
+    elif imposed.ratio_of not in removers:
+        lines.append(_line("imposed.ratio_of", imposed.ratio_of, "removes single weights, not channels"))
+    return lines + [
+        _line("imposed.methods", name, f"cannot be given a ratio of channels; allowed: {', '.join(rankers)}")
+        for name in imposed.methods
+        if name not in rankers
+    ]
+
+
 def validate(raw: object, methods: bool = True) -> SimpleNamespace:
     """Check the content of params.yaml and return its sections as attributes.
 
@@ -196,15 +225,17 @@ def validate(raw: object, methods: bool = True) -> SimpleNamespace:
         lines.append("training.sgd.nesterov: true needs training.sgd.momentum above 0")
     lines += _duplicates("study.seeds", study.seeds) + _duplicates("study.methods", study.methods)
     lines += _iteration_lines(study.iterations)
+    lines += _imposed_lines(sections, settings) if methods else []
     lines += [
         f"study.methods: {name!r} has no block under methods; blocks: {', '.join(sections.methods)}"
         for name in study.methods
         if name not in sections.methods
     ]
+    images = DATASETS[study.dataset]
     lines += [
-        f"study.methods: {name} looks at the flow between two layers, and {study.network} has one layer"
-        for name in study.methods
-        if study.network in SINGLE_LAYER and name in settings and settings[name].needs_two_layers
+        f"study.methods: {name} {why}"
+        for name in [*study.methods, *sections.imposed.methods]
+        if name in settings and (why := settings[name].misfit(study.network, images.channels))
     ]
     if lines:
         raise ParamsError("\n".join(lines))

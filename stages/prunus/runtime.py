@@ -45,10 +45,13 @@ def write_json(path: Path, content: object) -> None:
         partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
-def write_csv(path: Path, rows: list[dict]) -> None:
-    """Write rows of equal keys; None becomes an empty field. (The csv module: importing pandas takes a second.)"""
+def write_csv(path: Path, rows: list[dict], columns: list[str] | None = None) -> None:
+    """Write rows of equal keys; None becomes an empty field. ``columns`` are needed where there may be no row.
+
+    (The csv module: importing pandas takes a second.)
+    """
     with write_atomically(path) as partial, partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, columns or list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
@@ -166,12 +169,13 @@ def _versions() -> dict[str, str]:
 class Recorder:
     """Writes ``record.json`` when its block succeeds: git revision, versions, device, threads, seeds and seconds.
 
-    Only ``compare`` and ``report`` read records, so what differs between equal runs changes nothing they compute.
+    ``measured``: what else a stage times, by name. Only ``compare`` and ``report`` read records, so what differs
+    between equal runs changes nothing they compute.
     """
 
     def __init__(self, path: Path, device=None, threads: int | None = None, seeds: dict[str, int] | None = None):
         self.path, self.device, self.threads, self.seeds = path, device, threads, seeds or {}
-        self.clock = Clock(device)
+        self.clock, self.measured = Clock(device), {}
 
     def __enter__(self):
         self._started = datetime.now(UTC)
@@ -196,6 +200,7 @@ class Recorder:
                 "started": self._started.isoformat(timespec="seconds"),
                 "seconds": {"total": time.perf_counter() - self._start, **self.clock.seconds},
                 "peak_gpu_bytes": self._peak_gpu_bytes(),
+                **self.measured,
             },
         )
 

@@ -3,6 +3,7 @@
 import math
 import sys
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,14 @@ class Outcome:
     history: list[dict]
     reason: str
     kept: dict[str, Tensor] | None
+
+
+class Sparsifier(Protocol):
+    """What the loop calls of a method that prunes while it trains, see ``recipe.Sparsifier``."""
+
+    def gradients(self, epoch: int) -> None: ...
+
+    def project(self, epoch: int) -> None: ...
 
 
 def batches_per_epoch(images: int, batch_size: int) -> int:
@@ -121,12 +130,14 @@ def train(
     clock: Clock,
     label: str,
     keep_after: int | None = None,
+    sparsifier: Sparsifier | None = None,
 ) -> Outcome:
     """Train ``network`` in place until ``stop`` says so, with the pruned weights at exactly zero throughout.
 
     ``seed`` fixes the order of the images and the augmentation. Seconds are booked on ``clock`` as train, flow (the
     stop rule) and evaluation (validation accuracy). The gradient norm is clipped after masking, so that pruned
-    weights do not shorten the step (SAP's code clips first). Raises ``StageError`` when the loss is not finite.
+    weights do not shorten the step (SAP's code clips first); ``sparsifier`` sees the gradients before both and the
+    parameters after the step. Raises ``StageError`` when the loss is not finite.
     """
     images, labels = dataset.splits["train"].images, dataset.splits["train"].labels
     steps = batches_per_epoch(len(labels), sgd.batch_size)
@@ -151,10 +162,14 @@ def train(
                 network.zero_grad()
                 loss = F.cross_entropy(network(dataset.normalise(batch)), labels[chosen])
                 loss.backward()
+                if sparsifier is not None:
+                    sparsifier.gradients(epoch)
                 mask_gradients(network, masks)
                 if sgd.clip_norm:
                     nn.utils.clip_grad_norm_(network.parameters(), sgd.clip_norm)
                 optimiser.step()
+                if sparsifier is not None:
+                    sparsifier.project(epoch)
                 total += loss.detach()
                 taken += 1
                 progress.step()

@@ -64,10 +64,27 @@ def test_expanded_graph(fresh):
     assert found == EXPANDED
 
 
+def script(name):
+    """The name of the script that a stage runs."""
+    return re.match(r"python stages/(\w+)\.py ", GRAPH[name]["cmd"] + " ").group(1)
+
+
 def test_every_script_is_a_stage_of_its_name():
-    assert sorted(GRAPH) == SCRIPTS
-    for name, stage in GRAPH.items():
-        assert f"python stages/{name}.py" in stage["cmd"]
+    assert {name: script(name) for name in SCRIPTS} == {name: name for name in SCRIPTS}
+    others = {name: script(name) for name in GRAPH if name not in SCRIPTS}
+    assert others == {"prune_at_ratio": "prune_iteration", "evaluate_at_ratio": "evaluate"}
+
+
+def test_a_ratio_is_imposed_by_stages_of_their_own(fresh):
+    project = fresh("imposed")
+    project.edit(study__methods=["imp_channels"], imposed__ratio_of="imp_channels", imposed__methods=["thinet"])
+    graph = Repo(str(project.root)).index.graph
+    before = {stage.name: {other.name for other in graph.successors(stage)} for stage in graph.nodes}
+    first, second = (f"prune_at_ratio@0-thinet-iteration{position}" for position in (0, 1))
+    assert "prune_iteration@0-imp_channels-iteration0" in before[first]
+    assert before[second] >= {"prune_iteration@0-imp_channels-iteration1", first}
+    assert before["evaluate_at_ratio@0-thinet"] == {"prepare_data", "pretrain@0", first, second}
+    assert before["compare"] >= {"evaluate@0-imp_channels", "evaluate_at_ratio@0-thinet"}
 
 
 def declared_code(name):
@@ -78,14 +95,14 @@ def declared_code(name):
 
 def needed_code(name):
     """The script's imports; a stage that runs a method imports what any method imports, apart from the methods."""
-    files = closure(STAGES / f"{name}.py")
+    files = closure(STAGES / f"{script(name)}.py")
     if "methods/${item.method}.py" in str(GRAPH[name]["deps"]):
         own = {path for path in METHODS.glob("*.py") if path.stem != "__init__"}
         files |= set().union(*(closure(path) for path in own)) - own
     return files
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", GRAPH)
 def test_code_dependencies_are_the_imports(name):
     listed = {str(path.relative_to(ROOT)) for path in declared_code(name) if path.suffix == ".py"}
     assert listed == {str(path.relative_to(ROOT)) for path in needed_code(name)}, "dvc.yaml against imports"
@@ -94,12 +111,13 @@ def test_code_dependencies_are_the_imports(name):
 def test_a_stage_that_runs_a_method_depends_on_its_file():
     runs = {path.stem for path in STAGES.glob("*.py") if "methods.recipe(" in path.read_text()}
     listing = {name for name, stage in GRAPH.items() if "stages/prunus/methods/${item.method}.py" in stage["deps"]}
-    assert listing == runs == {"prune_iteration"}
+    assert {script(name) for name in listing} == runs == {"prune_iteration"}
+    assert listing == {name for name in GRAPH if script(name) in runs}
 
 
-def chains(script):
+def chains(source):
     """The dotted keys a script reads of ``params``, e.g. training.sgd.batch_size; vars(params.x)[...] is x.*."""
-    tree = ast.parse(script.read_text())
+    tree = ast.parse(source.read_text())
     inner = {node.value for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     found = set()
     for node in ast.walk(tree):
@@ -113,17 +131,17 @@ def chains(script):
     return found
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", GRAPH)
 def test_declared_params_are_the_ones_read(name):
-    script = STAGES / f"{name}.py"
+    source = STAGES / f"{script(name)}.py"
     constant = next(
         ast.literal_eval(node.value)
-        for node in ast.parse(script.read_text()).body
+        for node in ast.parse(source.read_text()).body
         if isinstance(node, ast.Assign) and node.targets[0].id == "PARAMS"
     )
     declared = [re.sub(r"\$\{item\.(\w+)\}", r"{\1}", key) for key in GRAPH[name]["params"]]
     assert sorted(declared) == sorted(constant), "dvc.yaml against the script's PARAMS"
-    read = chains(script)
+    read = chains(source)
     for key in declared:
         fixed = key.split(".{")[0]
         assert any(chain == fixed or chain.startswith(fixed + ".") for chain in read), f"{key} is declared, never read"

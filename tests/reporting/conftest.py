@@ -14,6 +14,14 @@ from prunus import layout, params
 PROJECT = Path(__file__).resolve().parents[2]
 LAYERS = {"conv1": 150, "conv2": 2400, "fc1": 6000, "fc2": 840}
 METHODS = ("one_shot", "lth", "sap", "incop_if", "incop_gf")
+REMOVERS = ("mipp", "imp_channels", "thinet", "sosp_h", "oto", "synflow", "iter_snip", "iter_grasp", "thinet_at_mipp")
+GROUPS = {"conv1": 10, "conv2": 20, "fc1": 70}
+SPREADS = {
+    "mipp": (0, 4, 10),
+    "thinet_at_mipp": (1, 3, 10),
+    "thinet": (1, 2, 7),
+}  # channels an iteration removes per group
+COLLAPSING = "iter_snip"  # with an empty layer and untrainable at iteration 5
 DENSE_ACCURACY = 0.98
 FIXED_EPOCHS = 15
 
@@ -25,11 +33,28 @@ def _rates(method):
     return (0.83 if method == "sap" else 0.8), [FIXED_EPOCHS] * 7
 
 
+def _channels(method, t):
+    """Channels removed of each group up to iteration ``t``, and the fraction removed of all 100."""
+    spread = SPREADS.get(method, (1, 3, 8)) if method in REMOVERS else (0, 0, 0)
+    removed = {group: t * count for group, count in zip(GROUPS, spread, strict=True)}
+    return removed, sum(removed.values()) / sum(GROUPS.values())
+
+
+def _latency(method, iterations):
+    """A network with half its channels answers batches in half the time and single images in nine tenths of it."""
+    for t in range(1, iterations + 1):
+        removed = _channels(method, t)[1]
+        for batch, dense, share in (1, 0.001, 1 - 0.2 * removed), (256, 0.08, 1 - removed):
+            if removed:
+                timed = {"dense_seconds": dense, "compact_seconds": dense * share, "repeats": 9}
+                yield {"iteration": t, "batch": batch, **timed}
+
+
 def _chain(study, seed, method, root):
     generator = np.random.default_rng([seed, *method.encode()])
     kept, epochs = _rates(method)
     flow = method.startswith("incop")
-    rows, layers, history = [], [], []
+    rows, layers, history, channels = [], [], [], []
     for t in range(len(study["iterations"]) + 1):
         density = kept**t
         for position, (layer, size) in enumerate(LAYERS.items()):
@@ -55,7 +80,13 @@ def _chain(study, seed, method, root):
             distance = 0.35 / epoch**0.8 + 0.02 * generator.random() if flow else np.nan
             row = {"seed": seed, "method": method, "iteration": t, "epoch": epoch, "train_loss": 1 / (epoch + t)}
             history.append(row | {"validation_accuracy": 0.95, "distance": distance})
-        accuracy = DENSE_ACCURACY - 0.012 * (1 - density) ** 2 - 0.006 * generator.random()
+        removed, fraction = _channels(method, t)
+        for group, size in GROUPS.items():
+            keys = {"seed": seed, "method": method, "iteration": t, "group": group}
+            channels.append(keys | {"channels": size, "alive": size - removed[group]})
+        collapsed = int(method == COLLAPSING and t == 5)
+        accuracy = DENSE_ACCURACY - 0.012 * (1 - density) ** 2 - 0.006 * generator.random() - 0.08 * fraction**2
+        accuracy = 0.1 if collapsed else accuracy
         rows.append(
             {
                 "dataset": study["dataset"],
@@ -66,12 +97,19 @@ def _chain(study, seed, method, root):
                 "density": density,
                 "alive": round(9390 * density),
                 "prunable": 9390,
+                "channels": sum(GROUPS.values()),
+                "channels_removed": fraction,
                 "test_accuracy": accuracy,
                 "validation_accuracy": accuracy + 0.001,
                 "dense_test_accuracy": DENSE_ACCURACY,
                 "macs": int(93900 * density),
                 "dense_macs": 93900,
+                "compact_macs": round(93900 * (1 - fraction) ** 2),
+                "parameters": 10000,
+                "compact_parameters": round(10000 * (1 - fraction) ** 2),
                 "bytes": 50000,
+                "collapsed": collapsed,
+                "untrainable": collapsed,
                 "epochs": epochs[t - 1],
                 "stopped_by": "flow" if flow else "fixed",
                 "distance": distance,
@@ -81,27 +119,34 @@ def _chain(study, seed, method, root):
             }
         )
         seconds = {"total": epochs[t - 1] * 0.2 + 1.0, "train": epochs[t - 1] * 0.2, "evaluation": 0.1}
+        seconds["prune"] = 0.4 if method in REMOVERS else 0.01
         _record(root / layout.iteration_record(seed, method, t), seconds | ({"flow": 0.05} if flow else {}))
     folder = root / layout.evaluation(seed, method)
     folder.mkdir(parents=True)
-    for name, content in {"iterations": rows, "layers": layers, "history": history}.items():
+    contents = {"iterations": rows, "layers": layers, "history": history, "channels": channels}
+    for name, content in contents.items():
         pd.DataFrame(content).to_csv(folder / f"{name}.csv", index=False)
-    _record(root / layout.record(f"seed{seed}", f"{method}/evaluate"), {"total": 1.0, "evaluation": 0.3})
+    path = root / layout.record(f"seed{seed}", f"{method}/evaluate")
+    _record(path, {"total": 1.0, "evaluation": 0.3}, latency=list(_latency(method, len(study["iterations"]))))
 
 
-def _record(path, seconds):
+def _record(path, seconds, **measured):
     path.parent.mkdir(parents=True, exist_ok=True)
     made = {"git": "0123456789abcdef0123456789abcdef01234567", "dirty": False, "device": "cpu", "threads": 1}
     versions = {"python": "3.11.7", "torch": "2.11.0"}
     content = made | {"stage": "a_stage", "versions": versions, "processor": "A Processor", "seconds": seconds}
+    content |= measured
     path.write_text(json.dumps(content))
 
 
 @pytest.fixture
 def build(tmp_path, monkeypatch):
-    """``build(seeds, methods, iterations)`` lays a study out in an empty project and returns its ``study`` block."""
+    """``build(seeds, methods, iterations, imposed)`` lays a study out in an empty project; returns its ``study`` block.
 
-    def _build(seeds=(0, 1), methods=METHODS, iterations=5):
+    ``imposed``: methods that ran once more at MIPP's ratio.
+    """
+
+    def _build(seeds=(0, 1), methods=METHODS, iterations=5, imposed=()):
         raw = yaml.safe_load((PROJECT / layout.PARAMS).read_text())
         raw["study"] = study = {
             "dataset": "digits",
@@ -112,12 +157,14 @@ def build(tmp_path, monkeypatch):
                 {"t": t, "after": f"iteration-{t - 1}" if t > 1 else "../dense"} for t in range(1, iterations + 1)
             ],
         }
+        raw["methods"] |= {method: {} for method in methods if method not in raw["methods"]}  # settings are not read
+        raw["imposed"] = {"ratio_of": "mipp", "methods": list(imposed)}
         (tmp_path / layout.PARAMS).write_text(yaml.safe_dump(raw))
         _record(tmp_path / layout.record("data"), {"total": 2.0})
         for seed in seeds:
             _record(tmp_path / layout.iteration_record(seed, "dense", 0), {"total": 9.0, "train": 8.0})
             _record(tmp_path / layout.record(f"seed{seed}", "reference_flow"), {"total": 1.0, "flow": 0.5})
-            for method in methods:
+            for method in [*methods, *(layout.chain(own, "mipp") for own in imposed)]:
                 _chain(study, seed, method, tmp_path)
         monkeypatch.setattr(layout, "ROOT", tmp_path)
         monkeypatch.chdir(tmp_path)

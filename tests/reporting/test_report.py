@@ -1,17 +1,23 @@
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 import compare
 import report
 from prunus import layout
 from prunus.reporting import findings
+from prunus.reporting.channel_figures import accuracy_against_channels, layer_ratios
 from prunus.reporting.figures import INLINE_ONLY, SAVED
 from prunus.reporting.files import read_table
+from prunus.reporting.names import METHOD_NAMES, look, method_name
 from prunus.reporting.page import render
+
+DVC = yaml.safe_load((Path(report.__file__).parents[1] / "dvc.yaml").read_text())["stages"]
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -58,7 +64,7 @@ def _text(run, study):
     run(compare)
     tables = {name: read_table(layout.TABLES / f"{name}.csv", report.COMPARE) for name in report.TABLES}
     metrics = json.loads(layout.METRICS.read_text())
-    return Page(render(study, tables, metrics, dict.fromkeys(SAVED | INLINE_ONLY, ""))).text
+    return Page(render(study, tables, metrics, dict.fromkeys(SAVED | INLINE_ONLY, ""), "mipp")).text
 
 
 def test_report_stands_alone(build, run):
@@ -120,6 +126,87 @@ def test_more_than_one_device_is_said(build, run):
     assert "1 stage run left no record" in text
 
 
+def test_removed_channels_have_figures_and_tables(build, run):
+    build(seeds=[0, 1], methods=["sap", "mipp", "iter_snip", "thinet"], imposed=["thinet"])
+    page = Page(_report(run))
+    figures = [attributes["aria-label"] for _, attributes in page.tags if attributes.get("class") == "card"]
+    assert len(figures) == 9
+    assert "Left out, since they remove no whole channel: SAP." in page.text
+    assert "4 methods (1 also at an imposed ratio), 2 seeds" in page.text
+    assert (
+        "MIPP removed 70.0 % of the channels: cut out, they leave 9.0 % of the parameters and a network that was"
+        in page.text
+    )
+    assert (
+        "measured to be 3.33 times as fast as the dense one in batches of 256 images, 1.16 times for single"
+        in page.text
+    )
+    assert "10,000 → 900 93,900 → 8,451 1.00 → 0.860 (1.16×) 80.0 → 24.0 (3.33×)" in page.text
+    assert "IterSNIP ended in an untrainable collapse in 2 of 10 runs, from 65 % sparsity on" in page.text
+    assert "Layer collapse" in page.text
+    assert "Accuracy at the ratios of MIPP" in page.text
+    assert "ThiNet at MIPP's ratio" in page.text
+
+
+def test_a_baseline_that_removes_channels_has_its_speed_told(build, run):
+    text = _text(run, build(methods=["thinet"], iterations=5))
+    assert "ThiNet reached test accuracy" in text
+    assert "ThiNet removed 50.0 % of the channels" in text
+    assert "2.00 times as fast" in text
+    assert "Left out" not in text
+
+
+def test_a_speed_that_was_not_measured_is_not_told(build, run):
+    study = build(seeds=[0], methods=["thinet"], iterations=2)
+    layout.record("seed0", "thinet/evaluate").unlink()
+    text = _text(run, study)
+    assert "of the parameters; how fast that network answers was not measured for every seed." in text
+    assert "times as fast" not in text
+
+
+def test_without_removed_channels_nothing_is_said_of_them(build, run):
+    text = _text(run, build(methods=["sap", "lth"], iterations=2))
+    for word in ("Whole channels", "cut out", "times as fast", "Layer collapse", "untrainable", "imposed"):
+        assert word not in text
+
+
+def test_picture_of_nothing_removed_says_so():
+    summary = pd.DataFrame({"method": ["sap"], "channels_removed_mean": [0.0]})
+    for draw in (accuracy_against_channels, layer_ratios):
+        words = [text.get_text() for text in draw({"summary": summary, "channels": None}, ["sap"]).texts]
+        assert words == ["No method of this study removed whole channels."]
+
+
+def test_curves_of_channels_are_of_the_methods_that_removed_any(build, run):
+    study = build(seeds=[0, 1], methods=["sap", "mipp", "iter_snip"])
+    run(compare)
+    tables = {name: read_table(layout.TABLES / f"{name}.csv", report.COMPARE) for name in report.TABLES}
+    axes = accuracy_against_channels(tables, study.methods).axes[0]
+    curves = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
+    assert set(curves) == {"dense network", "MIPP", "IterSNIP"}
+    assert curves["MIPP"].get_xdata() == pytest.approx([0.14, 0.28, 0.42, 0.56, 0.7])
+    assert axes.get_ylim()[0] > 0.5  # the collapsed network at 10 % is out of the frame, and the figure says so
+    assert "below the frame: untrainable collapse" in [text.get_text() for text in axes.texts]
+    cells = layer_ratios(tables, study.methods).axes[0]
+    assert [label.get_text() for label in cells.get_yticklabels()] == ["MIPP", "IterSNIP"]
+    # MIPP took none of conv1, 4 of 20 and 10 of 70 channels an iteration: 0, 0.2 and 1/7 with mean 0.1143
+    assert [text.get_text() for text in cells.texts][:3] == ["0", "1.7", "1.2"]
+
+
+def test_thirteen_methods_can_be_told_apart():
+    methods = [name for name in METHOD_NAMES if name != "lth"][:13]
+    looks = look(methods)
+    assert len({(style["color"], style["linestyle"]) for style in looks.values()}) == 13
+    assert len({(style["color"], style["marker"]) for style in looks.values()}) == 13
+
+
+def test_figures_of_the_graph_are_the_ones_saved():
+    outs = DVC["report"]["outs"]
+    assert {f"reports/figures/{name}.png" for name in SAVED} == {path for path in outs if path.endswith(".png")}
+    tables = {path for path in DVC["report"]["deps"] if path.startswith("reports/tables/")}
+    assert tables == {f"reports/tables/{name}.csv" for name in report.TABLES}
+
+
 def test_figures_without_times_or_pruning(build, run):
     build(methods=["sap", "incop_if"], iterations=1)
     layout.iteration_record(0, "sap", 1).unlink()
@@ -172,4 +259,12 @@ def test_different_rewinding_and_quirks_are_said():
     rewinding, quirks = findings._unlike(table, ["sap", "incop_if"])
     assert "to the initial weights: SAP; to the trained weights: InCoP-IF" in rewinding
     assert quirks.startswith("InCoP-IF ran with reference_quirks")
+    kept = findings._unlike(table.assign(rewind=["none", "trained"]), ["sap", "incop_if"])[0]
+    assert "(not rewound, they keep their values: SAP; to the trained weights: InCoP-IF)" in kept
     assert findings._unlike(table.assign(rewind="trained", recipe=""), ["sap", "incop_if"]) == []
+
+
+def test_names_of_methods():
+    assert method_name("imp_channels") == "IMP (channels)"
+    assert method_name("thinet_at_mipp") == "ThiNet at MIPP's ratio"
+    assert method_name("my_own") == "my own"

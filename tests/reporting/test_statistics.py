@@ -93,6 +93,9 @@ def _comparison(**accuracies):
             for t, density in ((1, 0.64), (2, 0.41)):
                 row = {"method": method, "seed": seed, "iteration": t, "density": density, "dense_test_accuracy": 1.0}
                 row |= {"test_accuracy": accuracy, "epochs": 5, "macs": 1, "dense_macs": 2, "bytes": 9}
+                row |= {"channels_removed": 0.25 * t, "parameters": 40, "compact_parameters": 30 - 10 * t}
+                row |= {"compact_macs": 1, "speedup_1": 1.5, "speedup_256": 1.0 + t + seed}
+                row |= {"collapsed": 0, "untrainable": 0, "prune_seconds": 4.0}
                 rows.append(row | {"train_seconds": 2.0, "flow_seconds": 0.5, "evaluation_seconds": 0.25})
     return pd.DataFrame(rows)
 
@@ -101,10 +104,30 @@ def test_summary_sums_iterations_and_leaves_absent_baselines_unknown():
     table = statistics.summary(_comparison(sap=[0.9, 0.8], other=[0.7, 0.7]), ["sap", "other"]).set_index("method")
     assert table.loc["sap", "test_accuracy_mean"] == pytest.approx(0.85)
     assert table.loc["sap", "epochs_mean"] == 10
-    assert table.loc["other", "seconds_mean"] == pytest.approx(5.5)
+    assert table.loc["other", "seconds_mean"] == pytest.approx(2 * (4 + 2 + 0.5 + 0.25))
+    assert table.loc["other", "prune_seconds_mean"] == 8.0
     assert table.loc["other", "epochs_saved_against_sap"] == 0
     assert table["epochs_saved_against_lth"].isna().all()
     assert table.loc["other", "macs_fraction_mean"] == 0.5
+    assert table.loc["other", "channels_removed_mean"] == 0.5
+    assert table.loc["other", "compact_parameters_fraction_mean"] == 0.25
+    assert (table.loc["other", "speedup_1_mean"], table.loc["other", "speedup_256_mean"]) == (1.5, 3.5)
+
+
+def test_savings_count_the_seconds_of_pruning():
+    comparison = _comparison(sap=[0.9], mipp=[0.9])
+    comparison.loc[comparison["method"] == "mipp", "prune_seconds"] = 17.5  # 20.25 s an iteration against 6.75
+    saved = statistics.summary(comparison, ["sap", "mipp"])["seconds_saved_against_sap"]
+    assert saved.tolist() == pytest.approx([0.0, -2.0])
+    assert statistics.totals(comparison).loc[("mipp", 0), "seconds"] == pytest.approx(40.5)
+
+
+def test_a_speedup_that_one_seed_lacks_is_unknown():
+    comparison = _comparison(sap=[0.9, 0.8])
+    comparison.loc[comparison["seed"] == 1, "speedup_1"] = np.nan
+    row = statistics.summary(comparison, ["sap"]).iloc[0]
+    assert np.isnan(row["speedup_1_mean"])
+    assert row["speedup_256_mean"] == 3.5
 
 
 def test_a_missing_time_makes_the_total_unknown_and_drops_its_metric():
@@ -117,6 +140,11 @@ def test_a_missing_time_makes_the_total_unknown_and_drops_its_metric():
             "final_test_accuracy": 0.85,
             "final_density": 0.41,
             "total_epochs": 10.0,
+            "prune_seconds": 8.0,
+            "final_channels_removed": 0.5,
+            "final_compact_parameters": 0.25,
+            "speedup_1": 1.5,
+            "speedup_256": 3.5,
             "epochs_saved_against_sap": 0.0,
         }
     }
@@ -144,3 +172,75 @@ def test_matched_density_lists_what_was_reached_and_counts_seeds():
     assert list(table["n"]) == [2, 2, 1, 1]
     assert table.loc[0.41, "test_accuracy_mean"] == pytest.approx(0.9)
     assert np.isnan(table.loc[0.41, "test_accuracy_std"])
+
+
+def _chain(method, removed, accuracies, seed=0):
+    return pd.DataFrame(
+        {
+            "method": method,
+            "seed": seed,
+            "iteration": range(1, len(removed) + 1),
+            "channels_removed": removed,
+            "test_accuracy": accuracies,
+            "dense_test_accuracy": 0.9,
+        }
+    )
+
+
+def test_matched_channels_by_hand():
+    chains = [
+        _chain("mipp", [0.1, 0.4, 0.7], [0.88, 0.8, 0.6]),
+        _chain("other", [0.2, 0.4], [0.86, 0.7]),
+        _chain("other_at_mipp", [0.09, 0.4, 0.69], [0.87, 0.75, 0.5]),  # rounded to whole channels
+        _chain("sap", [0.0, 0.0, 0.0], [0.9, 0.8, 0.7]),
+        _chain("other", [0.9], [0.0], seed=1),  # MIPP has no such seed
+    ]
+    table = statistics.matched_channels(pd.concat(chains), "mipp", ["other_at_mipp"])
+    assert set(table["seed"]) == {0}
+    found = table.set_index(["method", "iteration"])
+    assert found["channels_removed"]["other"].tolist() == [0.1, 0.4, 0.7]
+    # 0.1 is halfway from the dense network's 0.9 to 0.86 at 0.2; 0.4 is its own iteration; nothing reaches 0.7
+    assert found["test_accuracy"]["other"].tolist() == pytest.approx([0.88, 0.7, np.nan], nan_ok=True)
+    assert found["interpolated"]["other"].tolist() == [1, 0, 1]
+    assert found["test_accuracy"]["mipp"].tolist() == [0.88, 0.8, 0.6]
+    assert found["test_accuracy"]["other_at_mipp"].tolist() == [0.87, 0.75, 0.5]
+    assert not found["interpolated"][["mipp", "other_at_mipp"]].any()
+    assert found["test_accuracy"]["sap"].isna().all()
+
+
+def test_matched_channels_of_a_ratio_that_repeats_takes_the_last_iteration():
+    chains = [_chain("mipp", [0.2, 0.3], [0.9, 0.9]), _chain("other", [0.2, 0.2, 0.4], [0.5, 0.7, 0.3])]
+    found = statistics.matched_channels(pd.concat(chains), "mipp").set_index(["method", "iteration"])["test_accuracy"]
+    assert found["other"].tolist() == pytest.approx([0.7, 0.5])
+
+
+@pytest.mark.parametrize("method", ["other", "mipp"])
+def test_matched_channels_without_a_reference_that_removes_any_is_empty(method):
+    table = statistics.matched_channels(_chain(method, [0.0, 0.0], [0.9, 0.9]), "mipp")
+    assert table.empty
+    columns = ["seed", "iteration", "channels_removed", "method", "test_accuracy", "interpolated"]
+    assert list(table.columns) == columns
+
+
+def test_collapse_by_bins_of_sparsity():
+    # sparsities 0, 0.05 (an edge, as a float just below), 0.93, 0.94, 0.97 and 1
+    rows = [
+        ("b", 1.0, 0, 0),
+        ("b", 0.95, 0, 0),
+        ("b", 0.07, 1, 0),
+        ("b", 0.06, 2, 1),
+        ("b", 0.03, 1, 1),
+        ("b", 0.0, 4, 1),
+    ]
+    rows.append(("a", 0.5, 0, 0))
+    table = pd.DataFrame(rows, columns=["method", "density", "collapsed", "untrainable"])
+    found = statistics.collapse(table, ["b", "a"])
+    assert found.values.tolist() == [
+        ["b", 0.0, 0.05, 1, 0, 0, 0.0],
+        ["b", 0.05, 0.1, 1, 0, 0, 0.0],
+        ["b", 0.9, 0.95, 2, 2, 1, 0.5],
+        ["b", 0.95, 1.0, 2, 2, 2, 1.0],
+        ["a", 0.5, 0.55, 1, 0, 0, 0.0],
+    ]
+    columns = ["method", "sparsity_from", "sparsity_to", "runs", "collapsed", "untrainable", "untrainable_share"]
+    assert list(found.columns) == columns

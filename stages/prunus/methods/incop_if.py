@@ -9,10 +9,11 @@ It looks at the test set, as they do, and exists to be compared with, never to b
 best test accuracy of the dense training, here it is that of its last epoch.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 
+from prunus.catalogue import SINGLE_LAYER
 from prunus.evaluation import accuracy
 from prunus.flow import information_flow
 from prunus.recipe import PQSettings, Recipe, Retraining, magnitude
@@ -20,8 +21,10 @@ from prunus.stopping import FlowSettings, FlowStop
 
 
 class Settings(PQSettings, FlowSettings):
-    needs_two_layers: ClassVar[bool] = True
     correlation: Literal["absolute", "signed"]
+
+    def misfit(self, network: str, channels: int) -> str | None:
+        return f"looks at the flow between two layers, and {network} has one layer" if network in SINGLE_LAYER else None
 
 
 def recipe(settings: Settings) -> Recipe:

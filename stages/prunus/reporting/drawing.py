@@ -6,9 +6,10 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from prunus.reporting.names import method_name
 
@@ -16,7 +17,7 @@ matplotlib.use("Agg")
 
 WIDTH = 9.0  # inches
 PNG_DPI = 150
-INK, FAINT, GRID, BORDER = "#222222", "#8a8a8a", "#e6e6e6", "#dddddd"
+INK, SOFT, FAINT, GRID, BORDER = "#222222", "#5b6167", "#8a8a8a", "#e6e6e6", "#dddddd"
 DASHES = (0, (4, 3))
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -38,6 +39,7 @@ STYLE = {
 }
 # Densities worth a tick, the most welcome first.
 TICKS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.8, 0.3, 0.6, 0.4, 0.7, 0.9, 0.15, 0.03, 0.003)
+MOST_CELLS_LABELLED = 200  # in a heat map; more would not be read
 TICK_DISTANCE = 0.12  # smallest distance of two ticks, as a share of the axis; nearer labels would touch
 
 
@@ -49,6 +51,13 @@ def style():
 def new_figure(height: float) -> Figure:
     """An empty figure of the common width, ``height`` inches high, that makes room for its labels itself."""
     return Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+def sentence_figure(sentence: str) -> Figure:
+    """Words in place of a figure that has nothing to show."""
+    figure = new_figure(1.4)
+    figure.text(0.5, 0.5, sentence, ha="center", va="center")
+    return figure
 
 
 def panel_grid(panels: int, columns: int, height: float, common_y: bool = True) -> tuple[Figure, list]:
@@ -98,6 +107,45 @@ def ink_on(background) -> str:
     return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 0.52 else "white"
 
 
+def accuracy_curves(axes, comparison: pd.DataFrame, styles: dict[str, dict], x: str, dense_at: float, dots: bool):
+    """Mean test accuracy of each iteration at its mean ``x``, with a band of one standard deviation over seeds.
+
+    One curve per method of ``styles``; it starts thin at the dense network, which has ``x`` = ``dense_at``. ``dots``
+    shows the single seeds too.
+    """
+    dense = comparison.groupby("seed")["dense_test_accuracy"].first().mean()
+    axes.axhline(dense, color=FAINT, linewidth=1, linestyle=DASHES, zorder=1, label="dense network")
+    for method, style in styles.items():
+        rows, color = comparison[comparison["method"] == method], style["color"]
+        if dots:
+            for _, chain in rows.groupby("seed"):
+                axes.plot(chain[x], chain["test_accuracy"], ".", color=color, alpha=0.35, zorder=2)
+        by_iteration = rows.groupby("iteration")
+        at = np.r_[dense_at, by_iteration[x].mean()]
+        mean = np.r_[dense, by_iteration["test_accuracy"].mean()]
+        std = np.r_[0.0, by_iteration["test_accuracy"].std().fillna(0.0)]
+        axes.fill_between(at[1:], (mean - std)[1:], (mean + std)[1:], color=color, alpha=0.1, linewidth=0)
+        axes.plot(at[:2], mean[:2], color=color, linewidth=0.9, alpha=0.5, zorder=2)
+        axes.plot(at[1:], mean[1:], **style, markersize=5, linewidth=1.8, label=method_name(method), zorder=3)
+    if comparison["untrainable"].any():
+        _leave_out_collapses(axes, comparison.loc[comparison["untrainable"] == 0, "test_accuracy"], dense)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}\u202f%"))
+    axes.set_ylabel("test accuracy")
+    axes.grid(color=GRID)
+    axes.set_axisbelow(True)
+
+
+def _leave_out_collapses(axes, accuracies: pd.Series, dense: float) -> None:
+    """A y axis of the trainable networks: with one at chance level in the frame, nothing else could be told apart."""
+    seen = [dense, *accuracies]
+    margin = max(0.06 * (max(seen) - min(seen)), 0.001)
+    axes.set_ylim(min(seen) - margin, max(seen) + margin)
+    said = "below the frame: untrainable collapse"
+    box = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 2}
+    axes.text(0.015, 0.02, said, transform=axes.transAxes, fontsize=8.5, color=SOFT, zorder=4, bbox=box)
+
+
 def methods_axis(axes, methods: list[str]) -> None:
     """A y axis with one line per method, the first at the top, for horizontal bars."""
     axes.set_yticks(range(len(methods)), [method_name(method) for method in methods])
@@ -111,7 +159,7 @@ def methods_axis(axes, methods: list[str]) -> None:
 def legend_below(figure: Figure, axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     rows = -(-len(labels) // 6)
-    figure.legend(handles, labels, loc="outside lower center", ncols=-(-len(labels) // rows))
+    figure.legend(handles, labels, loc="outside lower center", ncols=-(-len(labels) // rows), handlelength=3)
 
 
 def save_png(figure: Figure, path: Path) -> None:

@@ -10,14 +10,16 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
+from prunus.reporting.channel_figures import accuracy_against_channels, layer_ratios
 from prunus.reporting.drawing import (
     BORDER,
     DASHES,
-    FAINT,
     GRID,
     INK,
+    MOST_CELLS_LABELLED,
+    accuracy_curves,
     density_axis,
     density_ticks,
     ink_on,
@@ -26,44 +28,26 @@ from prunus.reporting.drawing import (
     new_figure,
     panel_grid,
     percent_ticks,
+    sentence_figure,
     tint,
 )
 from prunus.reporting.names import duration, look, method_name, number
 
 # Hatching and strength of colour, since the colour itself says which method.
-PARTS = {"train": ("", 1.0), "flow": ("////", 0.6), "evaluation": ("", 0.25)}
-MOST_CELLS_LABELLED = 200  # in a heat map; more would not be read
+PARTS = {"prune": ("....", 0.8), "train": ("", 1.0), "flow": ("////", 0.6), "evaluation": ("", 0.25)}
+PART_NAMES = {"prune": "choosing what to prune", "train": "training", "flow": "measuring flow"}
+PART_NAMES |= {"evaluation": "validation accuracy"}
 
 
-def _accuracy_curves(axes, comparison: pd.DataFrame, methods: list[str], chains: bool) -> None:
-    """Mean test accuracy of each iteration at its mean density, with a band of one standard deviation over seeds."""
-    dense = comparison.groupby("seed")["dense_test_accuracy"].first().mean()
-    axes.axhline(dense, color=FAINT, linewidth=1, linestyle=DASHES, zorder=1, label="dense network")
-    styles = look(methods)
-    for method in methods:
-        rows, style = comparison[comparison["method"] == method], styles[method]
-        if chains:
-            for _, chain in rows.groupby("seed"):
-                axes.plot(chain["density"], chain["test_accuracy"], ".", color=style["color"], alpha=0.35, zorder=2)
-        by_iteration = rows.groupby("iteration")
-        density = np.r_[1.0, by_iteration["density"].mean()]
-        mean = np.r_[dense, by_iteration["test_accuracy"].mean()]
-        std = np.r_[0.0, by_iteration["test_accuracy"].std().fillna(0.0)]
-        axes.fill_between(density[1:], (mean - std)[1:], (mean + std)[1:], color=style["color"], alpha=0.1, linewidth=0)
-        axes.plot(density[:2], mean[:2], color=style["color"], linewidth=0.9, alpha=0.5, zorder=2)
-        axes.plot(density[1:], mean[1:], **style, markersize=5, linewidth=1.8, label=method_name(method), zorder=3)
+def _accuracy_against_density(axes, comparison: pd.DataFrame, methods: list[str], dots: bool) -> None:
+    accuracy_curves(axes, comparison, look(methods), "density", 1.0, dots)
     density_axis(axes, comparison["density"].min())
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}\u202f%"))
-    axes.set_ylabel("test accuracy")
-    axes.grid(color=GRID)
-    axes.set_axisbelow(True)
 
 
 def accuracy_against_density(tables: dict[str, pd.DataFrame], methods: list[str]) -> Figure:
     figure = new_figure(4.8)
     axes = figure.subplots()
-    _accuracy_curves(axes, tables["comparison"], methods, chains=True)
+    _accuracy_against_density(axes, tables["comparison"], methods, dots=True)
     legend_below(figure, axes)
     return figure
 
@@ -72,7 +56,7 @@ def headline(tables: dict[str, pd.DataFrame], methods: list[str]) -> Figure:
     """The picture for a talk: accuracy against density, and what each method cost to get there."""
     figure = new_figure(max(4.2, 2.2 + 0.36 * len(methods)))
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
-    _accuracy_curves(left, tables["comparison"], methods, chains=False)
+    _accuracy_against_density(left, tables["comparison"], methods, dots=False)
     left.set_title("Accuracy")
     rows, styles = tables["summary"].set_index("method").loc[methods], look(methods)
     known = rows["seconds_mean"].notna().all()
@@ -117,7 +101,7 @@ def epochs_per_iteration(tables: dict[str, pd.DataFrame], methods: list[str]) ->
 
 
 def time_split(tables: dict[str, pd.DataFrame], methods: list[str]) -> Figure:
-    """Seconds of all iterations, split into training, measuring flow and evaluating on the validation split."""
+    """Seconds of all iterations: choosing the masks, training, measuring flow, evaluating on the validation split."""
     figure = new_figure(1.7 + 0.46 * len(methods))
     axes, styles = figure.subplots(), look(methods)
     rows = tables["summary"].set_index("method").loc[methods]
@@ -136,12 +120,11 @@ def time_split(tables: dict[str, pd.DataFrame], methods: list[str]) -> Figure:
     methods_axis(axes, methods)
     axes.set_xlim(0, 1.2 * longest)
     axes.set_xlabel("seconds for all iterations (mean of the seeds)")
-    names = {"train": "training", "flow": "measuring flow", "evaluation": "validation accuracy"}
     keys = [
-        Patch(facecolor=tint(INK, strength), edgecolor="white", hatch=hatch, label=names[part], linewidth=0)
+        Patch(facecolor=tint(INK, strength), edgecolor="white", hatch=hatch, label=PART_NAMES[part], linewidth=0)
         for part, (hatch, strength) in PARTS.items()
     ]
-    figure.legend(handles=keys, loc="outside lower center", ncols=3)
+    figure.legend(handles=keys, loc="outside lower center", ncols=4)
     return figure
 
 
@@ -150,9 +133,7 @@ def distance_to_reference(tables: dict[str, pd.DataFrame], methods: list[str]) -
     histories, comparison, styles = tables["histories"], tables["comparison"], look(methods)
     measured = [method for method in methods if histories.loc[histories["method"] == method, "distance"].notna().any()]
     if not measured:
-        figure = new_figure(1.4)
-        figure.text(0.5, 0.5, "No method of this study measures its flow.", ha="center", va="center")
-        return figure
+        return sentence_figure("No method of this study measures its flow.")
     figure, panels = panel_grid(len(measured), 2, 3.4, common_y=False)  # two flows, two units
     for axes, method in zip(panels, measured, strict=True):
         rows = histories[histories["method"] == method].dropna(subset="distance")
@@ -239,9 +220,10 @@ Draw = Callable[[dict[str, pd.DataFrame], list[str]], Figure]
 SAVED: dict[str, Draw] = {
     "headline": headline,
     "accuracy_against_density": accuracy_against_density,
+    "accuracy_against_channels": accuracy_against_channels,
     "epochs_per_iteration": epochs_per_iteration,
     "distance_to_reference": distance_to_reference,
     "time_split": time_split,
     "layer_density": layer_density,
 }
-INLINE_ONLY: dict[str, Draw] = {"pq_index": pq_index}
+INLINE_ONLY: dict[str, Draw] = {"pq_index": pq_index, "layer_ratios": layer_ratios}

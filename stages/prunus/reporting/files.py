@@ -1,4 +1,4 @@
-"""Reading tables, with an error that says which command makes a missing one."""
+"""Reading tables, with an error that says which command makes a missing one, and what pictures and words both ask."""
 
 from pathlib import Path
 
@@ -16,3 +16,8 @@ def read_table(path: Path, made_by: str) -> pd.DataFrame:
     except ValueError as error:
         why = str(error).strip().splitlines()[0]
         raise StageError(f"{path} is not a table ({why}); `{made_by}` makes it anew") from None
+
+
+def removers(summary: pd.DataFrame) -> list[str]:
+    """The methods of ``summary`` whose last networks have fewer channels than the dense one, in its order."""
+    return list(summary.loc[summary["channels_removed_mean"] > 0, "method"])

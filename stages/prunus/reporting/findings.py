@@ -4,6 +4,7 @@ import math
 
 import pandas as pd
 
+from prunus.reporting.files import removers
 from prunus.reporting.names import counted, density, duration, listed, method_name, number, percent, probability
 
 ENOUGH_SEEDS = 3
@@ -92,20 +93,58 @@ def _against(method: str, baseline: str, rows: pd.DataFrame, tests: pd.DataFrame
     return ". ".join(sentences) + "."
 
 
+def _speed(method: str, row: pd.Series) -> str:
+    """What removing whole channels made of the network once they are cut out, as measured."""
+    cut = f"{method_name(method)} removed {percent(row['channels_removed_mean'])} of the channels: cut out, they leave "
+    cut += f"{percent(row['compact_parameters_fraction_mean'])} of the parameters"
+    many, one = row["speedup_256_mean"], row["speedup_1_mean"]
+    if math.isnan(many) or math.isnan(one):
+        return f"{cut}; how fast that network answers was not measured for every seed."
+    return (
+        f"{cut} and a network that was measured to be {number(many, 2)} times as fast as the dense one in batches "
+        f"of 256 images, {number(one, 2)} times for single images."
+    )
+
+
+def _untrainable(collapse: pd.DataFrame, methods: list[str]) -> list[str]:
+    """One sentence per method of which some network could not be trained any more."""
+    sentences, collapse = [], collapse[collapse["runs"] > 0]
+    for method in methods:
+        bins = collapse[collapse["method"] == method]
+        dead = bins[bins["untrainable"] > 0]
+        if dead.empty:
+            continue
+        runs, count, since = bins["runs"].sum(), dead["untrainable"].sum(), dead["sparsity_from"].min()
+        sentences.append(
+            f"{method_name(method)} ended in an untrainable collapse in {count} of {counted(runs, 'run')}, from "
+            f"{percent(since, 0)} sparsity on: even retrained, such a network gives every test image the same answer."
+        )
+    return sentences
+
+
 def baseline_of(methods: list[str]) -> str:
     """What the findings compare with: SAP where the study has it, else LTH, else its first method."""
     return next((name for name in ("sap", "lth") if name in methods), methods[0])
 
 
-def findings(summary: pd.DataFrame, tests: pd.DataFrame, metrics: dict, methods: list[str]) -> list[str]:
-    """One paragraph per method other than the baseline; for a study of one method, what it reached."""
-    rows, baseline = summary.set_index("method"), baseline_of(methods)
+def findings(tables: dict[str, pd.DataFrame], metrics: dict, methods: list[str]) -> list[str]:
+    """One paragraph per method other than the baseline, of which only the speed is told, then the collapses.
+
+    For a study of one method, what it reached.
+    """
+    rows, baseline = tables["summary"].set_index("method"), baseline_of(methods)
+    speeds = {method: _speed(method, rows.loc[method]) for method in removers(tables["summary"])}
+    collapses = _untrainable(tables["collapse"], methods)
     if len(methods) == 1:
         row = rows.loc[methods[0]]
         accuracy, spent = percent(row["test_accuracy_mean"]), _plus_minus(row["epochs_mean"], row["epochs_std"])
         reached = f"test accuracy {accuracy} at density {density(row['density_mean'])}"
-        return [f"{method_name(methods[0])} reached {reached} with {spent} retraining epochs a seed."]
-    return [_against(method, baseline, rows, tests, metrics) for method in methods if method != baseline]
+        said = {methods[0]: f"{method_name(methods[0])} reached {reached} with {spent} retraining epochs a seed."}
+    else:
+        others = [method for method in methods if method != baseline]
+        said = {method: _against(method, baseline, rows, tables["paired_tests"], metrics) for method in others}
+    paragraphs = [" ".join(filter(None, (said.get(method), speeds.get(method)))) for method in methods]
+    return list(filter(None, paragraphs)) + collapses
 
 
 def _matched(matched: pd.DataFrame, methods: list[str], seeds: int) -> str | None:
@@ -126,11 +165,12 @@ def _unlike(comparison: pd.DataFrame, methods: list[str]) -> list[str]:
     first, notes = comparison.groupby("method")[["rewind", "recipe"]].first().loc[methods], []
     if first["rewind"].nunique() > 1:
         points = [
-            f"to the {point} weights: {listed([method_name(method) for method in rows.index])}"
+            ("not rewound, they keep their values" if point == "none" else f"to the {point} weights")
+            + f": {listed([method_name(method) for method in rows.index])}"
             for point, rows in first.groupby("rewind", sort=False)
         ]
         notes.append(
-            f"Survivors restart at different points ({'; '.join(points)}). Retraining from trained weights needs fewer "
+            f"Survivors are rewound differently ({'; '.join(points)}). Retraining from trained weights needs fewer "
             "epochs whatever stops it; give the methods one `rewind`, and add `fixed_epochs`, to see the stop rule."
         )
     if quirky := [method_name(method) for method in methods if "reference_quirks True" in first.loc[method, "recipe"]]:
@@ -167,7 +207,8 @@ def caveats(tables: dict[str, pd.DataFrame], methods: list[str]) -> list[str]:
     if missing := int(runs["seconds_total"].isna().sum()):
         notes.append(f"{counted(missing, 'stage run')} left no record; the times that need it are not known.")
     notes.append(
-        "Seconds are wall-clock times of the iterations' own stages, some of which may have shared the machine. The "
+        "Seconds are wall-clock times of the iterations' own stages, some of which may have shared the machine; they "
+        "include choosing what to prune. The "
         "dense training and the measurement of Φ* are common to the methods of a seed and not counted."
     )
     return notes

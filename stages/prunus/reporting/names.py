@@ -10,7 +10,17 @@ METHOD_NAMES = {
     "incop_if": "InCoP-IF",
     "incop_gf": "InCoP-GF",
     "fixed_epochs": "Fixed epochs",
+    "mipp": "MIPP",
+    "imp_channels": "IMP (channels)",
+    "thinet": "ThiNet",
+    "sosp_h": "SOSP-H",
+    "oto": "OTO",
+    "synflow": "SynFlow",
+    "iter_snip": "IterSNIP",
+    "iter_grasp": "IterGraSP",
+    "prospr": "ProsPr",
 }
+IMPOSED = "_at_"  # between a method and the one whose ratio of channels is imposed on it, see layout.chain
 
 DATASET_NAMES = {
     "mnist": "MNIST",
@@ -30,6 +40,10 @@ UNKNOWN = "\u2013"
 
 
 def method_name(method: str) -> str:
+    """What readers know the method as: ``ThiNet``, ``ThiNet at MIPP's ratio``."""
+    own, _, ratio_of = method.partition(IMPOSED)
+    if ratio_of:
+        return f"{method_name(own)} at {method_name(ratio_of)}'s ratio"
     return METHOD_NAMES.get(method, method.replace("_", " "))
 
 
@@ -74,6 +88,12 @@ def duration(seconds: float) -> str:
     if math.isnan(seconds) or seconds < 120:
         return number(seconds) + (NARROW + "s" if not math.isnan(seconds) else "")
     return number(seconds / 60) + NARROW + "min" if seconds < 7200 else number(seconds / 3600) + NARROW + "h"
+
+
+def milliseconds(seconds: float) -> str:
+    """A latency in milliseconds with three digits, without the unit: 0.412, 35.1."""
+    value = 1000 * seconds
+    return number(value, 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0)
 
 
 def counted(count: int, noun: str) -> str:

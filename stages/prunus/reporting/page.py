@@ -5,14 +5,17 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
+from prunus.reporting.files import removers
 from prunus.reporting.findings import baseline_of, caveats, findings
 from prunus.reporting.names import (
+    IMPOSED,
     UNKNOWN,
     counted,
     dataset_name,
     density,
     listed,
     method_name,
+    milliseconds,
     number,
     percent,
     probability,
@@ -21,6 +24,7 @@ from prunus.reporting.names import (
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 Table = dict[str, list]
+MOST_COLUMNS = 6  # of methods, beside each other; more become rows
 
 
 def _with_std(mean: float, std: float) -> str:
@@ -52,6 +56,14 @@ def _summary(summary: pd.DataFrame) -> Table:
     return {"head": head, "rows": rows}
 
 
+def _by_method(table: Table) -> Table:
+    """``table`` with its columns, one per method, as rows where they are too many to stand beside each other."""
+    if len(table["head"]) <= MOST_COLUMNS + 1:
+        return table
+    turned = list(zip(table["head"], *table["rows"], strict=True))
+    return {"head": [f"method, by {turned[0][0]}", *turned[0][1:]], "rows": turned[1:]}
+
+
 def _matched(matched: pd.DataFrame, methods: list[str]) -> Table:
     rows = []
     for grid, at in matched.groupby("density", sort=False):
@@ -62,7 +74,53 @@ def _matched(matched: pd.DataFrame, methods: list[str]) -> Table:
             cell = _with_std(row["test_accuracy_mean"], row["test_accuracy_std"])
             cells.append(cell if row["n"] in (0, matched["n"].max()) else f"{cell} (n = {row['n']:.0f})")
         rows.append([density(grid), *cells])
-    return {"head": ["density", *map(method_name, methods)], "rows": rows}
+    return _by_method({"head": ["density", *map(method_name, methods)], "rows": rows})
+
+
+def _compact(comparison: pd.DataFrame, methods: list[str]) -> Table:
+    """What the networks of the last iteration cost with their channels cut out, against the dense one."""
+    head = ["method", "channels removed", "parameters", "multiply-accumulates", "one image, ms", "256 images, ms"]
+    rows = []
+    for method in methods:
+        ends = comparison[comparison["method"] == method]
+        ends = ends[ends["iteration"] == ends["iteration"].max()]
+        cells = [method_name(method), percent(ends["channels_removed"].mean())]
+        for dense, compact in (("parameters", "compact_parameters"), ("dense_macs", "compact_macs")):
+            cells.append(f"{number(ends[dense].mean(), 0)} → {number(ends[compact].mean(), 0)}")
+        for batch in (1, 256):
+            seconds, speedup = ends[f"latency_{batch}_seconds"], ends[f"speedup_{batch}"]
+            spent = [milliseconds(values.mean(skipna=False)) for values in (seconds * speedup, seconds)]
+            times = f"{' → '.join(spent)} ({number(speedup.mean(skipna=False), 2)}×)"
+            cells.append(UNKNOWN if UNKNOWN in spent else times)
+        rows.append(cells)
+    return {"head": head, "rows": rows}
+
+
+def _matched_channels(matched: pd.DataFrame, methods: list[str]) -> Table:
+    """Mean accuracy of the methods that got as far, where the reference stood after each iteration."""
+    reached = [method for method in methods if matched.loc[matched["method"] == method, "test_accuracy"].notna().any()]
+    rows = []
+    for t, at in matched.groupby("iteration"):
+        cells = [f"{percent(at['channels_removed'].mean())} (iteration {t})"]
+        for method in reached:
+            values = at.loc[at["method"] == method, "test_accuracy"]
+            known, note = values.notna().sum(), ""
+            if 0 < known < len(values):
+                note = f" (n = {known})"
+            cells.append(_with_std(values.mean(), values.std()) + note)
+        rows.append(cells)
+    return _by_method({"head": ["channels removed", *map(method_name, reached)], "rows": rows})
+
+
+def _collapse(collapse: pd.DataFrame) -> Table:
+    """The bins of sparsity in which any run collapsed."""
+    head = ["method", "sparsity", "runs", "with an empty layer", "untrainable", "share untrainable"]
+    rows = []
+    for row in collapse[(collapse["collapsed"] > 0) | (collapse["untrainable"] > 0)].to_dict("records"):
+        span = f"{number(100 * row['sparsity_from'], 0)} to {percent(row['sparsity_to'], 0)}"
+        counts = [str(row[key]) for key in ("runs", "collapsed", "untrainable")]
+        rows.append([method_name(row["method"]), span, *counts, percent(row["untrainable_share"], 0)])
+    return {"head": head, "rows": rows}
 
 
 def _tests(tests: pd.DataFrame) -> Table:
@@ -93,7 +151,7 @@ def _recipes(comparison: pd.DataFrame, methods: list[str]) -> list[dict[str, str
             {
                 "name": method_name(method),
                 "key": method,
-                "rewind": listed(sorted(mine["rewind"].dropna().unique())),
+                "rewind": listed(sorted(mine["rewind"].replace("none", "their own values").dropna().unique())),
                 "settings": "; ".join(sorted(mine["recipe"].dropna().unique())),
                 "stopped": listed([f"{reason} ({count})" for reason, count in stops.items()])
                 if len(stops)
@@ -122,9 +180,9 @@ def _provenance(runs: pd.DataFrame) -> list[tuple[str, str]]:
     ]
 
 
-def render(study, tables: dict[str, pd.DataFrame], metrics: dict, figures: dict[str, str]) -> str:
-    """The whole page. ``study`` is that block of params.yaml, ``tables`` and ``metrics`` what compare wrote,
-    ``figures`` inline SVG by name.
+def render(study, tables: dict[str, pd.DataFrame], metrics: dict, figures: dict[str, str], reference: str) -> str:
+    """The whole page. ``study`` is that block of params.yaml with the imposed chains among its methods, ``tables`` and
+    ``metrics`` what compare wrote, ``figures`` inline SVG by name, ``reference`` the method of matched channels.
     """
     methods, summary = study.methods, tables["summary"]
     environment = jinja2.Environment(
@@ -135,15 +193,27 @@ def render(study, tables: dict[str, pd.DataFrame], metrics: dict, figures: dict[
         lstrip_blocks=True,
     )
     seeds = f"{counted(len(study.seeds), 'seed')} ({', '.join(map(str, study.seeds))})"
+    cut, imposed = removers(summary), [method for method in methods if IMPOSED in method]
+    said = counted(len(methods) - len(imposed), "method") + (
+        f" ({len(imposed)} also at an imposed ratio)" * bool(imposed)
+    )
     return environment.get_template(TEMPLATE.name).render(
         title=f"Pruning {study.network} on {dataset_name(study.dataset)}",
-        scope=f"{counted(len(methods), 'method')}, {seeds}, {counted(len(study.iterations), 'iteration')}",
+        scope=f"{said}, {seeds}, {counted(len(study.iterations), 'iteration')}",
         dense=percent(summary["dense_test_accuracy_mean"].mean()),
         baseline=method_name(baseline_of(methods)),
-        findings=findings(summary, tables["paired_tests"], metrics, methods),
+        findings=findings(tables, metrics, methods),
         caveats=caveats(tables, methods),
         summary=_summary(summary),
         matched=_matched(tables["matched_density"], methods),
+        cut=listed([method_name(method) for method in cut]) if cut else "",
+        uncut=listed([method_name(method) for method in methods if method not in cut])
+        if len(cut) < len(methods)
+        else "",
+        compact=_compact(tables["comparison"], methods),
+        matched_channels=_matched_channels(tables["matched_channels"], methods),
+        reference=method_name(reference),
+        collapse=_collapse(tables["collapse"]),
         tests=_tests(tables["paired_tests"]),
         recipes=_recipes(tables["comparison"], methods),
         provenance=_provenance(tables["runs"]),

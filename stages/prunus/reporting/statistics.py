@@ -1,5 +1,6 @@
-"""Statistics over seeds: means with confidence intervals, paired tests, accuracy at matched density, savings."""
+"""Statistics over seeds: means with intervals, paired tests, accuracy at matched density or channels, savings."""
 
+from collections.abc import Collection
 from itertools import combinations
 
 import numpy as np
@@ -12,7 +13,11 @@ SMALLEST_WILCOXON = 6  # below six pairs no outcome of the signed-rank test reac
 DENSITY_GRID = (0.8, 0.64, 0.512, 0.41, 0.328, 0.262, 0.21, 0.168, 0.134, 0.107, 0.05, 0.02, 0.01)
 GRID_ROUNDING = 0.005  # the grid holds rounded powers of 0.8 (0.8^9 = 0.1342), and counts of weights are rounded too
 NO_SPREAD = 1e-12  # accuracies are fractions; differences of differences below this are rounding
-TOTALS = ("epochs", "train_seconds", "flow_seconds", "evaluation_seconds", "seconds")
+SECONDS = ("prune_seconds", "train_seconds", "flow_seconds", "evaluation_seconds")
+TOTALS = ("epochs", *SECONDS, "seconds")
+SPEEDUPS = ("speedup_1", "speedup_256")
+BINS = 20  # of sparsity: 5 % wide
+SAME_RATIO = 1e-9  # fractions of channels nearer than this are one
 
 
 def mean_std_interval(values) -> tuple[float, float, float]:
@@ -80,16 +85,17 @@ def final(comparison: pd.DataFrame) -> pd.DataFrame:
 
 def totals(comparison: pd.DataFrame) -> pd.DataFrame:
     """Epochs and seconds summed over the iterations, indexed by method and seed; NaN where a time is missing."""
-    seconds = comparison[["train_seconds", "flow_seconds", "evaluation_seconds"]].sum(axis=1, skipna=False)
+    seconds = comparison[list(SECONDS)].sum(axis=1, skipna=False)
     table = comparison.assign(seconds=seconds)
     return table.groupby(["method", "seed"], sort=False)[list(TOTALS)].sum(skipna=False)
 
 
 def summary(comparison: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
-    """One row per method: final accuracy and density with their spread, epochs and seconds a seed, savings.
+    """One row per method: final accuracy and density with their spread, size, speed, epochs and seconds, savings.
 
-    Accuracies, densities and savings are fractions. Savings are means of the per-seed savings against SAP and LTH,
-    NaN where the study has no such method.
+    Accuracies, densities, channels removed and savings are fractions; what is called fraction is a share of the dense
+    network's. Epochs and seconds are totals a seed. A speed-up is NaN unless it was measured for every seed. Savings
+    are means of the per-seed savings against SAP and LTH, NaN where the study has no such method.
     """
     last, sums, rows = final(comparison), totals(comparison), []
     for method in methods:
@@ -101,6 +107,11 @@ def summary(comparison: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
         row["dense_test_accuracy_mean"] = ends["dense_test_accuracy"].mean()
         row["macs_fraction_mean"] = (ends["macs"] / ends["dense_macs"]).mean()
         row["bytes_mean"] = ends["bytes"].mean()
+        row["channels_removed_mean"] = ends["channels_removed"].mean()
+        row["compact_parameters_fraction_mean"] = (ends["compact_parameters"] / ends["parameters"]).mean()
+        row["compact_macs_fraction_mean"] = (ends["compact_macs"] / ends["dense_macs"]).mean()
+        for column in SPEEDUPS:
+            row[f"{column}_mean"] = ends[column].mean(skipna=False)
         for column in TOTALS:
             row[f"{column}_mean"], row[f"{column}_std"], _ = mean_std_interval(sums.loc[method, column])
         for baseline in BASELINES:
@@ -186,6 +197,74 @@ def matched_density(comparison: pd.DataFrame, methods: list[str]) -> pd.DataFram
     return table[table.groupby("density")["n"].transform("max") > 0].reset_index(drop=True)
 
 
+def _accuracy_at_ratio(chain: pd.DataFrame, ratio: float) -> tuple[float, bool]:
+    """Accuracy of one chain with ``ratio`` of the channels removed, and whether it is read off between two iterations.
+
+    Linear between iterations, from the dense network at 0; of iterations with one ratio the last counts. NaN beyond
+    the last: nothing is extrapolated.
+    """
+    removed = np.r_[0.0, chain["channels_removed"]]
+    accuracy = np.r_[chain["dense_test_accuracy"].iloc[0], chain["test_accuracy"]]
+    if len(there := np.flatnonzero(abs(removed - ratio) <= SAME_RATIO)):
+        return float(accuracy[there[-1]]), False
+    at, accuracies = np.array(sorted(dict(zip(removed, accuracy, strict=True)).items())).T
+    return float(np.interp(ratio, at, accuracies, right=np.nan)), True
+
+
+def matched_channels(comparison: pd.DataFrame, reference: str, imposed: Collection[str] = ()) -> pd.DataFrame:
+    """Every method's accuracy with as many channels removed as each iteration of ``reference``, seed by seed.
+
+    This is MIPP's protocol (Westphal et al., section 5): its realised ratio is imposed on methods that cannot find one.
+    The chains called ``imposed`` were pruned to that ratio, iteration by iteration, up to rounding to whole channels:
+    theirs is the accuracy of the same iteration. For the others it is read off their curves, and ``interpolated`` is 1
+    unless an iteration has that very ratio; NaN beyond the last one. Empty where ``reference`` removes no channels.
+    """
+    columns = ["seed", "iteration", "channels_removed", "method", "test_accuracy", "interpolated"]
+    chains = {key: rows.sort_values("iteration") for key, rows in comparison.groupby(["seed", "method"], sort=False)}
+    rows = []
+    if not (comparison.loc[comparison["method"] == reference, "channels_removed"] > 0).any():
+        return pd.DataFrame(rows, columns=columns)
+    for (seed, name), chain in chains.items():
+        if name != reference:
+            continue
+        others = {method: other for (own, method), other in chains.items() if own == seed}
+        for t, ratio in zip(chain["iteration"], chain["channels_removed"], strict=True):
+            for method, other in others.items():
+                if method == reference or method in imposed:
+                    accuracy, between = other.loc[other["iteration"] == t, "test_accuracy"].item(), False
+                else:
+                    accuracy, between = _accuracy_at_ratio(other, ratio)
+                rows.append((seed, t, ratio, method, accuracy, int(between)))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def collapse(comparison: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
+    """One row per method and 5 %-wide bin of sparsity that holds any run, a run being one iteration of one seed.
+
+    ``collapsed`` counts the runs with a layer without weights, ``untrainable`` those whose network gives every test
+    image the same answer after retraining; ``untrainable_share`` is their share of the runs. A bin holds its lower end,
+    the last one both.
+    """
+    table = comparison.assign(
+        bin=np.minimum(np.floor(BINS * (1 - comparison["density"]) + 1e-9), BINS - 1),
+        collapsed=comparison["collapsed"] > 0,
+        untrainable=comparison["untrainable"] > 0,
+    )
+    sums = table.groupby(["method", "bin"])[["collapsed", "untrainable"]].agg(["size", "sum"]).loc[methods]
+    lower = sums.index.get_level_values("bin")
+    return pd.DataFrame(
+        {
+            "method": sums.index.get_level_values("method"),
+            "sparsity_from": np.round(lower / BINS, 2),
+            "sparsity_to": np.round((lower + 1) / BINS, 2),
+            "runs": sums["collapsed", "size"].to_numpy(),
+            "collapsed": sums["collapsed", "sum"].to_numpy(),
+            "untrainable": sums["untrainable", "sum"].to_numpy(),
+            "untrainable_share": (sums["untrainable", "sum"] / sums["untrainable", "size"]).to_numpy(),
+        }
+    )
+
+
 def metrics(summary: pd.DataFrame) -> dict[str, dict[str, float]]:
     """The numbers DVC shows, by method, rounded to six digits; what is not known is left out."""
     names = {
@@ -193,7 +272,11 @@ def metrics(summary: pd.DataFrame) -> dict[str, dict[str, float]]:
         "final_density": "density_mean",
         "total_epochs": "epochs_mean",
         "total_seconds": "seconds_mean",
+        "prune_seconds": "prune_seconds_mean",
+        "final_channels_removed": "channels_removed_mean",
+        "final_compact_parameters": "compact_parameters_fraction_mean",
     }
+    names |= {column: f"{column}_mean" for column in SPEEDUPS}
     names |= {key: key for key in summary.columns if "_saved_against_" in key}
     rows = summary.set_index("method")
     return {

@@ -10,14 +10,15 @@ from prunus import layout
 from prunus.reporting.files import read_table
 from prunus.runtime import StageError
 
-ACTIVITIES = ("train", "flow", "evaluation")
+ACTIVITIES = ("prune", "train", "flow", "evaluation")
 FIRST_COLUMNS = ["dataset", "network", "seed", "method", "iteration", "density", "test_accuracy", "epochs"]
-SECONDS = [f"{activity}_seconds" for activity in ACTIVITIES]
+SECONDS = [f"{activity}_seconds" for activity in ("train", "flow", "evaluation", "prune")]
+BATCHES = (1, 256)  # images at a time that evaluate measures latency with
 INTEGERS = ("seed", "iteration", "threads")
 
 
 class Study(Protocol):
-    """The ``study`` block of params.yaml; ``iterations`` is only counted."""
+    """The ``study`` block of params.yaml, chains of imposed ratio among its methods; iterations are only counted."""
 
     dataset: str
     network: str
@@ -27,21 +28,27 @@ class Study(Protocol):
 
 
 def _evaluate(seed: int, method: str) -> str:
-    return f"python stages/evaluate.py --seed {seed} --method {method}"
+    own, _, ratio_of = method.partition("_at_")
+    return f"python stages/evaluate.py --seed {seed} --method {own}" + (f" --ratio-of {ratio_of}" if ratio_of else "")
 
 
-def _gather(study: Study, name: str, first_iteration: int) -> pd.DataFrame:
-    """The table ``name`` of every chain, one below the other, iterations ``first_iteration`` to the study's last."""
+def _gather(study: Study, name: str, first_iteration: int, may_be_empty: bool = False) -> pd.DataFrame:
+    """The table ``name`` of every chain, one below the other, iterations ``first_iteration`` to the study's last.
+
+    ``may_be_empty``: a chain's table without any row is no error.
+    """
     chains = []
     wanted = range(first_iteration, len(study.iterations) + 1)
     for seed in study.seeds:
         for method in study.methods:
             path = layout.evaluation(seed, method) / f"{name}.csv"
             chain = read_table(path, _evaluate(seed, method))
-            if absent := sorted(set(wanted) - set(chain["iteration"])):
+            absent = sorted(set(wanted) - set(chain["iteration"]))
+            if absent and not (may_be_empty and chain.empty):
                 raise StageError(f"{path} has no iteration {absent[0]}; `{_evaluate(seed, method)}` makes it")
             chains.append(chain[chain["iteration"].isin(wanted)])
-    return pd.concat(chains, ignore_index=True)
+    filled = [chain for chain in chains if not chain.empty]
+    return pd.concat(filled, ignore_index=True) if filled else chains[0]
 
 
 def layers(study: Study) -> pd.DataFrame:
@@ -52,6 +59,19 @@ def layers(study: Study) -> pd.DataFrame:
 def histories(study: Study) -> pd.DataFrame:
     """One row per seed, method, iteration and retraining epoch: train loss, validation accuracy, distance to Phi*."""
     return _gather(study, "history", 1)
+
+
+def channels(study: Study) -> pd.DataFrame:
+    """One row per seed, method, iteration and coupled channel group: channels, alive, removed and relative.
+
+    ``removed`` is the fraction of the group's channels that nothing reads any more. ``relative`` is ``removed`` over
+    its mean over the groups of the same network, MIPP's view of how a method spreads pruning over the layers; NaN where
+    no channel is removed. Without any row for a network that has no such groups.
+    """
+    table = _gather(study, "channels", 1, may_be_empty=True)
+    removed = 1 - table["alive"] / table["channels"]
+    mean = removed.groupby([table[key] for key in ("seed", "method", "iteration")]).transform("mean")
+    return table.assign(removed=removed, relative=removed / mean.where(mean > 0))
 
 
 def _read_record(path: Path) -> dict:
@@ -69,10 +89,27 @@ def _seconds(record: dict, activity: str) -> float:
     return float(record["seconds"].get(activity, 0.0)) if "seconds" in record else float("nan")
 
 
-def comparison(study: Study) -> pd.DataFrame:
-    """One row per seed, method and iteration: accuracy, density, epochs and seconds of training, flow and evaluation.
+def _latencies(study: Study) -> pd.DataFrame:
+    """Seconds of the compacted network per batch size and how many times as fast it is as the dense one, measured.
 
-    Seconds are those of the iteration's own stage: the dense training and Phi* are shared by the methods of a seed.
+    Indexed by seed, method and iteration; only what a record holds. A speed-up is dense over compact seconds.
+    """
+    keys, rows = ["seed", "method", "iteration"], {}
+    for seed, method in ((seed, method) for seed in study.seeds for method in study.methods):
+        for entry in _read_record(layout.record(f"seed{seed}", f"{method}/evaluate")).get("latency") or []:
+            row, batch = rows.setdefault((seed, method, entry["iteration"]), {}), entry["batch"]
+            row[f"latency_{batch}_seconds"] = entry["compact_seconds"]
+            row[f"speedup_{batch}"] = entry["dense_seconds"] / entry["compact_seconds"]
+    columns = [name for what in ("latency_{}_seconds", "speedup_{}") for name in map(what.format, BATCHES)]
+    index = pd.MultiIndex.from_tuples(rows, names=keys) if rows else pd.MultiIndex.from_arrays([[], [], []], names=keys)
+    return pd.DataFrame(list(rows.values()), index, columns, dtype=float)
+
+
+def comparison(study: Study) -> pd.DataFrame:
+    """One row per seed, method and iteration: accuracy, density, channels, epochs, seconds and measured latency.
+
+    Seconds are those of the iteration's own stage: choosing the masks, training, flow and evaluation; the dense
+    training and Phi* are shared by the methods of a seed. NaN where a record is missing, or a latency not measured.
     Raises ``StageError`` where an evaluation is missing, too short, or that of another dataset or network.
     """
     table = _gather(study, "iterations", 1)
@@ -85,8 +122,10 @@ def comparison(study: Study) -> pd.DataFrame:
             )
     keys = zip(table["seed"], table["method"], table["iteration"], strict=True)
     records = [_read_record(layout.iteration_record(*key)) for key in keys]
-    for activity, column in zip(ACTIVITIES, SECONDS, strict=True):
-        table[column] = [_seconds(record, activity) for record in records]
+    for column in SECONDS:
+        table[column] = [_seconds(record, column.removesuffix("_seconds")) for record in records]
+    latencies = _latencies(study).reindex(pd.MultiIndex.from_frame(table[["seed", "method", "iteration"]]))
+    table[latencies.columns] = latencies.to_numpy()
     first = FIRST_COLUMNS + SECONDS
     return table[first + [column for column in table.columns if column not in first]]
 

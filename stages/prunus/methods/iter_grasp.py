@@ -1,0 +1,52 @@
+"""IterGraSP: weights whose removal hurts the gradient flow least go, at initialisation, computed again while pruning.
+
+GraSP (Wang, Zhang and Grosse, ICLR 2020, arXiv 2002.07376): S = -w (H g), g the gradient of the mean loss with logits
+divided by `temperature` and H the Hessian, is half of what removing w adds to g^T g, to first order; the largest S go.
+Returned is +w (H g), lowest first. Which iterative form MIPP compares with is unconfirmed; followed is the one of the
+Synaptic-Flow repository, GraSP scored again on an exponential schedule, not naver/force's GRASP-It, whose score is
+g^2. Departure from alecwangcq/GraSP: linear layers keep their initialisation for scoring. `steps: 1` is GraSP.
+
+`structure: channel` sums the signed scores of a node's weights: the first-order effect of removing them together.
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from prunus.params import Positive
+from prunus.recipe import Candidates, Recipe, Weights
+from prunus.saliency import IteratedSettings, as_drawn, loss_gradients, structured
+
+
+class Settings(IteratedSettings):
+    samples_per_class: Positive
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def preserved_flow(network: nn.Module, images: Tensor, labels: Tensor, temperature: float) -> Weights:
+    """w (H g) by parameter name: low where the removal of w lowers g^T g least, or raises it."""
+    weights, gradients = loss_gradients(network, images, labels, temperature, graph=True)
+    flow = sum((gradient.detach() * gradient).sum() for gradient in gradients)
+    products = torch.autograd.grad(flow, list(weights.values()))
+    return {
+        name: (weight * product).detach() for (name, weight), product in zip(weights.items(), products, strict=True)
+    }
+
+
+def recipe(settings: Settings) -> Recipe:
+    def score(candidates: Candidates) -> Weights:
+        sample = candidates.sample_per_class(settings.samples_per_class)
+        scores = preserved_flow(as_drawn(candidates), *sample, settings.temperature)
+        return structured(settings, candidates, scores)
+
+    return Recipe(
+        score,
+        settings.amount,
+        settings.scope,
+        settings.rewind,
+        settings.stop,
+        structure=settings.structure,
+        steps=settings.steps,
+    )

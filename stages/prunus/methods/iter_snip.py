@@ -1,0 +1,43 @@
+"""IterSNIP: connection sensitivity at initialisation, computed again while pruning (de Jorge et al., ICLR 2021, arXiv
+2006.09081, after SNIP: Lee, Ajanthan and Torr, ICLR 2019, arXiv 1810.02340).
+
+A weight's score is |w dL/dw|, the derivative with respect to a mask on it, of the mean loss over `samples` training
+images. `steps: 1` is SNIP. Which implementation MIPP compares with is unconfirmed; followed is naver/force,
+`prune_method=1`: on the masked network, exponential schedule, what is pruned stays pruned. `structure: channel` sums
+the scores of a node's weights (MIPP, arXiv 2411.00147, section 5).
+"""
+
+from torch import Tensor, nn
+
+from prunus.params import Positive
+from prunus.recipe import Candidates, Recipe, Weights
+from prunus.saliency import IteratedSettings, as_drawn, loss_gradients, structured
+
+
+class Settings(IteratedSettings):
+    samples: Positive
+
+
+def sensitivity(network: nn.Module, images: Tensor, labels: Tensor) -> Weights:
+    """|w dL/dw| by parameter name, L the mean cross-entropy over ``images`` [N, C, H, W], ``labels`` [N]."""
+    weights, gradients = loss_gradients(network, images, labels)
+    return {
+        name: (weight * gradient).abs().detach()
+        for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
+    }
+
+
+def recipe(settings: Settings) -> Recipe:
+    def score(candidates: Candidates) -> Weights:
+        scores = sensitivity(as_drawn(candidates), *candidates.sample(settings.samples))
+        return structured(settings, candidates, scores)
+
+    return Recipe(
+        score,
+        settings.amount,
+        settings.scope,
+        settings.rewind,
+        settings.stop,
+        structure=settings.structure,
+        steps=settings.steps,
+    )

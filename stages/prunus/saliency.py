@@ -1,0 +1,44 @@
+"""What the methods that score by gradients share: losses and gradients of a network on a sample."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prunus import channels
+from prunus.masks import prunable
+from prunus.params import Positive
+from prunus.recipe import Candidates, FixedEpochsSettings, FractionSettings, StructureSettings, Weights
+
+
+class IteratedSettings(StructureSettings, FractionSettings, FixedEpochsSettings):
+    """The settings of a score that is computed ``steps`` times on the way to an iteration's density.
+
+    The density falls exponentially from step to step, with one global threshold each; a chain of iterations, which
+    starts every one from the masks of the one before, is one long schedule.
+    """
+
+    scope: Literal["global"]
+    steps: Positive
+
+
+def as_drawn(candidates: Candidates) -> nn.Module:
+    """The masked network before training, in training mode: at initialisation batch norm has no statistics of its own,
+    and the public implementations of SNIP and GraSP use those of the batch."""
+    return candidates.networks("initial").train()
+
+
+def structured(settings: StructureSettings, candidates: Candidates, scores: Weights) -> Weights:
+    """``scores`` per weight, or their sums over the incoming weights of each channel."""
+    return channels.sums(candidates.groups, scores) if settings.structure == "channel" else scores
+
+
+def loss_gradients(network: nn.Module, images: Tensor, labels: Tensor, temperature: float = 1.0, graph: bool = False):
+    """The prunable weights by name, and the gradients of the mean cross-entropy with respect to them.
+
+    Logits are divided by ``temperature``; with ``graph`` the gradients can be differentiated again.
+    """
+    weights = prunable(network)
+    loss = F.cross_entropy(network(images) / temperature, labels)
+    return weights, torch.autograd.grad(loss, list(weights.values()), create_graph=graph)
