@@ -3,6 +3,10 @@ import torch
 from hypothesis import settings
 from torch import nn
 
+from prunus import masks as masking
+from prunus.datasets import Dataset, Split
+from prunus.recipe import Candidates
+
 settings.register_profile("prunus", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("prunus")
 
@@ -26,3 +30,16 @@ def small_network():
         nn.ReLU(),
         nn.Linear(8, 3),
     )
+
+
+@pytest.fixture
+def candidates_of():
+    """A function: what a method is given of a network for 1x8x8 images, dense weights the same turned upside down."""
+
+    def make(network, masks=None):
+        images, labels = torch.randint(0, 256, (60, 1, 8, 8), dtype=torch.uint8), torch.arange(60) % 3
+        data = Dataset({"train": Split(images, labels)}, torch.tensor([0.5]), torch.tensor([0.25]), ("a", "b", "c"))
+        dense = {name: tensor.flip(0) if tensor.dim() else tensor for name, tensor in network.state_dict().items()}
+        return Candidates(network, masks or masking.ones(network), 1, data, 0, lambda point: dense)
+
+    return make

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from prunus import layout, masks, params
-from prunus.recipe import Candidates
 
 STUDIES = sorted((layout.ROOT / "studies").glob("*/params.yaml"))
 README = (layout.ROOT / "README.md").read_text()
@@ -22,7 +21,7 @@ def test_there_are_ready_made_studies():
     assert STUDIES
 
 
-def test_the_method_of_the_readme_works(tmp_path, monkeypatch, small_network):
+def test_the_method_of_the_readme_works(tmp_path, monkeypatch, small_network, candidates_of):
     code = re.search(r"```python\n(.+?)```", README, re.DOTALL)[1]
     block = re.search(r"random_pruning: (\{.+?\})", README)[1]
     (tmp_path / "random_pruning.py").write_text(code)
@@ -32,8 +31,8 @@ def test_the_method_of_the_readme_works(tmp_path, monkeypatch, small_network):
     try:
         settings = random_pruning.Settings.model_validate(params.yaml.load(block, params._Loader))
         recipe = random_pruning.recipe(settings)
-        weights, full = {n: w.detach() for n, w in masks.prunable(small_network).items()}, masks.ones(small_network)
-        kept = recipe.masks(Candidates(weights, weights), full)
+        full = masks.ones(small_network)
+        kept = recipe.masks(candidates_of(small_network))
         total = masks.alive_count(full)
         assert masks.alive_count(kept) == total - int(0.2 * total)
         assert not torch.equal(kept["5.weight"], full["5.weight"])

@@ -10,7 +10,7 @@ from prunus import masks as masking
 from prunus import methods, params
 from prunus.datasets import Dataset, Split
 from prunus.flow import gradient_flow, information_flow
-from prunus.recipe import Candidates, Retraining
+from prunus.recipe import Retraining
 
 PROJECT = params.read()
 
@@ -35,19 +35,11 @@ def retraining(small_network):
     return Retraining(masks, 4, reference, floats, labels, lambda: test)
 
 
-def candidates_of(network, masks=None, iteration=1):
-    """``network`` as retrained last; its dense weights are the same turned upside down."""
-    images, labels = torch.randint(0, 256, (60, 1, 8, 8), dtype=torch.uint8), torch.arange(60) % 3
-    data = Dataset({"train": Split(images, labels)}, torch.tensor([0.5]), torch.tensor([0.25]), ("a", "b", "c"))
-    dense = {name: tensor.flip(0) if tensor.dim() else tensor for name, tensor in network.state_dict().items()}
-    return Candidates(network, masks or masking.ones(network), iteration, data, 0, lambda point: dense)
-
-
 MAGNITUDE_METHODS = ["one_shot", "lth", "sap", "incop_if", "incop_gf", "fixed_epochs"]
 
 
 @pytest.mark.parametrize("name", MAGNITUDE_METHODS)
-def test_masks_are_nested_and_lose_something(name, small_network):
+def test_masks_are_nested_and_lose_something(name, small_network, candidates_of):
     recipe = methods.recipe(name, PROJECT.methods[name])
     candidates = candidates_of(small_network)
     for _ in range(2):
@@ -57,7 +49,7 @@ def test_masks_are_nested_and_lose_something(name, small_network):
         candidates = candidates.at(new)
 
 
-def test_one_shot_looks_at_the_dense_weights_and_lth_at_the_current_ones(small_network):
+def test_one_shot_looks_at_the_dense_weights_and_lth_at_the_current_ones(small_network, candidates_of):
     candidates = candidates_of(small_network)
     for name, scored in (("lth", candidates.current), ("one_shot", candidates.dense)):
         kept = methods.recipe(name, settings(name)).masks(candidates)
@@ -65,7 +57,7 @@ def test_one_shot_looks_at_the_dense_weights_and_lth_at_the_current_ones(small_n
         assert all(torch.equal(kept[key], expected[key]) for key in kept)
 
 
-def test_networks_at_a_point_are_copies_with_pruned_weights_at_zero(small_network):
+def test_networks_at_a_point_are_copies_with_pruned_weights_at_zero(small_network, candidates_of):
     masks = {name: torch.rand(mask.shape) < 0.5 for name, mask in masking.ones(small_network).items()}
     candidates = candidates_of(small_network, masks)
     for point, weights in (("initial", candidates.dense), ("current", candidates.current)):
@@ -76,7 +68,7 @@ def test_networks_at_a_point_are_copies_with_pruned_weights_at_zero(small_networ
     assert small_network[0].weight.count_nonzero() == small_network[0].weight.numel()
 
 
-def test_samples_are_training_images_the_same_every_time_and_per_class_balanced(small_network):
+def test_samples_are_training_images_the_same_every_time_and_per_class_balanced(small_network, candidates_of):
     candidates = candidates_of(small_network)
     (images, labels), (again, _) = candidates.sample_per_class(4), candidates.sample_per_class(4)
     assert labels.bincount().tolist() == [4, 4, 4] and torch.equal(images, again)

@@ -38,10 +38,10 @@ def put(raw, key, value):
         ("methods.incop_if.epsilon", "small", "methods.incop_if.epsilon: 'small' should be a valid number"),
         ("methods.lth.fraction", 1.0, "methods.lth.fraction: 1.0 should be less than 1"),
         ("methods.lth.scope", "filter", "methods.lth.scope: 'filter' should be 'neuron', 'layer' or 'global'"),
-        ("methods.lottery", {}, "methods.lottery: no such method; allowed: fixed_epochs, incop_gf"),
+        ("methods.lottery", {}, "methods.lottery: no such method; allowed: fixed_epochs, imp_channels, incop_gf"),
         (
             "study.methods",
-            ["sap", "mipp"],
+            ["sap", "random_pruning"],
             "study.methods: 'random_pruning' has no block under methods; blocks: one_shot, lth",
         ),
         ("study.methods", ["sap", "sap"], "study.methods: 'sap' is listed twice"),
@@ -86,6 +86,22 @@ def test_information_flow_needs_two_layers(raw):
         params.validate(raw)
     raw["study"]["methods"] = ["sap", "incop_gf"]
     assert params.validate(raw).study.network == "linear"
+
+
+def test_an_imposed_ratio_needs_a_study_that_has_it_and_methods_that_take_it(raw):
+    raw["imposed"] = {"ratio_of": "mipp", "methods": ["thinet", "sap", "thinet"]}
+    with pytest.raises(params.ParamsError) as error:
+        params.validate(raw)
+    lines = str(error.value).splitlines()
+    assert lines[0] == "imposed.methods: 'thinet' is listed twice"
+    assert lines[1] == "imposed.ratio_of: 'mipp' is not in study.methods; allowed: none of this study"
+    assert lines[2].startswith("imposed.methods: 'sap' cannot be given a ratio of channels; allowed: imp_channels,")
+    raw["study"]["methods"] = ["sap", "mipp"]
+    raw["imposed"] = {"ratio_of": "sap", "methods": ["thinet"]}
+    with pytest.raises(params.ParamsError, match="imposed.ratio_of: 'sap' removes single weights, not channels"):
+        params.validate(raw)
+    raw["imposed"]["ratio_of"] = "mipp"
+    assert params.validate(raw).imposed.chains == ["thinet_at_mipp"]
 
 
 def test_pretrained_needs_rgb(raw):

@@ -150,7 +150,8 @@ def _git(*arguments: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What this machine's processor calls itself."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -194,7 +195,7 @@ class Recorder:
                 "dirty": None if status is None else bool(status),
                 "versions": _versions(),
                 "device": self._device_name(),
-                "processor": _processor(),
+                "processor": processor(),
                 "threads": self.threads,
                 "seeds": self.seeds,
                 "started": self._started.isoformat(timespec="seconds"),

@@ -24,9 +24,14 @@ class IteratedSettings(StructureSettings, FractionSettings, FixedEpochsSettings)
 
 
 def as_drawn(candidates: Candidates) -> nn.Module:
-    """The masked network before training, in training mode: at initialisation batch norm has no statistics of its own,
-    and the public implementations of SNIP and GraSP use those of the batch."""
-    return candidates.networks("initial").train()
+    """The masked network before training, its batch norm on the statistics of the batch: at initialisation it has none
+    of its own, and the public implementations of SNIP and GraSP score in training mode. Dropout, which would make the
+    scores random, stays off."""
+    network = candidates.networks("initial")
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.train()
+    return network
 
 
 def structured(settings: StructureSettings, candidates: Candidates, scores: Weights) -> Weights:

@@ -12,6 +12,7 @@ import report
 from prunus import layout
 from prunus.reporting import findings
 from prunus.reporting.channel_figures import accuracy_against_channels, layer_ratios
+from prunus.reporting.drawing import legend_columns
 from prunus.reporting.figures import INLINE_ONLY, SAVED
 from prunus.reporting.files import read_table
 from prunus.reporting.names import METHOD_NAMES, look, method_name
@@ -268,3 +269,12 @@ def test_names_of_methods():
     assert method_name("imp_channels") == "IMP (channels)"
     assert method_name("thinet_at_mipp") == "ThiNet at MIPP's ratio"
     assert method_name("my_own") == "my own"
+
+
+def test_legends_fit_the_figure():
+    short = [f"M{number}" for number in range(13)]
+    assert legend_columns(short) == 5  # three rows need no sixth column
+    assert legend_columns(short[:4]) == 4
+    long = [f"method {number} at another method's ratio" for number in range(9)]
+    assert legend_columns(long) == 2
+    assert legend_columns(["x" * 200]) == 1

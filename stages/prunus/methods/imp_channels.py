@@ -10,6 +10,8 @@ smaller the more of them a unit reads. Whether MIPP's comparison normalised is u
 
 from typing import Literal
 
+import torch
+
 from prunus import channels
 from prunus.recipe import Candidates, ChannelSettings, FixedEpochsSettings, FractionSettings, Recipe, Weights
 
@@ -32,7 +34,10 @@ def recipe(settings: Settings) -> Recipe:
         norms = {name: total ** (1 / power) for name, total in totals.items()}
         if settings.normalise == "mean":
             alive = channels.alive(candidates.groups, candidates.masks)
-            norms = {name: norm / norm[alive[name]].mean() for name, norm in norms.items()}
+            norms = {
+                name: norm / norm[alive[name]].mean().clamp(min=torch.finfo(norm.dtype).tiny)
+                for name, norm in norms.items()
+            }
         return norms
 
     return Recipe(score, settings.amount, settings.scope, settings.rewind, settings.stop, structure="channel")

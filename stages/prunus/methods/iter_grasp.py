@@ -4,7 +4,8 @@ GraSP (Wang, Zhang and Grosse, ICLR 2020, arXiv 2002.07376): S = -w (H g), g the
 divided by `temperature` and H the Hessian, is half of what removing w adds to g^T g, to first order; the largest S go.
 Returned is +w (H g), lowest first. Which iterative form MIPP compares with is unconfirmed; followed is the one of the
 Synaptic-Flow repository, GraSP scored again on an exponential schedule, not naver/force's GRASP-It, whose score is
-g^2. Departure from alecwangcq/GraSP: linear layers keep their initialisation for scoring. `steps: 1` is GraSP.
+g^2. Departures from alecwangcq/GraSP: linear
+layers keep their initialisation for scoring, the sample is one batch, not two halves. `steps: 1` is GraSP.
 
 `structure: channel` sums the signed scores of a node's weights: the first-order effect of removing them together.
 """

@@ -4,7 +4,8 @@ et al., ICLR 2022, arXiv 2202.08132).
 Masks c = 1 multiply the weights as drawn, `inner_steps` steps of plain SGD at `inner_rate` follow, each on `samples`
 other training images, and the score is |dL/dc| of the loss after them on yet other images: the gradient goes through
 the steps (mil-ad/prospr, its command line's defaults of 3 steps at rate 0.1 without momentum). No inner step is SNIP.
-The public code draws the batches anew or not by a setting; here every step has its own.
+The public code draws the batches anew or not by a setting; here every step has its own, of fewer images where the
+training set holds too few.
 
 `structure: channel` has one c per channel, on its incoming weights; biases have none. What a mask already has taken is
 held at zero in the inner steps.
@@ -55,7 +56,8 @@ def meta_gradients(
 def recipe(settings: Settings) -> Recipe:
     def score(candidates: Candidates) -> Weights:
         images, labels = candidates.sample(settings.samples * (settings.inner_steps + 1))
-        batches = list(zip(images.split(settings.samples), labels.split(settings.samples), strict=True))
+        parts = settings.inner_steps + 1
+        batches = list(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True))
         signed = meta_gradients(as_drawn(candidates), candidates.masks, batches, settings.inner_rate)
         if settings.structure == "channel":
             signed = channels.sums(candidates.groups, signed)

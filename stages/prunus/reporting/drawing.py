@@ -19,6 +19,7 @@ WIDTH = 9.0  # inches
 PNG_DPI = 150
 INK, SOFT, FAINT, GRID, BORDER = "#222222", "#5b6167", "#8a8a8a", "#e6e6e6", "#dddddd"
 DASHES = (0, (4, 3))
+LEGEND_WIDTH, LEGEND_HANDLE = 105, 10  # of a figure and of a line's sample with its margins, in characters
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10.5,
@@ -156,10 +157,19 @@ def methods_axis(axes, methods: list[str]) -> None:
     axes.set_axisbelow(True)
 
 
+def legend_columns(labels: list[str]) -> int:
+    """The most columns, filled one after the other, that fit the width of a figure; of as many rows the fewest."""
+    for columns in range(min(6, len(labels)), 1, -1):
+        rows = -(-len(labels) // columns)
+        filled = [labels[start : start + rows] for start in range(0, len(labels), rows)]
+        if sum(max(map(len, column)) + LEGEND_HANDLE for column in filled) <= LEGEND_WIDTH:
+            return len(filled)
+    return 1
+
+
 def legend_below(figure: Figure, axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    rows = -(-len(labels) // 6)
-    figure.legend(handles, labels, loc="outside lower center", ncols=-(-len(labels) // rows), handlelength=3)
+    figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns(labels), handlelength=3)
 
 
 def save_png(figure: Figure, path: Path) -> None:

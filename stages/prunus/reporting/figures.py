@@ -34,7 +34,7 @@ from prunus.reporting.drawing import (
 from prunus.reporting.names import duration, look, method_name, number
 
 # Hatching and strength of colour, since the colour itself says which method.
-PARTS = {"prune": ("....", 0.8), "train": ("", 1.0), "flow": ("////", 0.6), "evaluation": ("", 0.25)}
+PARTS = {"prune": ("xxx", 0.8), "train": ("", 1.0), "flow": ("////", 0.6), "evaluation": ("", 0.25)}
 PART_NAMES = {"prune": "choosing what to prune", "train": "training", "flow": "measuring flow"}
 PART_NAMES |= {"evaluation": "validation accuracy"}
 
