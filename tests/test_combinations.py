@@ -53,7 +53,7 @@ def quick(name, **changes):
     settings = PROJECT.methods[name]
     known = {key: value for key, value in QUICK.items() if key in type(settings).model_fields}
     if name == "mipp":
-        known |= {"samples": 1600, "regularisation": 0.1}
+        known |= {"samples": 1600, "regularisation": [0.1]}
     return settings.model_copy(update=known | changes)
 
 

@@ -19,7 +19,7 @@ UNIQUE = {"hidden1": 6, "hidden2": 4}
 
 
 def settings(**changes):
-    return DEFAULTS.model_copy(update={"samples": 1500, "regularisation": 1e-3, "predictor": "linear"} | changes)
+    return DEFAULTS.model_copy(update={"samples": 1500, "regularisation": [1e-3], "predictor": "linear"} | changes)
 
 
 def duplicated():
@@ -83,7 +83,7 @@ def test_a_group_is_never_emptied():
     assert int(eliminate(network, images)["hidden2"].sum()) == 1
 
 
-def dataset(n=300, side=8):
+def dataset(n=600, side=8):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (n, 1, side, side), dtype=torch.uint8, generator=generator)
     images[:, :, :, -1] = 7  # a border that says nothing
@@ -106,9 +106,9 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_masks_cover_whole_groups_and_nest(name):
-    data = dataset(200)
+    data = dataset(400)
     network = NETWORKS[name]()
-    recipe = methods.recipe("mipp", settings(samples=200, cells=1, regularisation=0.2))
+    recipe = methods.recipe("mipp", settings(samples=400, cells=1, regularisation=[0.2]))
     before = candidates(network, data)
     for _ in range(2):
         masks = recipe.masks(before)
@@ -124,7 +124,7 @@ def test_masks_cover_whole_groups_and_nest(name):
 def test_pixels_that_say_nothing_go_with_include_input():
     data = dataset(1500)
     network = networks.build("mlp", *data.form)
-    masks = methods.recipe("mipp", settings(include_input=True, regularisation=1e-4)).masks(candidates(network, data))
+    masks = methods.recipe("mipp", settings(include_input=True, regularisation=[1e-4])).masks(candidates(network, data))
     read = masks["hidden1.weight"].any(0).view(8, 8)
     assert not read[:, -1].any()
     assert (read[:, 0] ^ read[:, 1]).all()
@@ -136,9 +136,20 @@ def test_before_training_the_initial_weights_decide():
     network, other = (networks.build("mlp", *data.form) for _ in range(2))
     dense = other.state_dict()
     by = {
-        when: methods.recipe("mipp", settings(when=when, samples=300)).masks(candidates(network, data, dense))
+        when: methods.recipe("mipp", settings(when=when, samples=600)).masks(candidates(network, data, dense))
         for when in ("initial", "trained")
     }
-    alone = methods.recipe("mipp", settings(when="trained", samples=300)).masks(candidates(other, data))
+    alone = methods.recipe("mipp", settings(when="trained", samples=600)).masks(candidates(other, data))
     assert all(torch.equal(by["initial"][key], alone[key]) for key in alone)
     assert any(not torch.equal(by["initial"][key], by["trained"][key]) for key in alone)
+
+
+def test_each_iteration_has_its_regularisation_and_the_last_one_holds():
+    data = dataset(600)
+    network = networks.build("mlp", *data.form)
+    own = settings(samples=600, regularisation=[0.0, 0.5])
+    counts = []
+    for iteration in (1, 2, 5):
+        given = Candidates(network, masking.ones(network), iteration, data, 0, None)
+        counts.append(masking.alive_count(methods.recipe("mipp", own).masks(given)))
+    assert counts[0] > counts[1] == counts[2]

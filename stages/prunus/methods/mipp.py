@@ -36,13 +36,14 @@ FLAT_INPUT = ("linear", "mlp")  # networks whose first layer reads pixels one by
 
 
 class Settings(ChannelSettings, FixedEpochsSettings):
-    """``include_input``: also choose among the pixels (linear, mlp) or the colour channels that the network reads."""
+    """``regularisation``: entry t is iteration t's, the last one holds from there on. ``include_input``: also choose
+    among the pixels (linear, mlp) or the colour channels that the network reads."""
 
     when: Literal["initial", "trained"]
     predictor: Literal["linear", "mlp"]
     order: Literal["mi", "plain"]
     confidence: Annotated[float, Field(gt=0, lt=1)]
-    regularisation: NonNegative
+    regularisation: Annotated[list[NonNegative], Field(min_length=1)]
     repeats: Annotated[int, Field(ge=2)]
     samples: Annotated[int, Field(ge=20)]
     cells: Positive
@@ -109,7 +110,13 @@ def _pooled(written: Tensor, side: int) -> Tensor:
 
 
 def eliminate(
-    network: nn.Module, groups: list[Group], alive: Masks, images: Tensor, settings: Settings, seed: int
+    network: nn.Module,
+    groups: list[Group],
+    alive: Masks,
+    images: Tensor,
+    settings: Settings,
+    seed: int,
+    iteration: int = 1,
 ) -> Masks:
     """Algorithm 1: the channels of ``network`` (eval mode, dead ones at zero) that the next layer needs, by group name.
 
@@ -130,7 +137,7 @@ def eliminate(
                 order=settings.order,
                 predictor=settings.predictor,
                 confidence=settings.confidence,
-                regularisation=settings.regularisation,
+                regularisation=settings.regularisation[min(iteration, len(settings.regularisation)) - 1],
                 repeats=settings.repeats,
                 keep_at_least=1,
                 seed=seed,
@@ -153,7 +160,7 @@ def recipe(settings: Settings) -> Recipe:
         pruned = candidates.networks("initial" if settings.when == "initial" else "current")
         images, _ = candidates.sample(settings.samples)
         alive = channels.alive(groups, candidates.masks)
-        kept = eliminate(pruned, groups, alive, images, settings, candidates.seed)
+        kept = eliminate(pruned, groups, alive, images, settings, candidates.seed, candidates.iteration)
         return channels.expand(groups, kept, candidates.masks)
 
     return Recipe(None, None, None, settings.rewind, settings.stop, select=select)
