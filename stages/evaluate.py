@@ -29,6 +29,13 @@ def parameter_count(network):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def latencies_of(dense, compact, shape, device):
+    """A row per batch size: median seconds of the dense and of the compacted network."""
+    for batch in BATCHES:
+        (full, small), repeats = latency([dense, compact], torch.zeros(batch, *shape, device=device))
+        yield {"batch": batch, "dense_seconds": full, "compact_seconds": small, "repeats": repeats}
+
+
 def checked(compact, network, dataset, label):
     """``compact`` if it answers what the masked ``network`` does; otherwise the comparison would be of two networks."""
     images = dataset.normalise(dataset.splits["test"].images[:CHECKED_IMAGES])
@@ -82,19 +89,9 @@ def main() -> None:
             groups += [keys | {"group": g.name, "channels": g.size, "alive": left[g.name]} for g in coupled]
             compact = checked(channels.compact(network, coupled, alive), network, dataset, label)
             removed = channels.share_removed(coupled, alive)
-            with recorder.clock.time("latency"):
-                for batch in BATCHES if removed else ():
-                    images = torch.zeros(batch, *dataset.shape, device=device)
-                    (full, small), repeats = latency([dense, compact], images)
-                    latencies.append(
-                        {
-                            "iteration": t,
-                            "batch": batch,
-                            "dense_seconds": full,
-                            "compact_seconds": small,
-                            "repeats": repeats,
-                        }
-                    )
+            if removed:
+                with recorder.clock.time("latency"):
+                    latencies += [{"iteration": t} | row for row in latencies_of(dense, compact, dataset.shape, device)]
             rows.append(
                 {
                     "dataset": params.study.dataset,

@@ -1,5 +1,6 @@
 """What the methods that score by gradients share: losses and gradients of a network on a sample."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from prunus import channels
 from prunus.masks import prunable
 from prunus.params import Positive
-from prunus.recipe import Candidates, FixedEpochsSettings, FractionSettings, StructureSettings, Weights
+from prunus.recipe import Candidates, FixedEpochsSettings, FractionSettings, Recipe, StructureSettings, Weights
 
 
 class IteratedSettings(StructureSettings, FractionSettings, FixedEpochsSettings):
@@ -37,6 +38,19 @@ def as_drawn(candidates: Candidates) -> nn.Module:
 def structured(settings: StructureSettings, candidates: Candidates, scores: Weights) -> Weights:
     """``scores`` per weight, or their sums over the incoming weights of each channel."""
     return channels.sums(candidates.groups, scores) if settings.structure == "channel" else scores
+
+
+def iterated(settings: IteratedSettings, score: Callable[[Candidates], Weights]) -> Recipe:
+    """The recipe of a ``score`` on the settings' schedule."""
+    return Recipe(
+        score,
+        settings.amount,
+        settings.scope,
+        settings.rewind,
+        settings.stop,
+        structure=settings.structure,
+        steps=settings.steps,
+    )
 
 
 def loss_gradients(network: nn.Module, images: Tensor, labels: Tensor, temperature: float = 1.0, graph: bool = False):

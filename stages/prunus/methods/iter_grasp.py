@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from prunus.params import Positive
 from prunus.recipe import Candidates, Recipe, Weights
-from prunus.saliency import IteratedSettings, as_drawn, loss_gradients, structured
+from prunus.saliency import IteratedSettings, as_drawn, iterated, loss_gradients, structured
 
 
 class Settings(IteratedSettings):
@@ -42,12 +42,4 @@ def recipe(settings: Settings) -> Recipe:
         scores = preserved_flow(as_drawn(candidates), *sample, settings.temperature)
         return structured(settings, candidates, scores)
 
-    return Recipe(
-        score,
-        settings.amount,
-        settings.scope,
-        settings.rewind,
-        settings.stop,
-        structure=settings.structure,
-        steps=settings.steps,
-    )
+    return iterated(settings, score)

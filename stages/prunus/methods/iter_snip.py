@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunus.params import Positive
 from prunus.recipe import Candidates, Recipe, Weights
-from prunus.saliency import IteratedSettings, as_drawn, loss_gradients, structured
+from prunus.saliency import IteratedSettings, as_drawn, iterated, loss_gradients, structured
 
 
 class Settings(IteratedSettings):
@@ -32,12 +32,4 @@ def recipe(settings: Settings) -> Recipe:
         scores = sensitivity(as_drawn(candidates), *candidates.sample(settings.samples))
         return structured(settings, candidates, scores)
 
-    return Recipe(
-        score,
-        settings.amount,
-        settings.scope,
-        settings.rewind,
-        settings.stop,
-        structure=settings.structure,
-        steps=settings.steps,
-    )
+    return iterated(settings, score)

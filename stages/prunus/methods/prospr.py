@@ -23,7 +23,7 @@ from prunus import channels
 from prunus.masks import Masks, prunable
 from prunus.params import Natural, Positive
 from prunus.recipe import Candidates, Recipe, Weights
-from prunus.saliency import IteratedSettings, as_drawn
+from prunus.saliency import IteratedSettings, as_drawn, iterated
 
 
 class Settings(IteratedSettings):
@@ -63,12 +63,4 @@ def recipe(settings: Settings) -> Recipe:
             signed = channels.sums(candidates.groups, signed)
         return {name: gradient.abs() for name, gradient in signed.items()}
 
-    return Recipe(
-        score,
-        settings.amount,
-        settings.scope,
-        settings.rewind,
-        settings.stop,
-        structure=settings.structure,
-        steps=settings.steps,
-    )
+    return iterated(settings, score)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prunus.masks import prunable
 from prunus.recipe import Candidates, Recipe, Weights
-from prunus.saliency import IteratedSettings, structured
+from prunus.saliency import IteratedSettings, iterated, structured
 
 
 class Settings(IteratedSettings):
@@ -46,12 +46,4 @@ def recipe(settings: Settings) -> Recipe:
         scores = synaptic_flow(candidates.networks("initial"), candidates.dataset.shape)
         return structured(settings, candidates, scores)
 
-    return Recipe(
-        score,
-        settings.amount,
-        settings.scope,
-        settings.rewind,
-        settings.stop,
-        structure=settings.structure,
-        steps=settings.steps,
-    )
+    return iterated(settings, score)
