@@ -4,21 +4,22 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from prunus.reporting.drawing import (
     MOST_CELLS_LABELLED,
     accuracy_curves,
+    density_axis,
     ink_on,
     legend_below,
     new_figure,
-    percent_ticks,
     sentence_figure,
 )
 from prunus.reporting.files import removers
 from prunus.reporting.names import look, method_name
 
 NOTHING_REMOVED = "No method of this study removed whole channels."
-STEPS = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # of the axis of channels
+FEWEST = 1e-3  # of the channels, left of a network that has none: a log axis has no zero
 
 
 def accuracy_against_channels(tables: dict[str, pd.DataFrame], methods: list[str]) -> Figure:
@@ -29,11 +30,11 @@ def accuracy_against_channels(tables: dict[str, pd.DataFrame], methods: list[str
     figure = new_figure(4.8)
     axes, comparison = figure.subplots(), tables["comparison"]
     styles = {method: style for method, style in look(methods).items() if method in drawn}
-    accuracy_curves(axes, comparison, styles, "channels_removed", 0.0, dots=True)
-    most = comparison.loc[comparison["method"].isin(drawn), "channels_removed"].max()
-    step = next((step for step in STEPS if most / step >= 5), STEPS[-1])
-    axes.set_xlim(-0.02 * most, 1.02 * most)
-    percent_ticks(step * np.arange(1 + int(1.02 * most / step)), axes.xaxis)
+    left = comparison.assign(left=1 - comparison["channels_removed"].clip(upper=1 - FEWEST))
+    accuracy_curves(axes, left, styles, "left", 1.0, dots=True)
+    # The axis of what is left, as for densities, with the names of what is gone.
+    density_axis(axes, left.loc[left["method"].isin(drawn), "left"].min())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 - 100 * value:.4g}\u202f%"))
     axes.set_xlabel("channels removed (fraction of all filters, units and attention heads)")
     legend_below(figure, axes)
     return figure

@@ -40,6 +40,7 @@ STYLE = {
 }
 # Densities worth a tick, the most welcome first.
 TICKS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.8, 0.3, 0.6, 0.4, 0.7, 0.9, 0.15, 0.03, 0.003)
+MOST_BANDS = 7
 MOST_CELLS_LABELLED = 200  # in a heat map; more would not be read
 TICK_DISTANCE = 0.12  # smallest distance of two ticks, as a share of the axis; nearer labels would touch
 
@@ -112,7 +113,7 @@ def accuracy_curves(axes, comparison: pd.DataFrame, styles: dict[str, dict], x: 
     """Mean test accuracy of each iteration at its mean ``x``, with a band of one standard deviation over seeds.
 
     One curve per method of ``styles``; it starts thin at the dense network, which has ``x`` = ``dense_at``. ``dots``
-    shows the single seeds too.
+    shows the single seeds too. More than ``MOST_BANDS`` bands would hide each other and are left out.
     """
     dense = comparison.groupby("seed")["dense_test_accuracy"].first().mean()
     axes.axhline(dense, color=FAINT, linewidth=1, linestyle=DASHES, zorder=1, label="dense network")
@@ -125,7 +126,8 @@ def accuracy_curves(axes, comparison: pd.DataFrame, styles: dict[str, dict], x: 
         at = np.r_[dense_at, by_iteration[x].mean()]
         mean = np.r_[dense, by_iteration["test_accuracy"].mean()]
         std = np.r_[0.0, by_iteration["test_accuracy"].std().fillna(0.0)]
-        axes.fill_between(at[1:], (mean - std)[1:], (mean + std)[1:], color=color, alpha=0.1, linewidth=0)
+        if len(styles) <= MOST_BANDS:
+            axes.fill_between(at[1:], (mean - std)[1:], (mean + std)[1:], color=color, alpha=0.1, linewidth=0)
         axes.plot(at[:2], mean[:2], color=color, linewidth=0.9, alpha=0.5, zorder=2)
         axes.plot(at[1:], mean[1:], **style, markersize=5, linewidth=1.8, label=method_name(method), zorder=3)
     if comparison["untrainable"].any():
