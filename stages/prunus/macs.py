@@ -12,7 +12,8 @@ def multiply_accumulates(
     Keys are layer names in ``named_modules`` order, with 0 for a layer the forward pass never calls. ``masks`` maps
     parameter names such as ``conv1.weight`` to bool tensors of their shape, True where alive; a pruned weight costs
     nothing, which is the theoretical count: dense kernels do not run faster on zeros. Padding counts like any pixel;
-    biases, norms and activations are left out. The network is left as it was: training flags, statistics, hooks.
+    biases, norms, activations and attention's products of tokens with tokens are left out. The network is left as it
+    was: training flags, statistics, hooks.
     """
     layers = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
     alive = {name: layer.weight.numel() for name, layer in layers.items()}
