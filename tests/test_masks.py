@@ -1,5 +1,7 @@
 """Mask algebra: exact counts, nesting, every kept score above every pruned one, scopes (T8, T9, T10)."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.utils.prune
@@ -9,7 +11,7 @@ from torch import nn
 
 from prunus import masks as masking
 from prunus.masks import density, magnitude_masks
-from prunus.recipe import Candidates, dense_magnitude
+from prunus.recipe import dense_magnitude
 from prunus.sparsity import floor_count, prune_count
 
 SCOPES = ("neuron", "layer", "global")
@@ -87,7 +89,7 @@ def test_one_shot_equals_a_single_cut_of_the_dense_weights():
     dense, masks = weights_and_masks((100, 100))
     for t in range(1, 4):
         retrained, _ = weights_and_masks((100, 100), seed=t)
-        scores = dense_magnitude(Candidates(current=retrained, dense=dense))
+        scores = dense_magnitude(SimpleNamespace(dense=dense))
         masks = masking.prune(scores, retrained, masks, "global", a_fifth)
     kept = masking.alive_count(masks)
     direct = dense["0.weight"].abs().flatten().topk(kept).indices
