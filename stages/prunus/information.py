@@ -7,7 +7,7 @@ the other, the features without which the rest of them predict the target as wel
 
 What is preserved depends on the predictor. Linear: the best linear reconstruction of the target; a feature that the
 others determine in a bent way looks indispensable, one that helps only together with another (XOR) useless. MLP: what
-50 rectified units can make of the features, so both are seen for what they are, at some hundred times the cost.
+50 rectified units can make of the features, so both are seen for what they are, at tens of times the cost.
 """
 
 import math
