@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
-from prunus import channels, methods, networks, params
+from prunus import channels, layout, methods, networks, params
 from prunus import masks as masking
 from prunus.datasets import Dataset, Split
 from prunus.params import Sgd
@@ -137,10 +138,6 @@ def test_prunes_compacts_and_trains(name, changes, network_name, dataset, large)
     ],
 )
 def test_what_makes_no_sense_is_one_line_before_anything_starts(name, network_name, changes, line):
-    import yaml
-
-    from prunus import layout
-
     raw = yaml.safe_load((layout.ROOT / layout.PARAMS).read_text())
     raw["study"].update(network=network_name, methods=[name])
     raw["methods"][name].update(changes)

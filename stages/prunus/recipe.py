@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from prunus import channels
+from prunus import channels, training
 from prunus import masks as masking
 from prunus.catalogue import SINGLE_LAYER
 from prunus.channels import Group
@@ -105,16 +105,11 @@ class Retraining:
     test: Callable[[], Dataset]
 
 
-class Sparsifier(Protocol):
-    """Pruning while training: sees every step, and says at the end what it has set to zero.
+class Sparsifier(training.Sparsifier, Protocol):
+    """Pruning while training: what the loop calls, and at the end what has been set to zero.
 
-    ``gradients`` may change ``.grad`` before the optimiser's step of ``epoch`` (from 1), ``project`` the parameters
-    after it; ``masks`` are the masks once training has ended, nested in those it was made with.
+    ``masks`` are the masks once training has ended, nested in those it was made with.
     """
-
-    def gradients(self, epoch: int) -> None: ...
-
-    def project(self, epoch: int) -> None: ...
 
     def masks(self) -> Masks: ...
 

@@ -32,7 +32,11 @@ class Outcome:
 
 
 class Sparsifier(Protocol):
-    """What the loop calls of a method that prunes while it trains, see ``recipe.Sparsifier``."""
+    """What the loop calls of a method that prunes while it trains.
+
+    ``gradients`` may change ``.grad`` before the optimiser's step of ``epoch`` (from 1), ``project`` the parameters
+    after it.
+    """
 
     def gradients(self, epoch: int) -> None: ...
 
