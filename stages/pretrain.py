@@ -5,18 +5,28 @@ python stages/pretrain.py --seed 0
 
 import argparse
 import os
+from dataclasses import asdict
 
 import torch
 
-from prunus import checkpoint, layout, masks, networks
+from prunus import arithmetic, checkpoint, layout, masks, networks
+from prunus.batches import batches_per_epoch
 from prunus.datasets import load
 from prunus.flow import stale_gradient_flow
 from prunus.params import for_stage
 from prunus.runtime import Recorder, StageError, derive_seed, one_line_errors, open_device, write_csv, write_json
 from prunus.stopping import FixedEpochs
-from prunus.training import batches_per_epoch, train
+from prunus.training import train
 
-PARAMS = ["study.network", "network", "training", "device.accelerator", "device.threads"]
+PARAMS = [
+    "study.network",
+    "network",
+    "training",
+    "device.accelerator",
+    "device.threads",
+    "device.precision",
+    "device.memory_format",
+]
 
 
 def main() -> None:
@@ -26,9 +36,11 @@ def main() -> None:
     seed = parser.parse_args().seed
     params = for_stage(PARAMS)
     device = open_device(params.device.accelerator, params.device.threads)
+    computed = arithmetic.choose(params.device.precision, params.device.memory_format, params.study.network, device)
     seeds = {purpose: derive_seed(seed, "dense", purpose) for purpose in ("initialisation", "order")}
     folder = layout.dense(seed)
     with Recorder(layout.iteration_record(seed, "dense", 0), device, params.device.threads, seeds) as recorder:
+        recorder.measured |= asdict(computed)
         dataset = load(layout.DATASET, device)
         steps = batches_per_epoch(len(dataset.splits["train"].labels), params.training.sgd.batch_size)
         if params.training.warmup_steps > steps * params.training.epochs:
@@ -37,7 +49,8 @@ def main() -> None:
                 f"{steps * params.training.epochs} steps of the whole dense training"
             )
         torch.manual_seed(seeds["initialisation"])
-        network = networks.build(params.study.network, *dataset.form, pretrained=params.network.pretrained).to(device)
+        network = networks.build(params.study.network, *dataset.form, pretrained=params.network.pretrained)
+        network = computed.place(network, device)
         full = masks.ones(network)
         checkpoint.save(layout.rewind_point(seed, "initial"), network.state_dict())
         outcome = train(
@@ -50,6 +63,7 @@ def main() -> None:
             seed=seeds["order"],
             clock=recorder.clock,
             label=f"seed {seed} dense",
+            precision=computed.dtype,
             keep_after=params.training.warmup_steps,
         )
         checkpoint.save(layout.rewind_point(seed, "warmup"), outcome.kept)

@@ -7,9 +7,11 @@ With ``--ratio-of mipp`` the method removes the share of the channels that MIPP'
 
 import argparse
 import os
+from dataclasses import asdict
 from functools import cache
 
-from prunus import channels, checkpoint, layout, masks, methods, networks
+from prunus import arithmetic, channels, checkpoint, layout, masks, methods, networks
+from prunus.batches import batches_per_epoch
 from prunus.datasets import load
 from prunus.params import for_stage
 from prunus.recipe import Candidates, Retraining
@@ -22,7 +24,7 @@ from prunus.runtime import (
     write_csv,
     write_json,
 )
-from prunus.training import batches_per_epoch, train
+from prunus.training import train
 
 PARAMS = [
     "study.network",
@@ -31,6 +33,8 @@ PARAMS = [
     "training.sgd",
     "device.accelerator",
     "device.threads",
+    "device.precision",
+    "device.memory_format",
     "methods.{method}",
 ]
 
@@ -54,6 +58,7 @@ def main() -> None:
     params = for_stage([key.format(method=method) for key in PARAMS])
     settings = vars(params.methods)[method]
     device = open_device(params.device.accelerator, params.device.threads)
+    computed = arithmetic.choose(params.device.precision, params.device.memory_format, params.study.network, device)
     seeds = {"order": derive_seed(seed, chain, t, "order"), "selection": derive_seed(seed, chain, "selection")}
     folder, label = layout.iteration(seed, chain, t), f"seed {seed} {chain} iteration {t}"
     pretrain = f"python stages/pretrain.py --seed {seed}"
@@ -64,10 +69,12 @@ def main() -> None:
         return checkpoint.load(layout.rewind_point(seed, point), device, pretrain)[0]
 
     with Recorder(layout.iteration_record(seed, chain, t), device, params.device.threads, seeds) as recorder:
+        recorder.measured |= asdict(computed)
         dataset = load(layout.DATASET, device)
         network = networks.build(
             params.study.network, *dataset.form, pretrained=params.network.pretrained, download=False
-        ).to(device)
+        )
+        network = computed.place(network, device)
         before = layout.iteration(seed, chain, t - 1) / layout.NETWORK
         alive = checkpoint.load_into(network, before, device, pretrain if t == 1 else earlier)
         candidates = Candidates(network, alive, t, dataset, seeds["selection"], dense_state)
@@ -103,6 +110,7 @@ def main() -> None:
             seed=seeds["order"],
             clock=recorder.clock,
             label=label,
+            precision=computed.dtype,
             sparsifier=sparsifier,
         )
         if sparsifier:

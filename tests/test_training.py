@@ -1,20 +1,19 @@
 """The loop and its stop rules: masks held, resets, fixed and flow stops (T9, T13), the same bytes twice."""
 
-import itertools
 import math
 
 import pytest
 import torch
-from torch import nn
 
 from prunus import catalogue, networks
 from prunus import masks as masking
+from prunus.batches import batches_per_epoch
 from prunus.datasets import Dataset, Split
 from prunus.params import Sgd
 from prunus.recipe import PQSettings
 from prunus.runtime import Clock, StageError
 from prunus.stopping import FixedEpochs, FlowSettings, FlowStop
-from prunus.training import batches_per_epoch, flip_crop, train
+from prunus.training import train
 
 SGD = Sgd(
     batch_size=16,
@@ -91,28 +90,9 @@ def test_keeps_the_state_after_the_asked_steps(small_network, dataset):
     assert all(torch.equal(kept[name], tensor) for name, tensor in small_network.state_dict().items())
 
 
-@pytest.mark.parametrize(("n", "size", "steps"), [(66, 16, 5), (65, 16, 4), (64, 16, 4), (1, 16, 1)])
-def test_a_last_batch_of_one_image_is_left_out(n, size, steps):
-    assert batches_per_epoch(n, size) == steps
-
-
 def test_a_loss_that_is_not_finite_is_one_clear_error(small_network, dataset):
     with pytest.raises(StageError, match="epoch 1; lower training.sgd.learning_rate"):
         fit(small_network, masking.ones(small_network), dataset, sgd=SGD.model_copy(update={"learning_rate": 1e9}))
-
-
-def test_flip_crop_moves_whole_images():
-    batch = images(50, 3, 12)
-    moved = flip_crop(batch, torch.Generator().manual_seed(0))
-    padded = nn.functional.pad(batch.float(), (4,) * 4, mode="reflect").to(torch.uint8)
-    for image, result in zip(padded, moved, strict=True):
-        windows = (
-            flipped[:, y : y + 12, x : x + 12]
-            for y, x in itertools.product(range(9), repeat=2)
-            for flipped in (image, image.flip(2))
-        )
-        assert any(torch.equal(window, result) for window in windows)
-    assert not torch.equal(moved, batch)
 
 
 def flow_stop(distances, accuracy_reached=None, **changes):

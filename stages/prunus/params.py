@@ -104,6 +104,8 @@ class Device(Section):
     accelerator: Literal["auto", "cpu", "cuda"]
     threads: Positive
     jobs_per_gpu: Positive
+    precision: Literal["auto", "float32", "bfloat16"]
+    memory_format: Literal["auto", "contiguous", "channels_last"]
 
 
 class _Sections(Section):

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from torch.optim.sgd import sgd as sgd_step
 from tqdm import tqdm
 
+from prunus import batches
 from prunus.datasets import Dataset
 from prunus.evaluation import accuracy
-from prunus.masks import Masks, apply, mask_gradients
+from prunus.masks import Masks, apply, prunable
 from prunus.params import Sgd
 from prunus.runtime import Clock, StageError
 from prunus.stopping import Look, StopRule
-
-CROP_PADDING = 4
 
 
 @dataclass(frozen=True)
@@ -41,31 +40,6 @@ class Sparsifier(Protocol):
     def gradients(self, epoch: int) -> None: ...
 
     def project(self, epoch: int) -> None: ...
-
-
-def batches_per_epoch(images: int, batch_size: int) -> int:
-    """Optimiser steps of an epoch: a last batch of a single image is left out, batch norm cannot train on it."""
-    full, rest = divmod(images, batch_size)
-    return full + (rest > 1 or (rest == 1 and images == 1))
-
-
-def flip_crop(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Random horizontal flip, and random crop after reflecting 4 pixels at the border, of uint8 images [N, C, H, W].
-
-    The random numbers are drawn on the CPU, so that they do not depend on the device.
-    """
-    n, _, height, width = images.shape
-    padding = min(CROP_PADDING, height - 1, width - 1)
-    draws = torch.randint(0, 2 * padding + 1, (2, n), generator=generator)
-    flipped = torch.rand(n, generator=generator) < 0.5
-    columns = torch.arange(width).expand(n, -1)
-    columns = torch.where(flipped[:, None], columns.flip(1), columns) + draws[0][:, None]
-    rows = torch.arange(height) + draws[1][:, None]
-    device = images.device
-    padded = F.pad(images.float(), (padding,) * 4, mode="reflect").to(images.dtype)
-    index = torch.arange(n, device=device)[:, None, None]
-    picked = padded.permute(0, 2, 3, 1)[index, rows.to(device)[:, :, None], columns.to(device)[:, None, :]]
-    return picked.permute(0, 3, 1, 2)
 
 
 class _Progress:
@@ -92,9 +66,26 @@ class _Progress:
         self._bar.close()
 
 
+class _Gradients:
+    """The gradients of the weights that a mask prunes, to be zeroed before every step: a weight that is zero and never
+    sees a gradient stays exactly zero under momentum and weight decay.
+
+    The masks are floats in the order of the weights in memory: a product of equals takes a fifth of one with bools.
+    """
+
+    def __init__(self, network: nn.Module, masks: Masks):
+        pruned = [(weight, masks[name]) for name, weight in prunable(network).items() if not masks[name].all()]
+        self._weights = [weight for weight, _ in pruned]
+        self._masks = [torch.empty_like(weight, requires_grad=False).copy_(mask) for weight, mask in pruned]
+
+    def mask(self) -> None:
+        if self._weights:
+            torch._foreach_mul_([weight.grad for weight in self._weights], self._masks)
+
+
 class _Sgd:
-    """torch's functional SGD. Making a ``torch.optim.SGD`` imports torch's compiler, which takes longer than retraining
-    a small network does."""
+    """torch's functional SGD, fused. Making a ``torch.optim.SGD`` imports torch's compiler, which takes longer than
+    retraining a small network does."""
 
     def __init__(self, network: nn.Module, settings: Sgd):
         self._parameters = list(network.parameters())
@@ -112,7 +103,7 @@ class _Sgd:
             self._parameters,
             [parameter.grad for parameter in self._parameters],
             self._momenta,
-            foreach=True,
+            fused=True,
             weight_decay=self._settings.weight_decay,
             momentum=self._settings.momentum,
             lr=self._rate,
@@ -133,19 +124,22 @@ def train(
     seed: int,
     clock: Clock,
     label: str,
+    precision: torch.dtype = torch.float32,
     keep_after: int | None = None,
     sparsifier: Sparsifier | None = None,
 ) -> Outcome:
     """Train ``network`` in place until ``stop`` says so, with the pruned weights at exactly zero throughout.
 
-    ``seed`` fixes the order of the images and the augmentation. Seconds are booked on ``clock`` as train, flow (the
-    stop rule) and evaluation (validation accuracy). The gradient norm is clipped after masking, so that pruned
-    weights do not shorten the step (SAP's code clips first); ``sparsifier`` sees the gradients before both and the
-    parameters after the step. Raises ``StageError`` when the loss is not finite.
+    ``seed`` fixes the order of the images and the augmentation. ``precision`` is that of the products in a step's
+    forward and backward pass (autocast); weights, gradients and everything outside the step are float32. Seconds are
+    booked on ``clock`` as train, flow (the stop rule) and evaluation (validation accuracy). The gradient norm is
+    clipped after masking, so that pruned weights do not shorten the step (SAP's code clips first); ``sparsifier`` sees
+    the gradients before both and the parameters after the step. Raises ``StageError`` when the loss is not finite.
     """
-    images, labels = dataset.splits["train"].images, dataset.splits["train"].labels
-    steps = batches_per_epoch(len(labels), sgd.batch_size)
-    optimiser = _Sgd(network, sgd)
+    split = dataset.splits["train"]
+    device = split.labels.device
+    steps = batches.batches_per_epoch(len(split.labels), sgd.batch_size)
+    optimiser, gradients = _Sgd(network, sgd), _Gradients(network, masks)
     generator = torch.Generator().manual_seed(seed)
     progress = _Progress(label, stop, steps)
     history, look, kept, taken = [], Look(None), None, 0
@@ -155,20 +149,18 @@ def train(
         epoch = len(history) + 1
         optimiser.set_epoch(epoch, stop.max_epochs)
         with clock.time("train"):
-            total = torch.zeros((), device=images.device)
-            order = torch.randperm(len(labels), generator=generator).to(images.device)
-            for chosen in order.split(sgd.batch_size)[:steps]:
+            total = torch.zeros((), device=device)
+            for images, labels in batches.epoch(split, sgd.batch_size, augment, generator):
                 if taken == keep_after:
                     kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-                batch = images[chosen]
-                if augment == "flip_crop":
-                    batch = flip_crop(batch, generator)
                 network.zero_grad()
-                loss = F.cross_entropy(network(dataset.normalise(batch)), labels[chosen])
+                with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                    answers = network(dataset.normalise(images))
+                loss = F.cross_entropy(answers.float(), labels)
                 loss.backward()
                 if sparsifier is not None:
                     sparsifier.gradients(epoch)
-                mask_gradients(network, masks)
+                gradients.mask()
                 if sgd.clip_norm:
                     nn.utils.clip_grad_norm_(network.parameters(), sgd.clip_norm)
                 optimiser.step()
