@@ -1,10 +1,10 @@
-# `make` reproduces the study of params.yaml, `make test` runs the tests; either sets up .venv first.
+# `make` reproduces the study of params.yaml, `make test` runs the tests, `make bench` measures; each sets up .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study setup test lint
+.PHONY: study setup test bench lint
 
 study: setup
 	snakemake
@@ -21,6 +21,9 @@ setup: .venv/.complete
 
 test: setup
 	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python benchmarks/run.py $(ONLY)
 
 lint: setup
 	$(BIN)/ruff check .

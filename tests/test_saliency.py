@@ -316,7 +316,8 @@ def after_training(network, factors, masks, batches, rate):
     for images, labels in batches[:-1]:
         optimiser.zero_grad()
         F.cross_entropy(replica(images), labels).backward()
-        masking.mask_gradients(replica, masks)
+        for name, weight in masking.prunable(replica).items():
+            weight.grad.mul_(masks[name])
         optimiser.step()
     return mean_loss(replica, *batches[-1])
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from prunus.sparsity import floor_count, gini_index, pq_index, prune_count, retained_lower_bound
+from prunus.sparsity import PIECE, floor_count, gini_index, pq_index, prune_count, retained_lower_bound
 
 ANY_PQ = [(0.5, 1.0), (1.0, 2.0), (0.2, 1.0), (0.3, 0.7), (2.0, 3.0), (1.0, 1.2)]
 PQ_AROUND_ONE = [(p, q) for p, q in ANY_PQ if p <= 1 <= q]
@@ -106,6 +106,27 @@ def test_small_p_does_not_overflow():
 def test_undefined_is_an_error(measure, numbers):
     with pytest.raises(ValueError, match="undefined"):
         measure(vector(numbers))
+
+
+@pytest.mark.parametrize("pq", ANY_PQ)
+def test_long_float32_vectors_are_summed_in_float64(pq):
+    (p, q), w = pq, torch.randn(2 * PIECE + 77)
+    w[:PIECE] = 0
+    w[-1] = 100
+    norm_p, norm_q = (w.double().abs().pow(r).sum().item() ** (1 / r) for r in (p, q))
+    assert pq_index(w, p, q) == pytest.approx(1 - len(w) ** (1 / q - 1 / p) * norm_p / norm_q, rel=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_no_overflow_at_any_scale(scale):
+    w = vector(range(1, 21))
+    assert pq_index(scale * w, 2.0, 30.0) == pytest.approx(pq_index(w, 2.0, 30.0), rel=1e-12)
+
+
+@pytest.mark.parametrize("measure", [lambda w: pq_index(w, 0.5, 1.0), lambda w: prune_count(w, 0.5, 1.0), gini_index])
+def test_nan_is_an_error(measure):
+    with pytest.raises(ValueError, match="undefined"):
+        measure(vector([1.0, math.nan, 2.0]))
 
 
 def test_p_must_be_below_q():

@@ -5,12 +5,14 @@ component contains "weight" and that have more than one dimension: convolutions 
 included, never biases or batch norm (SAP's reference code, and InCoP's after it).
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunus.sparsity import Amount
+from prunus.sparsity import PIECE, Amount, alive_per_row
 
 Masks = dict[str, Tensor]
 
@@ -35,19 +37,8 @@ def apply(network: nn.Module, masks: Masks) -> None:
             weight.mul_(masks[name])
 
 
-def mask_gradients(network: nn.Module, masks: Masks) -> None:
-    """Zero the gradients of pruned weights in place.
-
-    A weight that is zero and never sees a gradient stays exactly zero under momentum and weight decay.
-    """
-    weights = prunable(network)
-    pairs = [(weight.grad, masks[name]) for name, weight in weights.items() if weight.grad is not None]
-    if pairs:
-        torch._foreach_mul_([gradient for gradient, _ in pairs], [mask for _, mask in pairs])
-
-
 def alive_count(masks: Masks) -> int:
-    return sum(int(mask.sum()) for mask in masks.values())
+    return sum(int(mask.count_nonzero()) for mask in masks.values())
 
 
 def density(masks: Masks) -> float:
@@ -60,30 +51,70 @@ def collapsed(masks: Masks) -> list[str]:
     return [name.removesuffix(".weight") for name, mask in masks.items() if not mask.any()]
 
 
-def _groups(tensors: dict[str, Tensor], scope: str) -> Iterator[Tensor]:
-    """The 1-D vectors a scope looks at: everything, one per parameter, or one per output unit (dimension 0)."""
+def _groups(tensors: Iterable[Tensor], scope: str) -> list[Sequence[Tensor]]:
+    """The groups a scope looks at, as rows: each entry holds matrices [n, d_i] side by side, n groups.
+
+    The matrices are views of few enough entries that what is computed from one stays in a processor's cache.
+    """
     if scope == "global":
-        yield torch.cat([tensor.flatten() for tensor in tensors.values()])
-    elif scope == "layer":
-        yield from (tensor.flatten() for tensor in tensors.values())
-    elif scope == "neuron":
-        for tensor in tensors.values():
-            yield from tensor.flatten(1)
-    else:
-        raise ValueError(f"scope: {scope!r}; allowed: neuron, layer, global")
+        return [[piece for tensor in tensors for piece in tensor.reshape(1, -1).split(PIECE, 1)]]
+    if scope == "layer":
+        return [tensor.reshape(1, -1).split(PIECE, 1) for tensor in tensors]
+    if scope == "neuron":
+        matrices = [tensor.flatten(1) for tensor in tensors]
+        return [[rows] for matrix in matrices for rows in matrix.split(max(1, PIECE // matrix.shape[1]))]
+    raise ValueError(f"scope: {scope!r}; allowed: neuron, layer, global")
 
 
-def _drop_lowest(scores: Tensor, mask: Tensor, count: int) -> Tensor:
-    """``mask`` without the ``count`` alive entries of lowest score; among equal scores the first ones go."""
+def _alive(values: Tensor, mask: Tensor) -> Tensor:
+    """``values[mask]``; on a CPU by numpy, which takes a fifth of the time."""
+    if mask.all():
+        return values.flatten()
+    if values.device.type != "cpu":
+        return values[mask]
+    return torch.from_numpy(np.compress(mask.flatten().numpy(), values.detach().flatten().numpy()))
+
+
+def _counts(amount: Amount, weights: Sequence[Tensor], masks: Sequence[Tensor]) -> list[int]:
+    """How many entries of each row have to go."""
+    if hasattr(amount, "per_row"):
+        return amount.per_row(weights, masks)
+    alive = torch.cat([_alive(weight, mask) for weight, mask in zip(weights, masks, strict=True)])
+    return [min(amount(row), len(row)) for row in alive.split(alive_per_row(masks))]
+
+
+def _limit(row: Tensor, count: int) -> tuple[float, int]:
+    """The ``count``-th lowest of ``row`` and how many of its equals are among the ``count`` lowest; reorders ``row``.
+
+    On a CPU by numpy, whose partition takes a third of the time of torch's kthvalue.
+    """
     if count == 0:
-        return mask.clone()
-    alive_scores = scores[mask]
-    threshold = alive_scores.kthvalue(count).values
-    drop = alive_scores < threshold
-    ties = (alive_scores == threshold).nonzero().flatten()
-    drop[ties[: count - int(drop.sum())]] = True
-    kept = mask.clone()
-    kept[mask] = ~drop
+        return -math.inf, 0
+    if row.device.type == "cpu":
+        values = row.numpy()
+        values.partition(count - 1)
+        return values[count - 1].item(), np.count_nonzero(values[:count] == values[count - 1])
+    limit = row.kthvalue(count).values
+    return limit.item(), count - int((row < limit).count_nonzero())
+
+
+def _drop_lowest(scores: Sequence[Tensor], masks: Sequence[Tensor], counts: list[int]) -> list[Tensor]:
+    """``masks`` without the ``counts[k]`` alive entries of lowest score in row k; among equal scores the first go."""
+    if not any(counts):
+        return [mask.clone() for mask in masks]
+    alive = torch.cat([_alive(score, mask) for score, mask in zip(scores, masks, strict=True)])
+    found = [_limit(row, count) for row, count in zip(alive.split(alive_per_row(masks)), counts, strict=True)]
+    limits = torch.tensor([[limit] for limit, _ in found], dtype=alive.dtype, device=alive.device)
+    ties = torch.tensor([equals for _, equals in found], device=alive.device)
+    kept = []
+    for score, mask in zip(scores, masks, strict=True):
+        keep = ~(score < limits) & mask
+        row, column = ((score == limits) & mask).nonzero(as_tuple=True)
+        place = torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)  # among its row's equals
+        goes = place < ties[row]
+        keep[row[goes], column[goes]] = False
+        ties = ties - row[goes].bincount(minlength=len(counts))
+        kept.append(keep)
     return kept
 
 
@@ -93,17 +124,12 @@ def prune(scores: dict[str, Tensor], weights: dict[str, Tensor], masks: Masks, s
     Arguments: ``scores`` and ``weights`` tensors by parameter name, shaped as ``masks``; ``scope`` neuron (one group
     per output unit), layer or global; ``amount`` maps a group's alive weights (1-D) to the exact number to prune.
     """
-    names = list(masks)
-    per_group = zip(
-        *(_groups({name: tensors[name] for name in names}, scope) for tensors in (scores, weights, masks)), strict=True
-    )
+    groups = (_groups([tensors[name] for name in masks], scope) for tensors in (scores, weights, masks))
     kept = []
-    for score, weight, mask in per_group:
-        alive = weight[mask]
-        kept.append(_drop_lowest(score, mask, min(amount(alive), alive.numel())))
-    sizes = [masks[name].numel() for name in names]
-    flat = torch.cat(kept).split(sizes)
-    return {name: part.view_as(masks[name]).clone() for name, part in zip(names, flat, strict=True)}
+    for score, weight, mask in zip(*groups, strict=True):
+        kept += _drop_lowest(score, mask, _counts(amount, weight, mask))
+    flat = torch.cat([part.flatten() for part in kept]).split([mask.numel() for mask in masks.values()])
+    return {name: part.view_as(mask).clone() for (name, mask), part in zip(masks.items(), flat, strict=True)}
 
 
 def magnitude_masks(weights: dict[str, Tensor], masks: Masks, scope: str, amount: Amount) -> Masks:

@@ -21,7 +21,7 @@ from prunus.channels import Group
 from prunus.datasets import Dataset
 from prunus.masks import Masks
 from prunus.params import NonNegative, Positive, PositiveFraction, Section
-from prunus.sparsity import Amount, floor_count, prune_count
+from prunus.sparsity import Amount, FractionAmount, PQAmount
 from prunus.stopping import FixedEpochs, StopRule
 
 Weights = dict[str, Tensor]
@@ -214,8 +214,9 @@ class FractionSettings(ScopedSettings):
 
     fraction: PositiveFraction
 
-    def amount(self, alive: Tensor) -> int:
-        return floor_count(alive.numel(), self.fraction)
+    @property
+    def amount(self) -> Amount:
+        return FractionAmount(self.fraction)
 
 
 class PQSettings(ScopedSettings):
@@ -233,8 +234,9 @@ class PQSettings(ScopedSettings):
             raise ValueError(f"must have p < q, got p: {self.p}, q: {self.q}")
         return self
 
-    def amount(self, alive: Tensor) -> int:
-        return prune_count(alive, self.p, self.q, self.eta, self.gamma, self.beta)
+    @property
+    def amount(self) -> Amount:
+        return PQAmount(self.p, self.q, self.eta, self.gamma, self.beta)
 
 
 def magnitude(candidates: Candidates) -> Weights:

@@ -1,0 +1,94 @@
+"""The benchmarks' harness: medians of runs that take turns, verdicts, one file a day; and that benchmarks still run."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import harness
+import table
+from harness import Bench
+
+BENCHMARKS = Path(harness.__file__).parent
+
+
+def test_variants_take_turns_and_the_first_rounds_do_not_count(monkeypatch):
+    now, calls = [0.0], []
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: now[0])
+
+    def work(name, seconds):
+        durations = iter(seconds)
+
+        def call():
+            calls.append(name)
+            now[0] += next(durations)
+            return f"{name} {len(calls)}"
+
+        return call
+
+    bench = Bench("b")
+    variants = {"slow": work("slow", [99, 9, 4, 8]), "fast": work("fast", [99, 1, 2, 3])}
+    returned = bench.compare("case", variants, runs=3, scale=10, unit="ms")
+    assert calls == ["slow", "fast"] * 4
+    assert returned == {"slow": "slow 7", "fast": "fast 8"}
+    slow, fast = bench.rows
+    assert (slow.variant, slow.median, slow.low, slow.high, slow.runs, slow.unit) == ("slow", 80, 60, 85, 3, "ms")
+    assert bench.median("case", "fast") == fast.median == 20
+    bench.ratio("case", "slow", "fast", at_least=5)
+    bench.ratio("case", "slow", "fast", at_most=5)
+    assert [(row.variant, row.median, row.target, row.met) for row in bench.rows[2:]] == [
+        ("slow / fast", 4, ">= 5", False),
+        ("slow / fast", 4, "<= 5", True),
+    ]
+
+
+def test_a_file_a_day_in_which_other_benchmarks_stay(monkeypatch, tmp_path):
+    monkeypatch.setattr(harness, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(harness, "machine", lambda: {"processor": "A (b) C", "cores": 2, "gpu": "none", "date": "d"})
+
+    def saved(name, value):
+        bench = Bench(name)
+        bench.record("case", "ours", [value])
+        bench.record("case", "theirs", [3 * value])
+        bench.ratio("case", "theirs", "ours", at_least=2)
+        return harness.save([bench])
+
+    saved("one", 1.0), saved("two", 2.0)
+    path = saved("one", 5.0)
+    assert path.name == "a-b-c-2-cores-d.csv"
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["benchmark"], float(row["median"])) for row in rows if row["variant"] == "ours"] == [
+        ("two", 2.0),
+        ("one", 5.0),
+    ]
+    assert table.lines(rows)[2:] == ["| case | theirs 6 s, ours 2 s | 3 | >= 2: met |"] + [
+        "| case | theirs 15 s, ours 5 s | 3 | >= 2: met |"
+    ]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak_bytes reads Linux's /proc")
+def test_peak_memory_counts_what_was_freed_again():
+    def work():
+        block = bytearray(64 * 2**20)
+        block[:: 2**12] = b"x" * len(block[:: 2**12])
+
+    assert 60 * 2**20 < harness.peak_bytes(work) < 80 * 2**20
+
+
+@pytest.mark.parametrize("name", ["prune_step", "terc"])
+def test_the_quick_form_runs_and_writes_no_file(name):
+    before = sorted(BENCHMARKS.glob("results/*"))
+    command = [sys.executable, BENCHMARKS / f"{name}.py", "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    assert " / " in done.stdout
+    assert sorted(BENCHMARKS.glob("results/*")) == before
+
+
+def test_an_unknown_name_is_refused():
+    done = subprocess.run([sys.executable, BENCHMARKS / "run.py", "nonsense"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "prune_step" in done.stderr
