@@ -26,6 +26,7 @@ ORDERS = ("mi", "plain", "reversed", "descending")
 HELD_OUT = 0.25
 MIN_SAMPLES = 20
 SCREEN = 8
+PANEL = 32  # features whose tests by the linear predictor share a pass over its matrices
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,9 @@ def _fitted(predictor: str, data: Data, seed: int) -> Linear | MLP:
 
 def _one_by_one(fitted: Linear, visits: list[int], limits: list[float], lower, keep_at_least: int) -> list[int]:
     kept, left = [], len(visits)
-    for feature in visits:
+    for place, feature in enumerate(visits):
+        if place % PANEL == 0:
+            fitted.expect(visits[place : place + PANEL])
         if left > keep_at_least and lower(fitted.without(feature)) <= limits[len(visits) - left + 1]:
             fitted.remove(feature)
             left -= 1

@@ -51,6 +51,8 @@ class Linear:
     Every number comes from the Gram matrices of the two splits, so that leaving features out needs no pass over the
     samples: with P the inverse Gram matrix and B the coefficients, the exact fit without the columns g is
     B - P[:, g] P[g, g]^-1 B[g] and P - P[:, g] P[g, g]^-1 P[g, :]. A discrete target counts as its one-hot code.
+    Tests read the panel of ``expect``, the columns of P and of (held-out Gram matrix) P that belong to its features,
+    so a removal touches the panel alone; the whole of P follows when the next panel is cut.
     """
 
     def __init__(self, data: Data, seed: int):
@@ -78,6 +80,7 @@ class Linear:
         self._residual = self._held_xy - self._held @ self._weights
         self.full = self.constant - ((self._held_xy + self._residual) * self._weights).sum((1, 2))
         self._now = self.full
+        self._panel, self._places, self._removed = None, {}, []
 
     def single(self) -> Tensor:
         """[F]: the information in each feature alone, mean over the repeats."""
@@ -88,12 +91,30 @@ class Linear:
             gains.append(gain.sum((1, 2)).mean())
         return torch.stack(gains)
 
+    def expect(self, features: list[int]) -> None:
+        """Prepare the tests of these features: one pass over the matrices for all of them, not one for each."""
+        self._settle()
+        ends = torch.tensor([len(self.columns[feature]) for feature in features]).cumsum(0).tolist()
+        self._places = {f: slice(e - len(self.columns[f]), e) for f, e in zip(features, ends, strict=True)}
+        near = self._inverse[:, :, torch.cat([self.columns[feature] for feature in features])]
+        self._panel = torch.cat([near, self._held @ near], 1)
+
+    def _settle(self) -> None:
+        """Carry what was removed since the last pass over to the whole inverse."""
+        if self._removed:
+            gone, shifts, nears = (torch.cat(parts, -1) for parts in zip(*self._removed, strict=True))
+            self._inverse.baddbmm_(shifts, nears.mT, alpha=-1)
+            self._inverse[:, gone] = 0
+            self._inverse[:, :, gone] = 0
+            self._removed.clear()
+
     def _without(self, feature: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Losses [R] without this feature and all removed ones, and the factors of the downdate."""
-        g = self.columns[feature]
-        shift = torch.linalg.solve(self._inverse[:, g[:, None], g], self._inverse[:, g]).mT  # [R, D, d]
+        if feature not in self._places:
+            self.expect([feature])
+        g, near = self.columns[feature], self._panel[..., self._places[feature]]
+        shift, moved = torch.linalg.solve(near[:, g], near, left=False).chunk(2, 1)  # [R, D, d]
         weights = self._weights[:, g]  # [R, d, O]
-        moved = self._held @ shift
         rise = 2 * ((shift.mT @ self._residual) * weights).sum((1, 2))
         rise += ((shift.mT @ moved @ weights) * weights).sum((1, 2))
         return self._now + rise, shift, moved, weights
@@ -104,14 +125,14 @@ class Linear:
 
     def remove(self, feature: int) -> None:
         """Leave the feature out of every fit from here on."""
-        g = self.columns[feature]
         self._now, shift, moved, weights = self._without(feature)
+        g, near = self.columns[feature], self._panel[:, : shift.shape[1], self._places.pop(feature)].clone()
+        self._removed.append((g, shift, near))
         self._residual += moved @ weights
         self._weights -= shift @ weights
-        self._inverse -= shift @ self._inverse[:, g].clone()
         self._weights[:, g] = 0
-        self._inverse[:, g] = 0
-        self._inverse[:, :, g] = 0
+        self._panel -= torch.cat([shift, moved], 1) @ self._panel[:, g]
+        self._panel[:, g] = 0
 
 
 class MLP:
@@ -289,7 +310,10 @@ class MLP:
             order = torch.randperm(self._data.fit.shape[1], generator=generator).to(self._x.device)
             for batch in order.split(BATCH)[: max(1, len(order) // BATCH)]:
                 rows = self._data.fit[:, batch]
-                yield self._x[rows], self._y[rows][:, None]
+                x, y = (
+                    values.index_select(0, rows.flatten()).unflatten(0, rows.shape) for values in (self._x, self._y)
+                )
+                yield x, y[:, None]
 
     def _train(
         self, networks: Tensor, alive: Tensor, finished: Callable, rates: tuple, steps: int, patience: int
@@ -300,7 +324,8 @@ class MLP:
         best networks and their held-out losses [R, C].
         """
         count, device, gain = networks.shape[1], networks.device, GAIN * self.constant.mean()
-        best, best_losses = networks.clone(), torch.full(networks.shape[:2], torch.inf, device=device)
+        networks, best = networks.clone(), networks.clone()
+        best_losses = torch.full(networks.shape[:2], torch.inf, device=device)
         mean, square = torch.zeros_like(networks), torch.zeros_like(networks)
         ids, phase = torch.arange(count, device=device), torch.zeros(count, dtype=torch.long, device=device)
         mark, waited = torch.full((count,), torch.inf, device=device), torch.zeros_like(phase)
@@ -329,7 +354,9 @@ class MLP:
             mean.lerp_(slope, 0.1)
             square.mul_(0.999).addcmul_(slope, slope, value=0.001)
             scale = (1 - 0.999 ** (step + 1)) ** 0.5 / (1 - 0.9 ** (step + 1)) * min(1, 0.2 + 0.8 * step / WARM_UP)
-            networks = networks - mean / square.sqrt().add_(1e-8) * (rate[phase] * scale)[:, None]
+            change = square.sqrt().add_(1e-8)
+            torch.div(mean, change, out=change).mul_((rate[phase] * scale)[:, None])
+            networks.sub_(change)
         raise AssertionError("minibatches never end")
 
 

@@ -1,0 +1,334 @@
+"""TERC on a layer of 512 units, against refitting one predictor per node and repeat, one after the other.
+
+python benchmarks/terc.py
+
+The sequential peer is the textbook form, written here: for each unit in MI order (given to it), five predictors are
+fitted from scratch, on our splits, without the unit and those gone, and the bounds compared. `mlp` is a torch module
+of the same 50 hidden units with torch.optim.Adam, minibatches, rates and stopping rule as ours; `linear` is
+torch.linalg.lstsq with the driver `gels`, faster here than scikit-learn's Ridge. On layers of 24 to 128 units all of
+it runs, and different selections are an error. At 512 units it runs at a seeded sample of the nodes, one from each
+16th of the order, in the state in which our elimination met them; its time is their mean times the number of nodes.
+
+Two more cases, for information: the MI order beside scikit-learn's estimate by nearest neighbours, and MIPP's
+elimination of all layers of a trained lenet5 beside one epoch of its training (MNIST from data/raw, which is
+downloaded when absent; settings of params.yaml).
+"""
+
+import copy
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+from harness import Bench, main  # isort: skip
+
+import torch
+from sklearn.feature_selection import mutual_info_classif, mutual_info_regression
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+
+from prunus import channels, datasets, information, layout, masks, networks, predictors, sources
+from prunus.methods import mipp
+from prunus.params import read
+from prunus.runtime import Clock
+from prunus.stopping import FixedEpochs
+from prunus.training import train
+
+CONFIDENCE, REGULARISATION, REPEATS = 0.95, 0.01, 5
+UNITS, QUICK_UNITS, NODES = 512, 64, 16
+SMALL = {"linear": 128, "mlp": 24}  # units of the layers on which the whole sequential algorithm runs
+SAMPLES = {"linear": 2000, "mlp": 5120}  # 5,120 is what params.yaml gives MIPP; fewer show an MLP of 512 inputs little
+SMALL_SAMPLES = 2000
+RANKED_SAMPLES = 2000
+LENET_EPOCHS = 2
+
+
+# --- synthetic layers whose answer is known --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layer:
+    """``features`` [N, F], ``target`` [N, T], and whether a selection is right (None: only the peer's is known)."""
+
+    features: Tensor
+    target: Tensor
+    right: Callable[[list[int]], bool] | None
+
+
+def _normal(n: int, count: int, seed: int) -> Tensor:
+    return torch.randn(n, count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _bits(n: int, count: int, seed: int) -> Tensor:
+    return torch.randint(0, 2, (n, count), generator=torch.Generator().manual_seed(seed))
+
+
+def _chosen(units: int, count: int) -> list[int]:
+    return sorted(torch.randperm(units, generator=torch.Generator().manual_seed(2))[:count].tolist())
+
+
+def few_informative(units: int, samples: int) -> Layer:
+    """Four units carry the target, the others are noise."""
+    features, needed = _normal(samples, units, 1), _chosen(units, 4)
+    target = features[:, needed] @ torch.linalg.qr(_normal(4, 4, 3)).Q + 0.1 * _normal(samples, 4, 4)
+    return Layer(features, target, lambda kept: kept == needed)
+
+
+def many_copies(units: int, samples: int) -> Layer:
+    """Eight variables, each in a 64th (of 512) of the units with 1 % of noise: one unit of each is needed."""
+    variables = _normal(samples, 8, 1)
+    features = variables.repeat(1, units // 8) + 0.01 * _normal(samples, units, 2)
+    target = variables @ torch.linalg.qr(_normal(8, 8, 3)).Q + 0.1 * _normal(samples, 8, 4)
+    return Layer(features, target, lambda kept: sorted(unit % 8 for unit in kept) == list(range(8)))
+
+
+def xor_and_noise(units: int, samples: int) -> Layer:
+    """The class is the XOR of two bits, each in three eighths of the units; the last quarter is noise."""
+    bits, copies = _bits(samples, 2, 1), units * 3 // 8
+    features = torch.cat([bits.repeat(1, copies), _bits(samples, units - 2 * copies, 2)], 1)
+
+    def right(kept: list[int]) -> bool:
+        return sorted(unit % 2 for unit in kept) == [0, 1] and max(kept) < 2 * copies
+
+    return Layer(features, bits[:, 0] ^ bits[:, 1], right)
+
+
+def most_stay(units: int, samples: int) -> Layer:
+    """Seven eighths of the units carry the target, none much of it: most must stay, up to the share TERC may lose."""
+    features, needed = _normal(samples, units, 1), _chosen(units, units * 7 // 8)
+    mixing = _normal(len(needed), 16, 3) / len(needed) ** 0.5
+    return Layer(features, features[:, needed] @ mixing + 0.05 * _normal(samples, 16, 4), None)
+
+
+LAYERS = {
+    "linear": (few_informative, many_copies, most_stay),
+    "mlp": (few_informative, many_copies, xor_and_noise, most_stay),
+}
+
+
+# --- the sequential peer ---------------------------------------------------------------------------------------------
+
+
+def refit_linear(x: Tensor, y: Tensor, fit: Tensor, held: Tensor, one_hot: bool, constant: float, seed: int) -> float:
+    """Held-out squared error of least squares with an intercept."""
+    design = torch.cat([x, x.new_ones(len(x), 1)], 1)
+    weights = torch.linalg.lstsq(design[fit], y[fit], driver="gels").solution
+    return float((y[held] - design[held] @ weights).square().sum(1).mean())
+
+
+def refit_mlp(x: Tensor, y: Tensor, fit: Tensor, held: Tensor, one_hot: bool, constant: float, seed: int) -> float:
+    """Least held-out loss of one network, trained from its initialisation until it stops gaining at both rates."""
+    if not x.shape[1]:
+        return constant
+    torch.manual_seed(seed)
+    network = nn.Sequential(
+        nn.Linear(x.shape[1], predictors.HIDDEN), nn.ReLU(), nn.Linear(predictors.HIDDEN, y.shape[1])
+    )
+    criterion = nn.CrossEntropyLoss() if one_hot else lambda output, target: (output - target).square().sum(1).mean()
+    x, y = x.float(), y.float()
+    x_fit, y_fit, x_held, y_held = x[fit], y[fit], x[held], y[held]
+    steps_per_pass = max(1, len(fit) // predictors.BATCH)
+    best, mark, state, step = math.inf, math.inf, network.state_dict(), 0
+    for rate in predictors.FIT_RATES:
+        network.load_state_dict(state)
+        optimiser, waited = torch.optim.Adam(network.parameters(), rate, fused=True), 0
+        while waited <= predictors.FIT_PATIENCE and step < predictors.FIT_STEPS:
+            for rows in torch.randperm(len(fit)).split(predictors.BATCH)[:steps_per_pass]:
+                if step % predictors.CHECK == 0:
+                    with torch.no_grad():
+                        loss = criterion(network(x_held), y_held).item()
+                    if loss < best:
+                        best, state = loss, {name: value.clone() for name, value in network.state_dict().items()}
+                    mark, waited = (best, 0) if mark - best > predictors.GAIN * constant else (mark, waited + 1)
+                    if waited > predictors.FIT_PATIENCE:
+                        break
+                optimiser.zero_grad()
+                criterion(network(x_fit[rows]), y_fit[rows]).backward()
+                optimiser.step()
+                step += 1
+    return best
+
+
+REFIT = {"linear": refit_linear, "mlp": refit_mlp}
+
+
+class Sequential:
+    """TERC as it is written down: one fit per node and repeat."""
+
+    def __init__(self, layer: Layer, predictor: str):
+        self.data = information._data(layer.features, layer.target, REPEATS, 0, in_units=False)
+        self.refit, self.units = REFIT[predictor], layer.features.shape[1]
+        self.constants = [self._constant(fit, held) for fit, held in zip(self.data.fit, self.data.held, strict=True)]
+        full = self.losses(list(range(self.units)))
+        self.upper = float(full.mean()) + self._half_width(full)
+        self.information = max(0.0, sum(self.constants) / REPEATS - float(full.mean()))
+
+    def _constant(self, fit: Tensor, held: Tensor) -> float:
+        mean, y = self.data.y[fit].mean(0), self.data.y[held]
+        loss = (y - mean).square() if self.data.classes is None else -y * mean.log()
+        return float(loss.sum(1).mean())
+
+    @staticmethod
+    def _half_width(losses: Tensor) -> float:
+        return float(information._half_width(losses, CONFIDENCE))
+
+    def losses(self, units: list[int]) -> Tensor:
+        x, one_hot = self.data.x[:, units], self.data.classes is not None
+        splits = zip(self.data.fit, self.data.held, self.constants, strict=True)
+        found = [self.refit(x, self.data.y, *split[:2], one_hot, split[2], r) for r, split in enumerate(splits)]
+        return torch.tensor(found, dtype=torch.float64)
+
+    def goes(self, left: list[int], unit: int) -> bool:
+        rest = [other for other in left if other != unit]
+        losses = self.losses(rest)
+        limit = self.upper + REGULARISATION * self.information * len(rest) / self.units
+        return float(losses.mean()) - self._half_width(losses) <= limit
+
+    def select(self, visits: list[int]) -> list[int]:
+        left = list(range(self.units))
+        for unit in visits:
+            if self.goes(left, unit):
+                left.remove(unit)
+        return left
+
+
+# --- the cases -------------------------------------------------------------------------------------------------------
+
+
+def ours(layer: Layer, predictor: str) -> list[int]:
+    return information.terc(
+        layer.features,
+        layer.target,
+        predictor=predictor,
+        confidence=CONFIDENCE,
+        regularisation=REGULARISATION,
+        repeats=REPEATS,
+    )
+
+
+def mi_order(layer: Layer, predictor: str) -> list[int]:
+    data = information._data(layer.features, layer.target, REPEATS, 0, in_units=False)
+    return information._visits("mi", information.PREDICTORS[predictor](data, 0))
+
+
+def same_selections(bench: Bench, predictor: str, make: Callable[[int, int], Layer]) -> None:
+    """The whole of both algorithms on a small layer; AssertionError when they keep different units."""
+    units = 8 if bench.quick else SMALL[predictor]
+    layer, case = make(units, SMALL_SAMPLES), f"{predictor}, {make.__name__}, {units} units"
+    visits = mi_order(layer, predictor)
+    kept = bench.compare(
+        case,
+        {"terc": lambda: ours(layer, predictor), "sequential": lambda: Sequential(layer, predictor).select(visits)},
+        runs=1,
+        warmup=0,
+    )
+    if kept["terc"] != kept["sequential"]:
+        raise AssertionError(f"{case}: terc keeps {kept['terc']}, the sequential peer {kept['sequential']}")
+    bench.ratio(case, "sequential", "terc")
+
+
+def whole_layer(bench: Bench, predictor: str, make: Callable[[int, int], Layer]) -> None:
+    """512 units: ours whole, the peer at a sample of the nodes."""
+    units, nodes = (QUICK_UNITS, 4) if bench.quick else (UNITS, NODES)
+    layer, case = make(units, SAMPLES[predictor]), f"{predictor}, {make.__name__}, {units} units"
+    runs, warmup = (1, 0) if predictor == "mlp" else (5, 1)
+    kept = bench.compare(case, {"terc": lambda: ours(layer, predictor)}, runs, warmup)["terc"]
+    if layer.right is not None and not layer.right(kept):
+        raise AssertionError(f"{case}: terc keeps {kept}, which is not the known answer")
+    bench.judge(case, "kept by terc", len(kept), "units")
+
+    visits = mi_order(layer, predictor)
+    start = time.perf_counter()
+    peer = Sequential(layer, predictor)
+    first = time.perf_counter() - start
+    seconds, agreed = [], 0
+    offsets = torch.randint(units // nodes, (nodes,), generator=torch.Generator().manual_seed(0)).tolist()
+    for place in (k * (units // nodes) + offset for k, offset in enumerate(offsets)):
+        gone = set(visits[:place]) - set(kept)
+        start = time.perf_counter()
+        goes = peer.goes([unit for unit in range(units) if unit not in gone], visits[place])
+        seconds.append(time.perf_counter() - start)
+        agreed += goes == (visits[place] not in kept)
+    name = f"sequential, extrapolated from {nodes} of {units} node tests"
+    quarters = [seconds[k::4] for k in range(4)]  # each spans the order
+    bench.record(case, name, [first + units * sum(part) / len(part) for part in quarters])
+    bench.judge(case, f"node tests decided alike, of {nodes}", agreed, "tests")
+    bench.ratio(case, name, "terc", at_least=None if bench.quick else 20)
+
+
+def ranking(bench: Bench) -> None:
+    """Single-unit information, the MI order, of 512 units and 2,000 samples."""
+    units = QUICK_UNITS if bench.quick else UNITS
+    features = _normal(RANKED_SAMPLES, units, 1)
+    value = features[:, :4].sum(1) + 0.1 * _normal(RANKED_SAMPLES, 1, 2)[:, 0]
+    for kind, target, peer in (
+        ("float target", value, mutual_info_regression),
+        ("two classes", (value > 0).long(), mutual_info_classif),
+    ):
+        data = information._data(features, target, REPEATS, 0, in_units=False)
+        linear, mlp = predictors.Linear(data, 0), predictors.MLP(data, 0)
+        case, name = f"MI order, {kind}, {units} units", f"scikit-learn {peer.__name__}"
+        x, y = features.numpy(), target.numpy()
+        variants = {
+            "linear": linear.single,
+            "mlp": mlp.single,
+            name: lambda peer=peer, x=x, y=y: peer(x, y, random_state=0),
+        }
+        bench.compare(case, variants, runs=3, warmup=0)
+        bench.ratio(case, name, "mlp")
+
+
+def lenet5(bench: Bench) -> None:
+    """MIPP's elimination of a network trained for two epochs, beside one more of them."""
+    params = read()
+    source = sources.read("mnist", layout.RAW_DATA, Path(), 0)
+    splits = datasets.cut(source, params.data.test_fraction, params.data.validation_fraction, params.data.split_seed)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mnist.safetensors"
+        datasets.save(path, "mnist", splits, source.classes)
+        dataset = datasets.load(path, "cpu")
+    torch.manual_seed(0)
+    network = networks.build("lenet5", *dataset.form)
+    whole = masks.ones(network)
+
+    def epoch(trained: nn.Module) -> None:
+        sgd, augment = params.training.sgd, params.training.augment
+        with redirect_stdout(StringIO()):
+            train(trained, whole, dataset, sgd, augment, FixedEpochs(1), seed=0, clock=Clock(), label="lenet5")
+
+    for _ in range(LENET_EPOCHS):
+        epoch(network)
+    one_more = copy.deepcopy(network)
+    groups = channels.groups(network, dataset.shape)
+    everything = channels.alive(groups, whole)
+    settings = params.methods["mipp"]
+    images = dataset.normalise(dataset.sample("train", settings.samples, 0).images)
+    case, variants = f"MIPP of lenet5 on MNIST, {settings.samples} images", {}
+    for predictor in ("linear", "mlp"):
+        own = settings.model_copy(update={"predictor": predictor})
+        variants[predictor] = lambda own=own: mipp.eliminate(network.eval(), groups, everything, images, own, 0)
+    kept = bench.compare(case, variants | {"one epoch of training": lambda: epoch(one_more)}, runs=3, warmup=0)
+    del kept["one epoch of training"]
+    for predictor, alive in kept.items():
+        for group in groups:
+            bench.judge(case, f"{predictor}: kept of {group.size}, {group.name}", int(alive[group.name].sum()), "units")
+        bench.ratio(case, predictor, "one epoch of training")
+
+
+def run(bench: Bench) -> None:
+    with threadpool_limits(bench.threads):  # scikit-learn's and numpy's; torch has the same
+        for predictor, layers in LAYERS.items():
+            for make in layers[:1] if bench.quick and predictor == "mlp" else layers:
+                same_selections(bench, predictor, make)
+                whole_layer(bench, predictor, make)
+        ranking(bench)
+        if not bench.quick:
+            lenet5(bench)
+
+
+if __name__ == "__main__":
+    main("terc", run, __doc__.splitlines()[0])
