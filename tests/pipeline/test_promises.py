@@ -29,6 +29,12 @@ def test_after_dvc_snakemake_runs_no_script(fresh, by_snakemake):
     runs = "runs/seed0/incop_if/iteration-2/"
     for name in ("network.safetensors", "history.csv", "metrics.json"):
         assert (project.root / runs / name).read_bytes() == (by_snakemake.root / runs / name).read_bytes()
+    project.edit(methods__sap__epochs=2)
+    assert project.snakemake() == chain("sap") | GATHER
+    project.edit(methods__sap__epochs=1)
+    assert project.repro() == set()
+    assert project.snakemake() == set()
+    assert "Nothing to be done" in project.run("snakemake", "-n", "--cores", "2")
 
 
 def test_an_edit_of_epsilon_runs_that_method_and_going_back_trains_nothing(finished):

@@ -1,6 +1,12 @@
-"""What every rule carries, GPUs found and shared without a flag, and mistakes refused before any rule exists."""
+"""What every rule carries, GPUs found and shared without a flag, mistakes refused before any rule exists, dvc.lock."""
+
+import importlib.util
+import re
 
 import pytest
+from dvc import dvcfile
+from dvc.repo import Repo
+from dvc.utils.serialize import dumps_yaml, load_yaml
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +88,39 @@ def test_dvc_names_the_mistake_and_trains_nothing(unrun):
     assert "Traceback" not in text
     assert not (unrun.root / "runs/seed0/dense/network.safetensors").exists()
     unrun.edit(methods__incop_if__epsilon=0.1)
+
+
+def test_dvc_lock_is_as_dvc_writes_it(by_snakemake):
+    path = by_snakemake.root / "dvc.lock"
+    content = load_yaml(path)
+    assert set(content["stages"]) == by_snakemake.first_run
+    assert path.read_text() == dumps_yaml(content)
+
+
+CHANGES = {
+    "another entry": lambda text: text.replace("  compare:\n    cmd: python", "  compare:\n    cmd: python3"),
+    "no entry": lambda text: re.sub(r"(?m)^  compare:\n(    .*\n)+", "", text),
+    "the entry as it should be": lambda text: text,
+    "a stranger's comment": lambda text: "# mine\n" + text.replace("cmd: python stages/compare", "cmd: old"),
+    "no stage at all": lambda text: None,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_one_stage_changes_dvc_lock_as_dvc_does(finished, change):
+    specification = importlib.util.spec_from_file_location("one_stage", finished.root / "profiles/one_stage.py")
+    one_stage = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(one_stage)
+    one_stage.NAME = "compare"
+    path = finished.root / "dvc.lock"
+    stage = next(stage for stage in Repo(str(finished.root)).index.stages if stage.name == "compare")
+    before, after = change(path.read_text()), {}
+    for writer in (dvcfile.Lockfile, one_stage.Lockfile):
+        path.unlink(missing_ok=True)
+        if before is not None:
+            path.write_text(before)
+        writer(stage.repo, str(path)).dump_stages([stage])
+        after[writer] = path.read_text()
+        entry = one_stage.Lockfile(stage.repo, str(path)).load()["stages"]["compare"]
+        assert entry == load_yaml(path)["stages"]["compare"]
+    assert len(set(after.values())) == 1

@@ -1,0 +1,58 @@
+"""`dvc --wait-for-lock repro --single-item ADDRESS`, reading and writing in dvc.lock only what is that stage's.
+
+DVC parses all of dvc.lock twice per stage and writes it whole, in pure Python: seconds per stage, and the repository is
+locked meanwhile. What stands here leaves the same bytes and falls back on DVC where dvc.lock is not as DVC writes it.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from dvc import dvcfile
+from dvc.cli import main
+from dvc.stage.serialize import to_lockfile
+from dvc.utils.serialize import dumps_yaml, loads_yaml
+
+HEAD = "schema: '2.0'\nstages:\n"
+
+
+def entry(text: str, name: str) -> re.Match | None:
+    """The lines of one stage: its name indented by two, all else by more."""
+    return re.search(rf"^  {re.escape(name)}:\n(?:    .*\n|\n)*", text, re.MULTILINE)
+
+
+class Lockfile(dvcfile.Lockfile):
+    def _text(self) -> str | None:
+        """What stands in the file; None when it holds more than stages, or a stranger (a merge) wrote it."""
+        path = Path(self.path)
+        text = path.read_text(encoding="utf-8") if path.exists() else HEAD
+        return text if re.findall(r"^\S.*\n?", text, re.MULTILINE) == HEAD.splitlines(keepends=True) else None
+
+    def _load_yaml(self, **kwargs):
+        text = self._text()
+        if text is None or kwargs:
+            return super()._load_yaml(**kwargs)
+        found = entry(text, NAME)
+        data = loads_yaml(HEAD + (found[0] if found else "  {}\n"))
+        return self.validate(data, self.relpath), text
+
+    def dump_stages(self, stages, **kwargs):
+        text = self._text()
+        if text is None or [stage.name for stage in stages] != [NAME]:
+            return super().dump_stages(stages, **kwargs)
+        new = dumps_yaml({"stages": to_lockfile(stages[0], **kwargs)}).removeprefix("stages:\n")
+        old = entry(text, NAME)
+        if old and old[0] == new:
+            return
+        changed = text[: old.start()] + new + text[old.end() :] if old else text + new
+        partial = Path(f"{self.path}.partial")
+        partial.write_text(changed, encoding="utf-8")
+        os.replace(partial, self.path)
+        self.repo.scm_context.track_file(self.relpath)
+
+
+if __name__ == "__main__":
+    NAME = sys.argv[1]
+    dvcfile.Lockfile = Lockfile
+    sys.exit(main(["--wait-for-lock", "repro", "--single-item", NAME]))
