@@ -162,14 +162,14 @@ def machine() -> dict[str, object]:
 
 
 def save(benches: list[Bench]) -> Path:
-    """Write benchmarks/results/<machine>-<date>.csv; today's rows of benchmarks that were not run again stay."""
+    """Write benchmarks/results/<machine>-<date>.csv; today's rows of cases that were not run again stay."""
     about = machine()
     label = about["gpu"] if about["gpu"] != "none" else f"{about['processor']} {about['cores']} cores"
     path = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', label.lower()).strip('-')}-{about['date']}.csv"
-    rerun, kept = {bench.name for bench in benches}, []
+    rerun, kept = {(row.benchmark, row.case) for bench in benches for row in bench.rows}, []
     if path.exists():
         with path.open(newline="") as file:
-            kept = [row for row in csv.DictReader(file) if row["benchmark"] not in rerun]
+            kept = [row for row in csv.DictReader(file) if (row["benchmark"], row["case"]) not in rerun]
     rows = kept + [asdict(row) | about for bench in benches for row in bench.rows]
     RESULTS.mkdir(exist_ok=True)
     with path.open("w", newline="") as file:

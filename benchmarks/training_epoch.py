@@ -70,15 +70,21 @@ def build(name: str, data: datasets.Dataset, computed: Arithmetic, seed: int = 0
     return computed.place(networks.build(name, *data.form), DEVICE)
 
 
-def epochs(network, data, computed: Arithmetic, batch_size: int = 64, augment: str = "none", seed: int = 0):
-    """``train`` for one epoch, by the call; the last images' accuracy is asked of two validation images only."""
+def one_epoch(network, data, computed: Arithmetic, batch_size: int = 64, augment: str = "none", seed: int = 0):
+    """One epoch of ``train``; its history's row."""
     full, sgd = masks.ones(network), SGD.model_copy(update={"batch_size": batch_size})
     stop, options = FixedEpochs(1), {"seed": seed, "clock": Clock(DEVICE), "precision": computed.dtype}
-    with open(os.devnull, "w") as nowhere:
-        from contextlib import redirect_stdout
+    with redirect_stdout(StringIO()):
+        return train(network, full, data, sgd, augment, stop, label="", **options).history[-1]
 
-        with redirect_stdout(nowhere):
-            return train(network, full, data, sgd, augment, stop, label="", **options).history[-1]
+
+def on_all_cores(work):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count())
+    try:
+        return work()
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Ordinary:
@@ -124,9 +130,12 @@ def loops(bench: Bench) -> None:
         case = f"{name}, {dataset_name}, batch {batch_size}, per {PER:,} images"
         ours = {f"Prunus, {computed.precision}": computed for computed in (plain, auto)}
         variants = {
-            variant: partial(epochs, build(name, data, computed), data, computed, batch_size, augment)
+            variant: partial(one_epoch, build(name, data, computed), data, computed, batch_size, augment)
             for variant, computed in ours.items()
         }
+        if DEVICE.type == "cpu":  # the ordinary loop with workers takes all cores, so let ours
+            whole = partial(one_epoch, build(name, data, plain), data, plain, batch_size, augment)
+            variants[f"Prunus, float32, {workers} threads"] = partial(on_all_cores, whole)
         theirs = {f"ordinary loop, {count} workers": count for count in (0, workers)}
         variants |= {
             variant: Ordinary(name, dataset_name, data, batch_size, images, augment, count)
@@ -136,6 +145,8 @@ def loops(bench: Bench) -> None:
         fastest = min(theirs, key=lambda variant: bench.median(case, variant))
         target = on_gpu if DEVICE.type == "cuda" else on_cpu
         bench.ratio(case, fastest, "Prunus, float32", at_least=target)
+        if DEVICE.type == "cpu":
+            bench.ratio(case, fastest, f"Prunus, float32, {workers} threads")
         if auto != plain:
             bench.ratio(case, fastest, f"Prunus, {auto.precision}")
 
@@ -149,7 +160,7 @@ def settings(bench: Bench) -> None:
         choices = [Arithmetic(p, m) for p in ("float32", "bfloat16") for m in ("contiguous", "channels_last")]
         variants = {
             f"{computed.precision}, {computed.memory_format}": partial(
-                epochs, build(name, data, computed), data, computed
+                one_epoch, build(name, data, computed), data, computed
             )
             for computed in choices
         }
@@ -161,9 +172,9 @@ def settings(bench: Bench) -> None:
             compiled = build(name, data, auto)
             compiled.compile()
             start = time.perf_counter()
-            epochs(compiled, data, auto)
+            one_epoch(compiled, data, auto)
             bench.record(case, "torch.compile, first epoch", [time.perf_counter() - start])
-            bench.compare(case, {"torch.compile": partial(epochs, compiled, data, auto)}, runs=5, scale=PER / images)
+            bench.compare(case, {"torch.compile": partial(one_epoch, compiled, data, auto)}, runs=5, scale=PER / images)
 
 
 def accuracies(bench: Bench) -> None:
@@ -173,7 +184,7 @@ def accuracies(bench: Bench) -> None:
     for precision in ("float32", "bfloat16"):
         computed = choose(precision, "auto", "cnn", DEVICE)
         found = [
-            100 * epochs(build("cnn", data, computed, seed), data, computed, seed=seed)["validation_accuracy"]
+            100 * one_epoch(build("cnn", data, computed, seed), data, computed, seed=seed)["validation_accuracy"]
             for seed in range(seeds)
         ]
         bench.record(f"cnn, accuracy after {images:,} images", precision, found, "%")
@@ -197,7 +208,7 @@ def throughput(bench: Bench) -> None:
                 torch.cuda.synchronize()
             return result
 
-        variants = {"training": partial(epochs, network, data, computed, batch_size), "matrix product": product}
+        variants = {"training": partial(one_epoch, network, data, computed, batch_size), "matrix product": product}
         bench.compare(case, variants, runs=3)
         achieved = 3 * 2 * macs * images / bench.median(case, "training")
         peak = 2 * side**3 / bench.median(case, "matrix product")

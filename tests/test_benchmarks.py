@@ -44,28 +44,31 @@ def test_variants_take_turns_and_the_first_rounds_do_not_count(monkeypatch):
     ]
 
 
-def test_a_file_a_day_in_which_other_benchmarks_stay(monkeypatch, tmp_path):
+def test_a_file_a_day_in_which_other_cases_stay(monkeypatch, tmp_path):
     monkeypatch.setattr(harness, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(harness, "machine", lambda: {"processor": "A (b) C", "cores": 2, "gpu": "none", "date": "d"})
 
-    def saved(name, value):
+    def saved(name, value, case="case"):
         bench = Bench(name)
-        bench.record("case", "ours", [value])
-        bench.record("case", "theirs", [3 * value])
-        bench.ratio("case", "theirs", "ours", at_least=2)
+        bench.record(case, "ours", [value])
+        bench.record(case, "theirs", [3 * value])
+        bench.ratio(case, "theirs", "ours", at_least=2)
         return harness.save([bench])
 
-    saved("one", 1.0), saved("two", 2.0)
+    saved("one", 1.0), saved("two", 2.0), saved("one", 3.0, "other case")
     path = saved("one", 5.0)
     assert path.name == "a-b-c-2-cores-d.csv"
     with path.open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["benchmark"], float(row["median"])) for row in rows if row["variant"] == "ours"] == [
         ("two", 2.0),
+        ("one", 3.0),
         ("one", 5.0),
     ]
-    assert table.lines(rows)[2:] == ["| case | theirs 6 s, ours 2 s | 3 | >= 2: met |"] + [
-        "| case | theirs 15 s, ours 5 s | 3 | >= 2: met |"
+    assert table.lines(rows)[2:] == [
+        "| case | theirs 6 s, ours 2 s | 3 | >= 2: met |",
+        "| other case | theirs 9 s, ours 3 s | 3 | >= 2: met |",
+        "| case | theirs 15 s, ours 5 s | 3 | >= 2: met |",
     ]
 
 
