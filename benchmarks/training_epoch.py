@@ -133,7 +133,8 @@ def loops(bench: Bench) -> None:
             variant: partial(one_epoch, build(name, data, computed), data, computed, batch_size, augment)
             for variant, computed in ours.items()
         }
-        if DEVICE.type == "cpu":  # the ordinary loop with workers takes all cores, so let ours
+        spread = DEVICE.type == "cpu" and on_cpu  # where loading matters the ordinary loop takes all cores, so let ours
+        if spread:
             whole = partial(one_epoch, build(name, data, plain), data, plain, batch_size, augment)
             variants[f"Prunus, float32, {workers} threads"] = partial(on_all_cores, whole)
         theirs = {f"ordinary loop, {count} workers": count for count in (0, workers)}
@@ -145,7 +146,9 @@ def loops(bench: Bench) -> None:
         fastest = min(theirs, key=lambda variant: bench.median(case, variant))
         target = on_gpu if DEVICE.type == "cuda" else on_cpu
         bench.ratio(case, fastest, "Prunus, float32", at_least=target)
-        if DEVICE.type == "cpu":
+        if fastest != "ordinary loop, 0 workers":
+            bench.ratio(case, "ordinary loop, 0 workers", "Prunus, float32")
+        if spread:
             bench.ratio(case, fastest, f"Prunus, float32, {workers} threads")
         if auto != plain:
             bench.ratio(case, fastest, f"Prunus, {auto.precision}")

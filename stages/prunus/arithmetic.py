@@ -1,8 +1,8 @@
 """The precision of training steps and the order of feature maps in memory.
 
-``auto`` is what benchmarks/training_epoch.py measured to be fastest: channels last for convolutions, and bfloat16 where
-the processor multiplies in it and the network is large enough. Weights, gradients, optimiser, flow and evaluation are
-float32 always.
+``auto`` rests on what benchmarks/training_epoch.py measures: channels last for convolutions, and bfloat16 where the
+processor multiplies in it and the network is large enough to gain much. Weights, gradients, optimiser, flow and
+evaluation are float32 always.
 """
 
 from dataclasses import dataclass
