@@ -90,7 +90,7 @@ def evaluations(bench: Bench) -> None:
     inputs = data.normalise(split.images)
     torch.manual_seed(0)
     textbook = networks.build("resnet18", *data.form).to(DEVICE)
-    ours = choose("auto", "auto", "resnet18", DEVICE).place(networks.build("resnet18", *data.form), DEVICE)
+    ours = choose("float32", "auto", "resnet18").place(networks.build("resnet18", *data.form), DEVICE)
     ours.load_state_dict(textbook.state_dict())
     target = 10 if DEVICE.type == "cuda" else 2
 
@@ -124,7 +124,7 @@ def evaluations(bench: Bench) -> None:
 def share_of_flow(data: Dataset, method: str, settings, samples: int, epochs: int) -> float:
     """Share of the seconds of ``epochs`` epochs of lenet5 that the stop rule takes, in percent."""
     torch.manual_seed(0)
-    network = choose("auto", "auto", "lenet5", DEVICE).place(networks.build("lenet5", *data.form), DEVICE)
+    network = choose("float32", "auto", "lenet5").place(networks.build("lenet5", *data.form), DEVICE)
     alive = masks.ones(network)
     subset = data.sample("train", samples, 0)
     images = data.normalise(subset.images)

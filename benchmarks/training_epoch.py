@@ -125,10 +125,10 @@ def loops(bench: Bench) -> None:
     for name, dataset_name, batch_size, images, on_cpu, on_gpu in LOOPS[:2] if bench.quick else LOOPS:
         images = 2 * batch_size if bench.quick else images
         data, augment = dataset(dataset_name, images), "flip_crop" if dataset_name == "cifar10" else "none"
-        workers = os.cpu_count()
-        auto, plain = choose("auto", "auto", name, DEVICE), choose("float32", "auto", name, DEVICE)
+        workers, convolves = os.cpu_count(), name in ("cnn", "resnet18")
+        plain, rounded = choose("float32", "auto", name), choose("bfloat16", "auto", name)
         case = f"{name}, {dataset_name}, batch {batch_size}, per {PER:,} images"
-        ours = {f"Prunus, {computed.precision}": computed for computed in (plain, auto)}
+        ours = {f"Prunus, {computed.precision}": computed for computed in ((plain, rounded) if convolves else (plain,))}
         variants = {
             variant: partial(one_epoch, build(name, data, computed), data, computed, batch_size, augment)
             for variant, computed in ours.items()
@@ -150,12 +150,12 @@ def loops(bench: Bench) -> None:
             bench.ratio(case, "ordinary loop, 0 workers", "Prunus, float32")
         if spread:
             bench.ratio(case, fastest, f"Prunus, float32, {workers} threads")
-        if auto != plain:
-            bench.ratio(case, fastest, f"Prunus, {auto.precision}")
+        if convolves:
+            bench.ratio(case, fastest, "Prunus, bfloat16")
 
 
 def settings(bench: Bench) -> None:
-    """Each precision and memory format, and torch.compile, which is not used: what `auto` rests on."""
+    """Each precision and memory format, and torch.compile, which is not used: what the settings rest on."""
     for name, images in SETTINGS[:3] if bench.quick else SETTINGS:
         images = 64 if bench.quick else images
         data = dataset("fashion_mnist" if name in ("mlp", "lenet5", "cnn") else "cifar10", images)
@@ -168,16 +168,16 @@ def settings(bench: Bench) -> None:
             for computed in choices
         }
         bench.compare(case, variants, runs=5, scale=PER / images)
-        auto = choose("auto", "auto", name, DEVICE)
-        fastest = min(variants, key=lambda variant: bench.median(case, variant))
-        bench.ratio(case, f"{auto.precision}, {auto.memory_format}", fastest)
         if name in ("lenet5", "cnn") and not bench.quick:
-            compiled = build(name, data, auto)
+            computed = choose("float32", "auto", name)
+            compiled = build(name, data, computed)
             compiled.compile()
             start = time.perf_counter()
-            one_epoch(compiled, data, auto)
+            one_epoch(compiled, data, computed)
             bench.record(case, "torch.compile, first epoch", [time.perf_counter() - start])
-            bench.compare(case, {"torch.compile": partial(one_epoch, compiled, data, auto)}, runs=5, scale=PER / images)
+            bench.compare(
+                case, {"torch.compile": partial(one_epoch, compiled, data, computed)}, runs=5, scale=PER / images
+            )
 
 
 def accuracies(bench: Bench) -> None:
@@ -185,7 +185,7 @@ def accuracies(bench: Bench) -> None:
     images, seeds = (128, 2) if bench.quick else (PER, 3)
     data = dataset("fashion_mnist", images, validation=100 if bench.quick else PER)
     for precision in ("float32", "bfloat16"):
-        computed = choose(precision, "auto", "cnn", DEVICE)
+        computed = choose(precision, "auto", "cnn")
         found = [
             100 * one_epoch(build("cnn", data, computed, seed), data, computed, seed=seed)["validation_accuracy"]
             for seed in range(seeds)
@@ -199,7 +199,7 @@ def throughput(bench: Bench) -> None:
     images = batch_size * (20 if DEVICE.type == "cuda" else 1 if bench.quick else 3)
     data, side = dataset("cifar10", images), 8192 if DEVICE.type == "cuda" else 512 if bench.quick else 2048
     for precision in ("float32", "bfloat16"):
-        computed = choose(precision, "auto", "resnet18", DEVICE)
+        computed = choose(precision, "auto", "resnet18")
         network = build("resnet18", data, computed)
         macs = sum(multiply_accumulates(network, data.shape).values())
         matrix = torch.randn(side, side, device=DEVICE, dtype=computed.dtype)
@@ -223,7 +223,7 @@ def throughput(bench: Bench) -> None:
 def _peak(kind: str, name: str, images: int, queue) -> None:
     """In a process of its own: most memory that an epoch, or one batch of the textbook loop, takes."""
     torch.set_num_threads(1)
-    data, computed = dataset("cifar10", images), choose("float32", "auto", name, torch.device("cpu"))
+    data, computed = dataset("cifar10", images), choose("float32", "auto", name)
     network = networks.build(name, *data.form)
 
     def textbook():

@@ -36,7 +36,7 @@ def main() -> None:
     seed = parser.parse_args().seed
     params = for_stage(PARAMS)
     device = open_device(params.device.accelerator, params.device.threads)
-    computed = arithmetic.choose(params.device.precision, params.device.memory_format, params.study.network, device)
+    computed = arithmetic.choose(params.device.precision, params.device.memory_format, params.study.network)
     seeds = {purpose: derive_seed(seed, "dense", purpose) for purpose in ("initialisation", "order")}
     folder = layout.dense(seed)
     with Recorder(layout.iteration_record(seed, "dense", 0), device, params.device.threads, seeds) as recorder:

@@ -58,7 +58,7 @@ def main() -> None:
     params = for_stage([key.format(method=method) for key in PARAMS])
     settings = vars(params.methods)[method]
     device = open_device(params.device.accelerator, params.device.threads)
-    computed = arithmetic.choose(params.device.precision, params.device.memory_format, params.study.network, device)
+    computed = arithmetic.choose(params.device.precision, params.device.memory_format, params.study.network)
     seeds = {"order": derive_seed(seed, chain, t, "order"), "selection": derive_seed(seed, chain, "selection")}
     folder, label = layout.iteration(seed, chain, t), f"seed {seed} {chain} iteration {t}"
     pretrain = f"python stages/pretrain.py --seed {seed}"

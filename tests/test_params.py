@@ -54,7 +54,7 @@ def put(raw, key, value):
         ("study.iterations", [{"t": 1, "after": "iteration-0"}], "must be {t: 1, after: ../dense}"),
         ("network.pretrained", True, "study.network: lenet5 has no pretrained weights; these have: vgg11"),
         ("training.sgd.nesterov", "yes", "training.sgd.nesterov: 'yes' should be a valid boolean"),
-        ("device.precision", "half", "device.precision: 'half' should be 'auto', 'float32' or 'bfloat16'"),
+        ("device.precision", "half", "device.precision: 'half' should be 'float32' or 'bfloat16'"),
         (
             "device.memory_format",
             "nhwc",

@@ -45,10 +45,8 @@ SIDE_MULTIPLE = {"vit": 4}
 
 SINGLE_LAYER = ("linear",)
 
-# What benchmarks/training_epoch.py measures: where channels last is the faster order of feature maps, and where
-# bfloat16 saves less than a third of a step, too little for its rounding.
+# Where channels last is the faster order of feature maps (benchmarks/training_epoch.py measures it).
 CHANNELS_LAST = tuple(name for name in SMALLEST_SIDE if name not in ("linear", "mlp", "vit"))
-TOO_SMALL_FOR_BFLOAT16 = ("linear", "mlp", "lenet5")
 
 # torchvision publishes ImageNet weights for these; they come with the ImageNet stem, which needs 32 pixels and RGB.
 PRETRAINED = tuple(name for name in SMALLEST_SIDE if name.startswith(("vgg", "resnet")))

@@ -104,7 +104,7 @@ class Device(Section):
     accelerator: Literal["auto", "cpu", "cuda"]
     threads: Positive
     jobs_per_gpu: Positive
-    precision: Literal["auto", "float32", "bfloat16"]
+    precision: Literal["float32", "bfloat16"]
     memory_format: Literal["auto", "contiguous", "channels_last"]
 
 
