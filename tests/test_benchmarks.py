@@ -66,9 +66,9 @@ def test_a_file_a_day_in_which_other_cases_stay(monkeypatch, tmp_path):
         ("one", 5.0),
     ]
     assert table.lines(rows)[2:] == [
-        "| case | theirs 6 s, ours 2 s | 3 | >= 2: met |",
-        "| other case | theirs 9 s, ours 3 s | 3 | >= 2: met |",
-        "| case | theirs 15 s, ours 5 s | 3 | >= 2: met |",
+        "| case | theirs 6 s; ours 2 s | 3 | >= 2: met |",
+        "| other case | theirs 9 s; ours 3 s | 3 | >= 2: met |",
+        "| case | theirs 15 s; ours 5 s | 3 | >= 2: met |",
     ]
 
 

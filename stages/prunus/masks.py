@@ -102,10 +102,14 @@ def _drop_lowest(scores: Sequence[Tensor], masks: Sequence[Tensor], counts: list
     """``masks`` without the ``counts[k]`` alive entries of lowest score in row k; among equal scores the first go."""
     if not any(counts):
         return [mask.clone() for mask in masks]
+    sizes = alive_per_row(masks)
     alive = torch.cat([_alive(score, mask) for score, mask in zip(scores, masks, strict=True)])
-    found = [_limit(row, count) for row, count in zip(alive.split(alive_per_row(masks)), counts, strict=True)]
+    found = [_limit(row, count) for row, count in zip(alive.split(sizes), counts, strict=True)]
     limits = torch.tensor([[limit] for limit, _ in found], dtype=alive.dtype, device=alive.device)
     ties = torch.tensor([equals for _, equals in found], device=alive.device)
+    kept = [~(score <= limits) & mask for score, mask in zip(scores, masks, strict=True)]
+    if alive_per_row(kept) == [size - count for size, count in zip(sizes, counts, strict=True)]:
+        return kept  # all that equal a limit go
     kept = []
     for score, mask in zip(scores, masks, strict=True):
         keep = ~(score < limits) & mask

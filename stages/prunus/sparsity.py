@@ -22,7 +22,7 @@ TINY = torch.finfo(torch.float64).tiny
 
 def alive_per_row(masks: Sequence[Tensor]) -> list[int]:
     """How many entries of each row are alive; ``masks`` are bool matrices [n, d_i] side by side."""
-    return sum(mask.sum(1) for mask in masks).tolist()
+    return sum(mask.count_nonzero(1) for mask in masks).tolist()
 
 
 def _power(magnitudes: Tensor, r: float) -> Tensor:
