@@ -105,8 +105,9 @@ def _drop_lowest(scores: Sequence[Tensor], masks: Sequence[Tensor], counts: list
     sizes = alive_per_row(masks)
     alive = torch.cat([_alive(score, mask) for score, mask in zip(scores, masks, strict=True)])
     found = [_limit(row, count) for row, count in zip(alive.split(sizes), counts, strict=True)]
-    limits = torch.tensor([[limit] for limit, _ in found], dtype=alive.dtype, device=alive.device)
-    ties = torch.tensor([equals for _, equals in found], device=alive.device)
+    del alive  # as large as the scores
+    limits = torch.tensor([[limit] for limit, _ in found], dtype=scores[0].dtype, device=scores[0].device)
+    ties = torch.tensor([equals for _, equals in found], device=scores[0].device)
     kept = [~(score <= limits) & mask for score, mask in zip(scores, masks, strict=True)]
     if alive_per_row(kept) == [size - count for size, count in zip(sizes, counts, strict=True)]:
         return kept  # all that equal a limit go
