@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data import DEVICE, dataset
 from harness import Bench, main
 from prunus import masks, methods, networks, params
 from prunus.arithmetic import choose
@@ -24,7 +25,6 @@ from prunus.flow import flow_layers, gradient_flow, information_flow
 from prunus.recipe import Retraining
 from prunus.runtime import Clock
 from prunus.training import train
-from training_epoch import DEVICE, dataset
 
 AGREEMENT = 1e-4
 BATCH = 256

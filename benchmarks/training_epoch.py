@@ -10,12 +10,10 @@ per 10,000. Reads Fashion-MNIST and CIFAR-10 from data/raw (downloaded where abs
 
 import multiprocessing
 import os
-import tempfile
 import time
 from contextlib import redirect_stdout
-from functools import cache, partial
+from functools import partial
 from io import StringIO
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +21,9 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import datasets as published
 from torchvision import transforms
 
+from data import DEVICE, RAW, dataset
 from harness import Bench, main, peak_bytes
-from prunus import datasets, layout, masks, networks, sources
+from prunus import datasets, masks, networks, sources
 from prunus.arithmetic import Arithmetic, choose
 from prunus.macs import multiply_accumulates
 from prunus.params import Sgd
@@ -32,8 +31,6 @@ from prunus.runtime import Clock
 from prunus.stopping import FixedEpochs
 from prunus.training import train
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-RAW = layout.ROOT / "data" / "raw"
 PER = 10_000
 SGD = Sgd(
     batch_size=64,
@@ -52,17 +49,6 @@ LOOPS = [
     ("resnet18", "cifar10", 64, 640, None, 8),
 ]
 SETTINGS = [("mlp", 6_400), ("lenet5", 6_400), ("cnn", 1_280), ("vgg11", 320), ("vit", 640), ("resnet18", 192)]
-
-
-@cache
-def dataset(name: str, images: int, validation: int = 2) -> datasets.Dataset:
-    """The first ``images`` training images, on the device as the stages hold them."""
-    source = sources.read(name, RAW, Path(), 0)
-    held_out = source.train if source.test is None else source.test
-    parts = {"train": source.train[torch.arange(images)], "validation": held_out[torch.arange(validation)]}
-    with tempfile.TemporaryDirectory() as folder:
-        datasets.save(Path(folder) / "prepared", name, parts, source.classes)
-        return datasets.load(Path(folder) / "prepared", DEVICE)
 
 
 def build(name: str, data: datasets.Dataset, computed: Arithmetic, seed: int = 0) -> torch.nn.Module:

@@ -1,0 +1,24 @@
+"""Real images as the stages hold them: the first ones of a dataset, on the device."""
+
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+import harness  # noqa: F401 - puts stages/ on the path
+from prunus import datasets, layout, sources
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+RAW = layout.ROOT / layout.RAW_DATA
+
+
+@cache
+def dataset(name: str, images: int, validation: int = 2) -> datasets.Dataset:
+    """The first ``images`` training images, on the device as the stages hold them."""
+    source = sources.read(name, RAW, Path(), 0)
+    held_out = source.train if source.test is None else source.test
+    parts = {"train": source.train[torch.arange(images)], "validation": held_out[torch.arange(validation)]}
+    with tempfile.TemporaryDirectory() as folder:
+        datasets.save(Path(folder) / "prepared", name, parts, source.classes)
+        return datasets.load(Path(folder) / "prepared", DEVICE)
