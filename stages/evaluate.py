@@ -1,5 +1,6 @@
 """Evaluate one chain: per iteration test accuracy, density, channels removed, and what the network costs when dense,
-masked and compacted; per layer the sparsity, per channel group the channels left.
+masked and compacted; per layer the sparsity, per channel group the channels left. Accuracy and sparsity are also those
+of the pruned network before it was retrained: the weights of the iteration before under the masks of this one.
 
 python stages/evaluate.py --seed 0 --method sap
 """
@@ -10,9 +11,9 @@ import os
 
 import torch
 
-from prunus import channels, checkpoint, layout, networks
+from prunus import channels, checkpoint, layout, masks, networks
 from prunus.datasets import load
-from prunus.evaluation import is_constant, layer_table, logits, share_correct
+from prunus.evaluation import accuracy, is_constant, layer_table, logits, share_correct
 from prunus.latency import latency
 from prunus.macs import multiply_accumulates
 from prunus.params import for_stage
@@ -22,6 +23,7 @@ PARAMS = ["study.dataset", "study.network", "study.iterations", "network", "devi
 
 BATCHES = (1, 256)  # images a latency is measured on
 CHECKED_IMAGES = 256
+INDICES = ("pq_index", "gini_index")
 CHANNEL_COLUMNS = ["seed", "method", "iteration", "group", "channels", "alive"]
 
 
@@ -62,13 +64,14 @@ def main() -> None:
     with Recorder(layout.record(name, f"{method}/evaluate"), device, params.device.threads) as recorder:
         dataset = load(layout.DATASET, device, splits=("test",))
         form = (params.study.network, *dataset.form)
-        dense, network = (
-            networks.build(*form, pretrained=params.network.pretrained, download=False).to(device) for _ in range(2)
+        dense, pruned, network = (
+            networks.build(*form, pretrained=params.network.pretrained, download=False).to(device) for _ in range(3)
         )
         coupled = channels.groups(network, dataset.shape)
         total = sum(group.size for group in coupled)
         for t in range(len(params.study.iterations) + 1):
             source, label = layout.iteration(seed, method, t), f"seed {seed} {method} iteration {t}"
+            pruned.load_state_dict(network.state_dict())
             command = layout.prune_command(seed, arguments.method, t, arguments.ratio_of)
             made_by = command if t else f"python stages/pretrain.py --seed {seed}"
             alive = checkpoint.load_into(network, source / layout.NETWORK, device, made_by)
@@ -78,7 +81,10 @@ def main() -> None:
                 answers = logits(network, dataset, "test")
             test_accuracy = share_correct(answers, dataset.splits["test"].labels)
             keys = {"seed": seed, "method": method, "iteration": t}
-            layers += [keys | row for row in layer_table(network, alive, macs)]
+            masks.apply(pruned, alive)
+            rows_before = layer_table(pruned if t else network, alive, macs)
+            for row, before in zip(layer_table(network, alive, macs), rows_before, strict=True):
+                layers.append(keys | row | {f"pruned_{index}": before[index] for index in INDICES})
             if t == 0:
                 dense.load_state_dict(network.state_dict())
                 dense_accuracy, dense_macs = test_accuracy, sum(macs.values())
@@ -103,6 +109,7 @@ def main() -> None:
                     "channels": total,
                     "channels_removed": removed,
                     "test_accuracy": test_accuracy,
+                    "pruned_test_accuracy": accuracy(pruned, dataset, "test"),
                     "validation_accuracy": metrics["validation_accuracy"],
                     "dense_test_accuracy": dense_accuracy,
                     "macs": sum(macs.values()),
