@@ -1,4 +1,5 @@
-# `make` reproduces the study of params.yaml, `make test` runs the tests, `make bench` measures; each sets up .venv first.
+# `make` reproduces the study of params.yaml, `make study NAME=...` a ready-made one (SCALE=paper: at the paper's size),
+# `make test` runs the tests, `make bench` measures; each sets up .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: study setup test bench lint
 
 study: setup
-	snakemake
+	$(if $(NAME),python studies/run.py $(NAME) $(if $(SCALE),--scale $(SCALE)),snakemake)
 
 setup: .venv/.complete
 

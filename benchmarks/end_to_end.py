@@ -1,6 +1,6 @@
 """What a pruned network costs from end to end: SAP, LTH, InCoP and the null of one epoch, at equal final density.
 
-The study is studies/fashion_mnist_speed/params.yaml, run by `snakemake` in a scratch copy of this checkout, so that
+The study is studies/fashion_mnist_speed, run by `snakemake` in a scratch copy of this checkout, so that
 every number is of this run and this code. All methods rewind to the same weights: to the trained ones, as InCoP's code
 does, and with `--rewind trained initial` in a second study to the initial ones, as the papers of SAP and LTH do. The
 peers are this project's own SAP and LTH, on the same loop; `fixed_epochs` is SAP with one epoch an iteration.
@@ -29,13 +29,12 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from harness import Bench, arguments, measure, save
-from prunus import layout
+from prunus import layout, studies
 from prunus.reporting.statistics import SECONDS, accuracy_at
 
-STUDY = layout.ROOT / "studies/fashion_mnist_speed/params.yaml"
+STUDY = "fashion_mnist_speed"
 COPIED = ("Snakefile", "dvc.yaml", "stages", "profiles", "data/images", ".dvcignore", ".gitignore")
 KEPT_TABLES = ("comparison", "summary", "paired_tests", "matched_density", "histories", "runs")
 KEPT_FIGURES = ("headline", "time_split", "distance_to_reference")
@@ -107,7 +106,7 @@ class Scratch:
         shutil.copy2(self.root / layout.PARAMS, folder)
 
     def _write(self) -> None:
-        (self.root / layout.PARAMS).write_text(yaml.safe_dump(self.study, sort_keys=False))
+        (self.root / layout.PARAMS).write_text(studies.text(self.study))
 
     def _run(self, *command: str) -> None:
         environment = os.environ | {
@@ -128,7 +127,7 @@ class Scratch:
 
 def the_study(quick: bool, threads: int) -> dict:
     """The content of its params.yaml."""
-    study = yaml.safe_load(STUDY.read_text())
+    study = studies.of_study(STUDY)
     study["device"]["threads"] = threads
     if quick:
         study["study"] |= {"dataset": "digits", "network": "mlp", "seeds": [0]}

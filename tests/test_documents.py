@@ -1,24 +1,13 @@
-"""What the README and the ready-made studies promise still holds."""
+"""What the README promises still holds."""
 
 import re
 import sys
 
-import pytest
 import torch
 
 from prunus import layout, masks, params
 
-STUDIES = sorted((layout.ROOT / "studies").glob("*/params.yaml"))
 README = (layout.ROOT / "README.md").read_text()
-
-
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.parent.name)
-def test_ready_made_studies_are_valid(path):
-    assert params.read(path).study.methods
-
-
-def test_there_are_ready_made_studies():
-    assert STUDIES
 
 
 def test_the_method_of_the_readme_works(tmp_path, monkeypatch, small_network, candidates_of):

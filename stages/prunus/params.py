@@ -245,19 +245,25 @@ def validate(raw: object, methods: bool = True) -> SimpleNamespace:
     return SimpleNamespace(**values | {"methods": settings})
 
 
+def parse(text: str, name: object) -> object:
+    """What YAML ``text`` of the file called ``name`` says. Raises ``ParamsError``."""
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader: plain values only
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ParamsError(f"{name}{where}: is not YAML: {getattr(error, 'problem', error)}") from None
+
+
 def read(path: Path | None = None, methods: bool = True) -> SimpleNamespace:
     """Read and ``validate`` params.yaml (of the project, unless ``path`` is given). Raises ``ParamsError``."""
     path = path or layout.ROOT / layout.PARAMS
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader: plain values only
+        raw = parse(path.read_text(encoding="utf-8"), path.name)
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; it describes the study") from None
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path.name}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ParamsError(f"{path.name}{where}: is not YAML: {getattr(error, 'problem', error)}") from None
     return validate(raw, methods)
 
 

@@ -1,0 +1,151 @@
+"""Experiments side by side: which settings vary between them, and one table of what every variant reached.
+
+A variant is a method with the settings that vary: an experiment repeats the methods whose settings it leaves alone,
+and those count once.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from prunus.reporting import statistics
+from prunus.reporting.names import method_name
+
+WORKSPACE = "workspace"
+UNVARIED = ("study.methods",)  # which methods ran is no setting of theirs
+REFERENCES = ("sap", "lth", "one_shot", "fixed_epochs", "early_stopping")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """``params``: the content of params.yaml by dotted key; ``comparison``: the table that compare wrote."""
+
+    name: str
+    params: dict[str, object]
+    comparison: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method under ``settings``, the dotted keys that vary and concern it; ``changed`` are those that differ from
+    the first experiment's."""
+
+    method: str
+    settings: tuple[tuple[str, object], ...]
+    changed: tuple[tuple[str, object], ...]
+    experiment: str
+
+    @property
+    def _told(self) -> tuple[tuple[str, object], ...]:
+        return self.settings if len(self.settings) == 1 else self.changed
+
+    @property
+    def label(self) -> str:
+        """What tells this variant from the method's others: the one setting that varies, or those that differ."""
+        if not self.settings:
+            return ""
+        return ", ".join(f"{_short(key)} {_shown(value)}" for key, value in self._told) or "as in params.yaml"
+
+    @property
+    def name(self) -> str:
+        """The variant as tables and legends call it."""
+        return f"{method_name(self.method)}, {self.label}" if self.label else method_name(self.method)
+
+    @property
+    def series(self) -> str:
+        """What a line joins: the variants of a method that differ in one number alone."""
+        numbers = [key for key, value in self._told if _is_number(value)]
+        told = [method_name(self.method), *(_shown(value) for key, value in self._told if not _is_number(value))]
+        if len(numbers) == 1 and len(self.settings) > 1:
+            told.append(_short(numbers[0]))
+        return ", ".join(told)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _short(key: str) -> str:
+    return {"epsilon": "ε"}.get(last := key.rpartition(".")[2], last)
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if _is_number(value) else str(value)
+
+
+def flat(params: dict, prefix: str = "") -> dict[str, object]:
+    """Dotted key -> value; a list is a value."""
+    result = {}
+    for key, value in params.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return result
+
+
+def varied(experiments: list[Experiment]) -> list[str]:
+    """The keys whose values differ between experiments, in params.yaml's order."""
+    keys = dict.fromkeys(key for experiment in experiments for key in experiment.params if key not in UNVARIED)
+    return [key for key in keys if len({repr(experiment.params.get(key)) for experiment in experiments}) > 1]
+
+
+def variants(experiments: list[Experiment]) -> dict[Variant, pd.DataFrame]:
+    """Every variant, of the first experiment that has it, with its rows of that experiment's comparison."""
+    keys, found, seen = varied(experiments), {}, set()
+    first = experiments[0].params
+    for experiment in experiments:
+        for method, rows in experiment.comparison.groupby("method", sort=False):
+            own = [key for key in keys if not key.startswith("methods.") or key.startswith(f"methods.{method}.")]
+            settings = tuple((key, experiment.params.get(key)) for key in own)
+            if (method, repr(settings)) in seen:
+                continue
+            seen.add((method, repr(settings)))
+            changed = tuple((key, value) for key, value in settings if value != first.get(key))
+            found[Variant(method, settings, changed, experiment.name)] = rows
+    return found
+
+
+def _order(variant: Variant) -> tuple:
+    numbers = [value for _, value in variant._told if _is_number(value)]
+    return variant.method, variant.series, numbers
+
+
+def combined(found: dict[Variant, pd.DataFrame]) -> pd.DataFrame:
+    """The comparison of all variants, ``method`` being the variant's name: what a study's tables and charts take."""
+    return pd.concat([rows.assign(method=variant.name) for variant, rows in found.items()], ignore_index=True)
+
+
+def table(found: dict[Variant, pd.DataFrame]) -> pd.DataFrame:
+    """One row per variant: its settings, the columns of ``statistics.summary``, and its accuracy against SAP's.
+
+    ``difference_to_sap`` is the mean over seeds of the final test accuracy minus SAP's (of the first variant of SAP),
+    ``_ci95`` the half-width of its 95 % interval, ``_holm_p`` its paired t-test after Holm's correction over the rows;
+    NaN without SAP. ``reference``: a method that no setting of which varies.
+    """
+    ordered = sorted(found, key=_order)
+    comparison = combined(found)
+    rows = statistics.summary(comparison, [variant.name for variant in ordered]).rename(columns={"method": "variant"})
+    about = pd.DataFrame(
+        {
+            "variant": [variant.name for variant in ordered],
+            "method": [variant.method for variant in ordered],
+            "series": [variant.series for variant in ordered],
+            "label": [variant.label for variant in ordered],
+            "reference": [not variant.settings for variant in ordered],
+            "experiment": [variant.experiment for variant in ordered],
+        }
+    )
+    rows = about.merge(rows.drop(columns=[c for c in rows if "_saved_against_" in c]), on="variant")
+    baseline = next((found[variant] for variant in ordered if variant.method == "sap"), None)
+    against = [_difference(found[variant], baseline) for variant in ordered]
+    for name, values in zip(("", "_ci95", "_p"), zip(*against, strict=True), strict=True):
+        rows[f"difference_to_sap{name}"] = values
+    rows["difference_to_sap_holm_p"] = statistics.holm(rows.pop("difference_to_sap_p"))
+    return rows
+
+
+def _difference(rows: pd.DataFrame, baseline: pd.DataFrame | None) -> tuple[float, float, float]:
+    if baseline is None or rows is baseline:
+        return float("nan"), float("nan"), float("nan")
+    ends = [statistics.final(part).set_index("seed")["test_accuracy"] for part in (rows, baseline)]
+    differences = (ends[0] - ends[1]).dropna()
+    mean, _, half = statistics.mean_std_interval(differences)
+    return mean, half, statistics.paired_t(differences)

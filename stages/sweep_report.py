@@ -1,0 +1,74 @@
+"""Gather DVC experiments into one table and page: which setting varied, what each variant cost and reached.
+
+python stages/sweep_report.py                 # the workspace and all experiments of the checked-out commit
+python stages/sweep_report.py big-aunt ...    # the workspace and these
+"""
+
+import argparse
+import json
+import os
+import subprocess
+
+import pandas as pd
+
+from prunus import layout
+from prunus.reporting import sweep
+from prunus.runtime import StageError, one_line_errors, write_atomically
+
+
+def shown() -> list[dict]:
+    """What `dvc exp show` knows."""
+    done = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True)
+    if done.returncode:
+        raise StageError(f"`dvc exp show` ended with status {done.returncode}: {done.stderr.strip()}")
+    return json.loads(done.stdout)
+
+
+def gathered(revisions: list[dict], names: list[str], cached) -> list[sweep.Experiment]:
+    """The workspace and the experiments called ``names`` (none: all that ended well), tables read from DVC's cache.
+
+    ``cached``: content hash -> path. Raises ``StageError`` for an experiment that is unknown or has no results.
+    """
+    entries = {sweep.WORKSPACE: revisions[0]["data"]}
+    for revision in revisions[1:]:
+        for experiment in revision.get("experiments") or []:
+            state, last = experiment.get("executor") or {}, experiment["revs"][0]
+            if last["data"] and state.get("state") != "failed":
+                entries[last["name"] or last["rev"][:7]] = last["data"]
+    if unknown := [name for name in names if name not in entries]:
+        raise StageError(f"{unknown[0]}: no such experiment; there are: {', '.join(list(entries)[1:]) or 'none'}")
+    return [
+        sweep.Experiment(name, sweep.flat(data["params"][str(layout.PARAMS)]["data"]), table(name, data, cached))
+        for name, data in entries.items()
+        if not names or name in names or name == sweep.WORKSPACE
+    ]
+
+
+def table(name: str, data: dict, cached) -> pd.DataFrame:
+    path = str(layout.TABLES / "comparison.csv")
+    out = (data.get("outs") or {}).get(path)
+    where = path if name == sweep.WORKSPACE else cached(out["hash"]) if out else None
+    if where is None or not os.path.exists(where):
+        raise StageError(f"{name}: has no {path}; `dvc repro` (workspace) or `dvc exp run` makes it")
+    return pd.read_csv(where)
+
+
+def main() -> None:
+    os.chdir(layout.ROOT)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("experiments", nargs="*", help="names as `dvc exp show` gives them; default: all")
+    arguments = parser.parse_args()
+    from dvc.repo import Repo  # takes a second
+
+    experiments = gathered(shown(), arguments.experiments, Repo().cache.local.oid_to_path)
+    found = sweep.variants(experiments)
+    results = {"sweep": sweep.table(found), "sweep_comparison": sweep.combined(found)}
+    for name, content in results.items():
+        with write_atomically(layout.TABLES / f"{name}.csv") as partial:
+            content.to_csv(partial, index=False)
+    print(f"{len(found)} variants of {len(experiments)} experiments, in {layout.TABLES}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,123 @@
+"""Run a ready-made study: put its settings over params.yaml, run the pipeline, keep its results, restore params.yaml.
+
+python studies/run.py epsilon_sweep                # at laptop scale
+python studies/run.py epsilon_sweep --scale paper  # with the study's paper.yaml on top
+
+A study is a folder here: `params.yaml` holds only what differs from the project's, `grid`, if there is one, a line of
+`dvc exp run --queue` options per grid; its experiments then run too, and `stages/sweep_report.py` gathers them.
+Results are copied to `tables/`, `figures/` and `report.html` of the folder. What ran once comes from DVC's cache.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
+
+from prunus import layout, studies
+from prunus.params import ParamsError, validate
+
+KEPT = layout.ROOT / "params.yaml.before-study"
+POLL_SECONDS = 5
+
+
+def run(*command: str, capture: bool = False) -> str:
+    """Run ``command`` in the project, with this interpreter's tools; ends the script with its status if it fails."""
+    tools = os.path.dirname(sys.executable)
+    environment = os.environ | {"PATH": os.pathsep.join([tools, os.environ["PATH"]])}
+    output = subprocess.PIPE if capture else None
+    done = subprocess.run(command, cwd=layout.ROOT, env=environment, stdout=output, text=True)
+    if done.returncode:
+        sys.exit(f"{Path(__file__).name}: `{shlex.join(command)}` ended with status {done.returncode}")
+    return done.stdout or ""
+
+
+@contextmanager
+def applied(text: str):
+    """params.yaml holds ``text`` within the block, and what it held before afterwards, however the block ends."""
+    path = layout.ROOT / layout.PARAMS
+    if KEPT.exists():
+        sys.exit(f"{KEPT.name}: a study was killed before it could restore params.yaml; `mv {KEPT.name} {path.name}`")
+    shutil.copy2(path, KEPT)
+    try:
+        path.write_text(text, encoding="utf-8")
+        yield
+    finally:
+        os.replace(KEPT, path)
+
+
+def grid(folder: Path) -> list[list[str]]:
+    """The options of each `dvc exp run --queue` of the study."""
+    path = folder / "grid"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [options for line in lines if (options := shlex.split(line, comments=True))]
+
+
+def queued(options: list[list[str]]) -> list[str]:
+    """Queue a grid; the names of its experiments."""
+    said = "".join(run("dvc", "exp", "run", "--queue", *line, capture=True) for line in options)
+    return re.findall(r"Queued experiment '([^']+)'", said)
+
+
+def run_queue(names: list[str], jobs: int) -> None:
+    """Run the queued experiments, ``jobs`` at a time, and wait for them."""
+    run("dvc", "queue", "start", "-j", str(jobs), capture=True)
+    left, start = len(names), time.monotonic()
+    try:
+        while left:
+            time.sleep(POLL_SECONDS)
+            status = run("dvc", "queue", "status", capture=True)
+            open_now = len(re.findall(r"\b(?:Queued|Running)\b", status))
+            if open_now != left:
+                left = open_now
+                minutes = (time.monotonic() - start) / 60
+                print(f"{len(names) - left} of {len(names)} experiments have ended ({minutes:.1f} min)", flush=True)
+    finally:
+        with suppress(SystemExit):
+            run("dvc", "queue", "stop", *(["--kill"] if left else []), capture=True)
+    if failed := [line.split()[1] for line in status.splitlines() if line.rstrip().endswith("Failed")]:
+        sys.exit(f"{len(failed)} experiments failed; `dvc queue logs {failed[0]}` says why")
+
+
+def keep_results(folder: Path) -> None:
+    """Copy tables, figures and pages to ``folder``."""
+    for source, pattern in ((layout.TABLES, "*.csv"), (layout.FIGURES, "*.png"), (layout.REPORT.parent, "*.html")):
+        target = folder / source.name if source != layout.REPORT.parent else folder
+        target.mkdir(parents=True, exist_ok=True)
+        for path in (layout.ROOT / source).glob(pattern):
+            shutil.copy2(path, target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", choices=studies.names())
+    parser.add_argument("--scale", default=studies.LAPTOP, help="another parameter set of the study's folder: paper")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="experiments of a grid at a time")
+    arguments = parser.parse_args()
+    try:
+        content = studies.of_study(arguments.study, arguments.scale)
+        validate(content)
+    except ParamsError as error:
+        sys.exit(f"studies/{arguments.study}: " + "\n".join(str(error).splitlines()))
+    folder = studies.STUDIES / arguments.study
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that params.yaml is restored
+    with applied(studies.text(content)):
+        run("snakemake")
+        if options := grid(folder):
+            names = queued(options)
+            run_queue(names, arguments.jobs)
+            run("python", "stages/sweep_report.py", *names)
+        keep_results(folder if arguments.scale == studies.LAPTOP else folder / arguments.scale)
+    print(f"the results are in {folder.relative_to(layout.ROOT)}, params.yaml is as it was")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The ready-made studies: valid at every scale, saying only what differs, and applied without a trace."""
+
+import importlib.util
+import re
+
+import pytest
+import yaml
+
+from prunus import layout, studies
+from prunus.params import ParamsError, validate
+from prunus.reporting.sweep import flat
+
+SCALES = [(path.parent.name, path.stem) for path in sorted(studies.STUDIES.glob("*/*.yaml"))]
+DEFAULT = yaml.safe_load((layout.ROOT / layout.PARAMS).read_text())
+
+
+def script():
+    spec = importlib.util.spec_from_file_location("run_study", studies.STUDIES / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+RUN = script()
+GRIDS = [(name, line) for name in studies.names() for line in RUN.grid(studies.STUDIES / name)]
+
+
+def settings(options):
+    """Key -> values of a grid's `-S key=value,value` options."""
+    pairs = [text.split("=", 1) for flag, text in zip(options, options[1:], strict=False) if flag == "-S"]
+    return {key: [values] if values.startswith("[") else values.split(",") for key, values in pairs}
+
+
+@pytest.mark.parametrize(("name", "scale"), SCALES)
+def test_a_study_is_valid(name, scale):
+    assert validate(studies.of_study(name, scale)).study.methods
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_a_study_says_only_what_differs_from_the_default(name):
+    content, default = yaml.safe_load((studies.STUDIES / name / "params.yaml").read_text()), flat(DEFAULT)
+    assert [key for key, value in flat(content).items() if default[key] == value] == []
+
+
+@pytest.mark.parametrize(("name", "options"), GRIDS, ids=[f"{name}-{at}" for at, (name, _) in enumerate(GRIDS)])
+def test_every_point_of_a_grid_is_valid(name, options):
+    for key, values in settings(options).items():
+        assert key in flat(studies.of_study(name)), key
+        for value in values:
+            content = studies.of_study(name)
+            for other, others in settings(options).items():
+                *parents, last = other.split(".")
+                block = content
+                for parent in parents:
+                    block = block[parent]
+                block[last] = yaml.safe_load(value if other == key else others[0])
+            validate(content)
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_a_study_tells_its_question_its_command_and_its_finding(name):
+    text = (studies.STUDIES / name / "README.md").read_text()
+    assert text.startswith("# ") and f"make study NAME={name}" in text
+    assert re.search(r"\b(minutes?|hours?)\b", text)
+    for part in re.findall(r"!?\[[^]]*\]\(([^)#:]+)\)", text):
+        assert (studies.STUDIES / name / part).exists(), part
+
+
+def test_merging_goes_into_blocks_and_replaces_lists():
+    base = {"a": {"x": 1, "y": [1, 2]}, "b": 3}
+    assert studies.merged(base, {"a": {"y": [9]}}) == {"a": {"x": 1, "y": [9]}, "b": 3}
+    assert base == {"a": {"x": 1, "y": [1, 2]}, "b": 3}
+
+
+def test_a_chain_is_spelled_as_params_yaml_spells_it():
+    assert studies.chain(5) == DEFAULT["study"]["iterations"]
+
+
+def test_unknown_names_are_told_with_what_is_allowed():
+    with pytest.raises(ParamsError, match="nonsense: no such study; allowed: .*baselines"):
+        studies.of_study("nonsense")
+    with pytest.raises(ParamsError, match="baselines: no scale 'huge'; allowed: paper, params"):
+        studies.of_study("baselines", "huge")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text("own: 1  # comment\n")
+    monkeypatch.setattr(layout, "ROOT", tmp_path)
+    monkeypatch.setattr(RUN, "KEPT", tmp_path / RUN.KEPT.name)
+    return tmp_path
+
+
+def test_params_are_as_they_were_however_the_study_ends(project):
+    with pytest.raises(KeyboardInterrupt), RUN.applied("study: 2\n"):
+        assert (project / "params.yaml").read_text() == "study: 2\n"
+        raise KeyboardInterrupt
+    assert (project / "params.yaml").read_text() == "own: 1  # comment\n"
+    assert not RUN.KEPT.exists()
+
+
+def test_a_study_that_was_killed_is_not_run_over(project):
+    RUN.KEPT.write_text("own: 1\n")
+    with pytest.raises(SystemExit, match="mv params.yaml.before-study params.yaml"), RUN.applied("study: 2\n"):
+        pass
+    assert (project / "params.yaml").read_text() == "own: 1  # comment\n"
