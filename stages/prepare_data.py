@@ -26,8 +26,15 @@ def main() -> None:
                 Path(params.data.image_folder.path).expanduser(),
                 params.data.image_folder.side,
             )
+        source = datasets.with_test(source, params.data.test_fraction, params.data.split_seed)
+        source = datasets.of_classes(source, params.data.classes)
         splits = datasets.cut(
-            source, params.data.test_fraction, params.data.validation_fraction, params.data.split_seed
+            source,
+            params.data.test_fraction,
+            params.data.validation_fraction,
+            params.data.split_seed,
+            params.data.fraction,
+            params.data.imbalance,
         )
         datasets.save(layout.DATASET, params.study.dataset, splits, source.classes)
     sizes = ", ".join(f"{len(splits[split].labels)} {split}" for split in datasets.SPLITS)

@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from prunus import datasets, layout, sources
 from prunus.datasets import DataError, Source, Split
+from prunus.runtime import derive_seed
 
 SIDE = 8
 NOWHERE = Path("nowhere")
@@ -169,6 +170,86 @@ def test_sample_draws_different_images_by_seed(digits, tmp_path):
     assert torch.equal(
         everything.images.flatten(1).unique(dim=0), dataset.splits["train"].images.flatten(1).unique(dim=0)
     )
+
+
+def cut_in_two_steps(source, path):
+    """The prepared file as without the choices of classes, fraction and imbalance."""
+    rest, test = datasets._cut(source.train, 0.2, 2, source.classes, derive_seed(0, "test"))
+    train, validation = datasets._cut(rest, 0.1, 1, source.classes, derive_seed(0, "validation"))
+    datasets.save(path, "some", {"train": train, "validation": validation, "test": test}, source.classes)
+    return path.read_bytes()
+
+
+def test_everything_is_the_file_without_the_choices(digits, tmp_path):
+    everything = datasets.of_classes(digits, "all")
+    assert prepare(everything, tmp_path / "all") == cut_in_two_steps(digits, tmp_path / "plain")
+    assert prepare(datasets.of_classes(digits, list(range(10))), tmp_path / "listed") == prepare(
+        digits, tmp_path / "all"
+    )
+
+
+def numbered(labels, test_labels=None) -> Source:
+    """Images that are their own numbers, so that a test can follow them."""
+    splits = [
+        None if values is None else Split(torch.arange(len(values)).reshape(-1, 1, 1, 1), torch.tensor(values))
+        for values in (labels, test_labels)
+    ]
+    return Source(*splits, tuple("abcdef"[: max(labels) + 1]))
+
+
+def test_only_the_images_of_the_listed_classes_in_their_order():
+    chosen = datasets.of_classes(numbered([0, 1, 2, 3, 0, 2], [3, 2, 1, 0]), [2, 0])
+    assert chosen.classes == ("c", "a")
+    assert (chosen.train.images.flatten().tolist(), chosen.train.labels.tolist()) == ([0, 2, 4, 5], [1, 0, 1, 0])
+    assert (chosen.test.images.flatten().tolist(), chosen.test.labels.tolist()) == ([1, 3], [0, 1])
+    assert datasets.of_classes(numbered([0, 1, 2]), [1, 2]).test is None
+
+
+def test_a_class_has_the_same_test_images_whichever_others_are_listed(digits):
+    source = datasets.with_test(digits, 0.2, 0)
+    for classes in ([8, 9], [9, 2, 8]):
+        test = datasets.cut(datasets.of_classes(source, classes), 0.2, 0.1, 0)["test"]
+        assert torch.equal(test.images[test.labels == classes.index(9)], source.test.images[source.test.labels == 9])
+
+
+def test_a_class_that_does_not_exist():
+    message = refusal(datasets.of_classes, numbered([0, 1, 2]), [0, 3])
+    assert message == "classes: 3 is no class of the dataset; allowed: 0 to 2"
+
+
+def images_of(splits: dict[str, Split], *names: str) -> set[int]:
+    return {number for name in names for number in splits[name].images.flatten().tolist()}
+
+
+@pytest.mark.parametrize("own_test", [True, False])
+def test_a_fraction_of_the_training_images_of_every_class(own_test):
+    source = numbered([0] * 100 + [1] * 60 + [2] * 40, [0, 1, 2] * 5 if own_test else None)
+    whole, half, tenth = (datasets.cut(source, 0.5, 0.1, 0, fraction) for fraction in (1.0, 0.5, 0.1))
+    of_training = 1 if own_test else 0.5
+    for splits, fraction in ((half, 0.5), (tenth, 0.1)):
+        assert torch.equal(splits["test"].images, whole["test"].images)
+        used = torch.cat([splits[name].labels for name in ("train", "validation")])
+        assert used.bincount().tolist() == [round(fraction * of_training * n) for n in (100, 60, 40)]
+    everything = [images_of(splits, "train", "validation") for splits in (tenth, half, whole)]
+    assert everything[0] < everything[1] < everything[2]
+    assert images_of(datasets.cut(source, 0.5, 0.1, 1, 0.1), "train", "validation") != everything[0]
+
+
+def test_the_long_tail_is_exponential():
+    source = numbered([0, 1, 2] * 1000, [0, 1, 2])
+    splits = datasets.cut(source, 0.5, 0.1, 0, 0.8, 16.0)
+    used = torch.cat([splits[name].labels for name in ("train", "validation")])
+    assert used.bincount().tolist() == [800, 200, 50]
+    assert counts(splits["validation"]) == [80, 20, 5]
+    assert counts(splits["test"]) == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("fraction", "imbalance"), [(0.1, 1.0), (1.0, 10.0)])
+def test_a_share_that_leaves_a_class_too_small(fraction, imbalance):
+    source = numbered([0] * 50 + [1] * 10, [0, 1])
+    message = refusal(datasets.cut, source, 0.1, 0.1, 0, fraction, imbalance)
+    assert message.startswith("class 'b': has 1 image(s) to cut the splits from and needs 2, one in each split;")
+    assert "fraction, imbalance" in message
 
 
 def blank(cats: int, dogs: int) -> Split:
@@ -441,8 +522,9 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(layout, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", [str(script)])
 
-    def run(**study) -> None:
+    def run(data: dict | None = None, **study) -> None:
         params["study"] |= study
+        params["data"] |= data or {}
         (tmp_path / layout.PARAMS).write_text(yaml.safe_dump(params))
         runpy.run_path(str(script), run_name="__main__")
 
@@ -457,6 +539,17 @@ def test_stage_writes_dataset_and_record(project, tmp_path, capsys):
     )
     assert datasets.load(tmp_path / layout.DATASET, "cpu").form == (1, 8, 10)
     assert json.loads((tmp_path / layout.record("data")).read_text())["seeds"] == {"split": 0}
+
+
+def test_stage_uses_what_data_says(project, tmp_path, capsys):
+    project({"classes": [7, 3], "fraction": 0.5, "imbalance": 2.0})
+    dataset = datasets.load(tmp_path / layout.DATASET, "cpu", datasets.SPLITS)
+    assert dataset.classes == ("7", "3")
+    assert "2 classes" in capsys.readouterr().out
+    # 179 sevens and 183 threes: 36 and 37 are test images; half and a quarter of the other 143 and 146 are used
+    assert counts(dataset.splits["test"]) == [36, 37]
+    used = torch.cat([dataset.splits[name].labels for name in ("train", "validation")])
+    assert used.bincount().tolist() == [72, 37]
 
 
 def test_stage_ends_in_one_line(project, tmp_path, capsys):

@@ -61,6 +61,15 @@ def put(raw, key, value):
             "device.memory_format: 'nhwc' should be 'auto', 'contiguous' or 'channels_last'",
         ),
         ("data.validation_fraction", 1.5, "data.validation_fraction: 1.5 should be less than 1"),
+        ("data.classes", [3], "data.classes: [3] must be all or a list of at least two class numbers"),
+        ("data.classes", "some", "data.classes: 'some' must be all or a list of at least two class numbers"),
+        ("data.classes", [0, 1.0], "data.classes: [0, 1.0] must be all or a list of at least two class numbers"),
+        ("data.classes", [-1, 1], "data.classes: [-1, 1] must be all or a list of at least two class numbers"),
+        ("data.classes", [4, 2, 4], "data.classes: 4 is listed twice"),
+        ("data.classes", [0, 10], "data.classes: 10 is no class of digits; allowed: 0 to 9"),
+        ("data.fraction", 0.0, "data.fraction: 0.0 should be greater than 0"),
+        ("data.fraction", 1.1, "data.fraction: 1.1 should be less than or equal to 1"),
+        ("data.imbalance", 0.5, "data.imbalance: 0.5 should be greater than or equal to 1"),
     ],
 )
 def test_one_line_names_key_value_and_what_is_allowed(raw, key, value, said):
@@ -84,6 +93,11 @@ def test_a_network_must_take_the_dataset(raw):
     raw["study"]["dataset"], raw["data"]["image_folder"]["side"] = "image_folder", 4
     with pytest.raises(params.ParamsError, match="lenet5 needs images of at least 8 pixels, image_folder has 4"):
         params.validate(raw)
+
+
+def test_classes_of_an_image_folder_are_known_when_it_is_read(raw):
+    raw["study"]["dataset"], raw["data"]["classes"] = "image_folder", [0, 900]
+    assert params.validate(raw).data.classes == [0, 900]
 
 
 def test_information_flow_needs_two_layers(raw):

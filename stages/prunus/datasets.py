@@ -90,6 +90,44 @@ class Dataset:
         return whole[order[:n].to(whole.labels.device)]
 
 
+def of_classes(source: Source, classes: str | list[int]) -> Source:
+    """The images of ``classes`` alone, all or class numbers, which become the labels 0..k-1 in the order given.
+
+    Where test images are still to be cut, cut them first (``with_test``): those of a class are then the same whichever
+    other classes are listed. Raises ``DataError`` for a number that is none of the source's classes.
+    """
+    if classes == "all":
+        return source
+    there = len(source.classes)
+    for number in classes:
+        if number >= there:
+            raise DataError(f"classes: {number} is no class of the dataset; allowed: 0 to {there - 1}")
+    new_label = torch.full((there,), -1)
+    new_label[classes] = torch.arange(len(classes))
+
+    def chosen(split: Split) -> Split:
+        labels = new_label[split.labels]
+        return Split(split.images, labels)[labels >= 0]
+
+    test = None if source.test is None else chosen(source.test)
+    return Source(chosen(source.train), test, tuple(source.classes[number] for number in classes))
+
+
+def _thin(split: Split, fraction: float, imbalance: float, classes: int, seed: int) -> Split:
+    """The share fraction * imbalance^(-k / (classes - 1)) of every class k, rounded, drawn by ``seed``.
+
+    The long tail is that of Cui et al. (CVPR 2019, arXiv 1901.05555). At one seed a smaller share is part of a larger.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    stays = torch.zeros(len(split.labels), dtype=torch.bool)
+    for label in range(classes):
+        members = (split.labels == label).nonzero().flatten()
+        share = fraction * imbalance ** (-label / (classes - 1))
+        count = int(share * len(members) + 0.5)
+        stays[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    return split[stays]
+
+
 def _cut(split: Split, fraction: float, keep: int, classes: tuple[str, ...], seed: int) -> tuple[Split, Split]:
     """Rest and cut: ``fraction`` of every class goes, at least one image, and at least ``keep`` stay."""
     generator = torch.Generator().manual_seed(seed)
@@ -99,24 +137,42 @@ def _cut(split: Split, fraction: float, keep: int, classes: tuple[str, ...], see
         if len(members) <= keep:
             raise DataError(
                 f"class {name!r}: has {len(members)} image(s) to cut the splits from and needs {keep + 1}, "
-                "one in each split; add images or remove the class"
+                "one in each split; add images, use more of them (fraction, imbalance) or remove the class"
             )
         count = min(max(int(fraction * len(members) + 0.5), 1), len(members) - keep)
         goes[members[torch.randperm(len(members), generator=generator)[:count]]] = True
     return split[~goes], split[goes]
 
 
-def cut(source: Source, test_fraction: float, validation_fraction: float, seed: int) -> dict[str, Split]:
+def with_test(source: Source, fraction: float, seed: int) -> Source:
+    """``source`` with test images: its own, or where it has none ``fraction`` of every class of its training images.
+
+    Raises ``DataError`` for a class too small to leave one image in each split.
+    """
+    if source.test is not None:
+        return source
+    train, test = _cut(source.train, fraction, 2, source.classes, derive_seed(seed, "test"))
+    return Source(train, test, source.classes)
+
+
+def cut(
+    source: Source,
+    test_fraction: float,
+    validation_fraction: float,
+    seed: int,
+    fraction: float = 1.0,
+    imbalance: float = 1.0,
+) -> dict[str, Split]:
     """Train, validation and test split of ``source``, class by class, each in the source's order.
 
-    Test images are cut first, and only where the source has none; validation images from what is left. Fractions are
-    rounded class by class. Raises ``DataError`` for a class too small to leave one image in each split.
+    Test images are cut first, and only where the source has none. Of what is left ``fraction`` is used, and of class k
+    of K the share imbalance^(-k / (K - 1)) of that; validation images are cut from it. Shares are rounded class by
+    class. Raises ``DataError`` for a class too small to leave one image in each split.
     """
-    train, test = source.train, source.test
-    if test is None:
-        train, test = _cut(train, test_fraction, 2, source.classes, derive_seed(seed, "test"))
+    source = with_test(source, test_fraction, seed)
+    train = _thin(source.train, fraction, imbalance, len(source.classes), derive_seed(seed, "fraction"))
     train, validation = _cut(train, validation_fraction, 1, source.classes, derive_seed(seed, "validation"))
-    return {"train": train, "validation": validation, "test": test}
+    return {"train": train, "validation": validation, "test": source.test}
 
 
 def mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from prunus import layout
 from prunus.catalogue import DATASETS, SMALLEST_SIDE, misfit
@@ -17,6 +17,7 @@ METHOD_FILES = Path(__file__).parent / "methods"
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveFraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -39,6 +40,16 @@ def _named_one_of(names, what: str):
         return value
 
     return AfterValidator(check)
+
+
+def _all_or_numbers(value: object) -> str | list[int]:
+    numbers = isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
+    if value != "all" and not (numbers and len(value) >= 2):
+        raise ValueError("must be all or a list of at least two class numbers")
+    return value
+
+
+Classes = Annotated[str | list[int], PlainValidator(_all_or_numbers)]
 
 
 class Iteration(Section):
@@ -69,6 +80,9 @@ class ImageFolder(Section):
 
 
 class Data(Section):
+    classes: Classes
+    fraction: Share
+    imbalance: Annotated[float, Field(ge=1, allow_inf_nan=False)]
     validation_fraction: PositiveFraction
     test_fraction: PositiveFraction
     split_seed: Natural
@@ -170,6 +184,17 @@ def _duplicates(key: str, values: list) -> list[str]:
     return [_line(key, value, "is listed twice") for value in dict.fromkeys(values) if values.count(value) > 1]
 
 
+def _classes_lines(key: str, classes: str | list[int], dataset: str) -> list[str]:
+    if classes == "all":
+        return []
+    known = DATASETS[dataset].classes
+    return _duplicates(key, classes) + [
+        _line(key, number, f"is no class of {dataset}; allowed: 0 to {known - 1}")
+        for number in dict.fromkeys(classes)
+        if known is not None and number >= known
+    ]
+
+
 def method_names() -> list[str]:
     """The methods that exist: one file each under ``stages/prunus/methods/``."""
     return sorted(path.stem for path in METHOD_FILES.glob("*.py") if path.stem != "__init__")
@@ -227,6 +252,7 @@ def validate(raw: object, methods: bool = True) -> SimpleNamespace:
         lines.append("training.sgd.nesterov: true needs training.sgd.momentum above 0")
     lines += _duplicates("study.seeds", study.seeds) + _duplicates("study.methods", study.methods)
     lines += _iteration_lines(study.iterations)
+    lines += _classes_lines("data.classes", sections.data.classes, study.dataset)
     lines += _imposed_lines(sections, settings) if methods else []
     lines += [
         f"study.methods: {name!r} has no block under methods; blocks: {', '.join(sections.methods)}"
