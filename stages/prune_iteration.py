@@ -77,7 +77,10 @@ def main() -> None:
         network = computed.place(network, device)
         before = layout.iteration(seed, chain, t - 1) / layout.NETWORK
         alive = checkpoint.load_into(network, before, device, pretrain if t == 1 else earlier)
-        candidates = Candidates(network, alive, t, dataset, seeds["selection"], dense_state)
+        reference = read_json(layout.reference_flow(seed), f"python stages/reference_flow.py --seed {seed}")
+        subset = dataset.sample("train", reference["samples"], reference["subset_seed"])
+        flow_sample = dataset.normalise(subset.images), subset.labels
+        candidates = Candidates(network, alive, t, dataset, seeds["selection"], dense_state, flow_sample)
         if ratio_of:
             command = layout.prune_command(seed, ratio_of, t)
             realised = read_json(layout.iteration(seed, ratio_of, t) / layout.METRICS_NAME, command)
@@ -87,15 +90,13 @@ def main() -> None:
             kept = recipe.masks(candidates)
         if recipe.rewind != "none":
             network.load_state_dict(dense_state(recipe.rewind))
-        reference = read_json(layout.reference_flow(seed), f"python stages/reference_flow.py --seed {seed}")
-        subset = dataset.sample("train", reference["samples"], reference["subset_seed"])
         stop = recipe.stop(
             Retraining(
                 masks=kept,
                 batches=batches_per_epoch(len(dataset.splits["train"].labels), params.training.sgd.batch_size),
                 reference=reference,
-                flow_images=dataset.normalise(subset.images),
-                flow_labels=subset.labels,
+                flow_images=flow_sample[0],
+                flow_labels=flow_sample[1],
                 test=lambda: load(layout.DATASET, device, splits=("test",)),
             )
         )

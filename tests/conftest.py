@@ -40,6 +40,7 @@ def candidates_of():
         images, labels = torch.randint(0, 256, (60, 1, 8, 8), dtype=torch.uint8), torch.arange(60) % 3
         data = Dataset({"train": Split(images, labels)}, torch.tensor([0.5]), torch.tensor([0.25]), ("a", "b", "c"))
         dense = {name: tensor.flip(0) if tensor.dim() else tensor for name, tensor in network.state_dict().items()}
-        return Candidates(network, masks or masking.ones(network), 1, data, 0, lambda point: dense)
+        sample = data.normalise(images[:40]), labels[:40]
+        return Candidates(network, masks or masking.ones(network), 1, data, 0, lambda point: dense, sample)
 
     return make

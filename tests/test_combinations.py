@@ -11,7 +11,8 @@ from prunus.datasets import Dataset, Split
 from prunus.params import Sgd
 from prunus.recipe import Candidates
 from prunus.runtime import Clock
-from prunus.sparsity import floor_count, prune_count
+from prunus.scores import SCORES
+from prunus.sparsity import floor_count, gini_index, hoyer_index, prune_count
 from prunus.stopping import FixedEpochs
 from prunus.training import train
 
@@ -64,6 +65,9 @@ def asked(settings, candidates):
         if not hasattr(settings, "p"):
             return None
         values = torch.cat([weight.flatten() for weight in candidates.current.values()])
+        if settings.index != "pq":
+            share = {"gini": gini_index, "hoyer": hoyer_index}[settings.index](values)
+            return values.numel() - floor_count(values.numel(), min(settings.gamma * share, settings.beta))
         return values.numel() - prune_count(values, settings.p, settings.q, settings.eta, settings.gamma, settings.beta)
     sizes = [group.size for group in candidates.groups]
     if not settings.prunes_channels:
@@ -83,6 +87,8 @@ CASES = [case(name) for name in PROJECT.methods] + [
     for other in ("weight", "channel")
     if PROJECT.methods[name].structure != other
 ]
+CASES += [case("lth", score=score) for score in SCORES if score != PROJECT.methods["lth"].score]
+CASES += [case("sap", index=index) for index in ("gini", "hoyer")]
 
 
 @pytest.mark.parametrize("network_name", NETWORKS)
@@ -94,7 +100,8 @@ def test_prunes_compacts_and_trains(name, changes, network_name, dataset, large)
     network = networks.build(network_name, *dataset.form)
     state = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     seen = large if name == "mipp" else dataset
-    candidates = Candidates(network, masking.ones(network), 1, seen, 0, lambda point: state)
+    sample = dataset.normalise(dataset.splits["train"].images), dataset.splits["train"].labels
+    candidates = Candidates(network, masking.ones(network), 1, seen, 0, lambda point: state, sample)
     expected = asked(settings, candidates)
     recipe = methods.recipe(name, settings)
     masks = recipe.masks(candidates)
@@ -135,6 +142,9 @@ def test_prunes_compacts_and_trains(name, changes, network_name, dataset, large)
         ("mipp", "linear", {}, "study.methods: mipp prunes channels"),
         ("iter_snip", "linear", {"structure": "channel"}, "study.methods: iter_snip prunes channels"),
         ("mipp", "lenet5", {"include_input": True}, "study.methods: mipp has include_input"),
+        ("lth", "linear", {"score": "information_flow"}, "study.methods: lth scores by the flow between two layers"),
+        ("early_stopping", "linear", {"score": "information_flow"}, "early_stopping scores .*linear has one layer"),
+        ("incop_gf", "linear", {"score": "information_flow"}, "incop_gf scores by the flow"),
     ],
 )
 def test_what_makes_no_sense_is_one_line_before_anything_starts(name, network_name, changes, line):

@@ -8,7 +8,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from prunus import masks as masking
-from prunus.flow import flow_distance, gradient_flow, information_flow, stale_gradient_flow
+from prunus.flow import (
+    flow_distance,
+    gradient_flow,
+    gradient_saliency,
+    information_flow,
+    information_saliency,
+    stale_gradient_flow,
+)
 
 
 @pytest.fixture
@@ -157,3 +164,63 @@ def test_distances():
         flow_distance(a, torch.ones(1))
     with pytest.raises(ValueError, match="l2, cosine"):
         flow_distance(a, b, "l1")
+
+
+def flow_and_saliency(kind, images, labels, masks):
+    """What is measured of a network, and what is said to be each weight's part in it."""
+    if kind == "information":
+        return (
+            lambda network: information_flow(network, images, "absolute"),
+            lambda network: information_saliency(network, images),
+        )
+    return (
+        lambda network: gradient_flow(network, images, labels, masks),
+        lambda network: gradient_saliency(network, images, labels, masks),
+    )
+
+
+@pytest.mark.parametrize("kind", ["information", "gradient"])
+def test_saliency_is_the_change_of_the_measured_flow_when_a_weight_shrinks(kind, small_network, images, labels):
+    network = small_network.double()
+    masks = {name: torch.rand(mask.shape) < 0.7 for name, mask in masking.ones(network).items()}
+    masking.apply(network, masks)
+    measure, saliency = flow_and_saliency(kind, images.double(), labels, masks)
+    found, step = saliency(network), 1e-5
+    for name, weight in masking.prunable(network).items():
+        assert (found[name][~masks[name]] == 0).all()
+        flat, original = weight.data.view(-1), weight.detach().clone().view(-1)
+        expected = []
+        for index in range(0, len(flat), 5):
+            flows = []
+            for factor in (1 - step, 1 + step):
+                flat[index] = original[index] * factor
+                flows.append(measure(network))
+            flat[index] = original[index]
+            expected.append(((flows[1] - flows[0]).norm() / (2 * step)).item())
+        assert found[name].flatten()[::5].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-7)
+        assert max(expected) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["information", "gradient"])
+def test_saliency_is_finite_where_units_are_constant_and_layers_empty(kind, small_network, images, labels):
+    masks = masking.ones(small_network)
+    masks["5.weight"][2:] = False
+    masks["0.weight"][:2] = False
+    masking.apply(small_network, masks)
+    _, saliency = flow_and_saliency(kind, images, labels, masks)
+    for name, values in saliency(small_network).items():
+        assert values.isfinite().all() and (values[~masks[name]] == 0).all()
+    masks["7.weight"][:] = False
+    masking.apply(small_network, masks)
+    assert all(values.isfinite().all() for values in saliency(small_network).values())
+
+
+@pytest.mark.parametrize("kind", ["information", "gradient"])
+def test_saliency_leaves_the_network_as_it_was(kind, small_network, images, labels):
+    small_network.train()
+    state = {name: tensor.clone() for name, tensor in small_network.state_dict().items()}
+    flow_and_saliency(kind, images, labels, None)[1](small_network)
+    assert small_network.training
+    assert all(torch.equal(tensor, state[name]) for name, tensor in small_network.state_dict().items())
+    assert all(parameter.grad is None for parameter in small_network.parameters())
+    assert not any(module._forward_hooks for module in small_network.modules())

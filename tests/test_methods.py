@@ -35,10 +35,10 @@ def retraining(small_network):
     return Retraining(masks, 4, reference, floats, labels, lambda: test)
 
 
-MAGNITUDE_METHODS = ["one_shot", "lth", "sap", "incop_if", "incop_gf", "fixed_epochs"]
+WEIGHT_METHODS = ["one_shot", "lth", "sap", "incop_if", "incop_gf", "fixed_epochs", "early_stopping"]
 
 
-@pytest.mark.parametrize("name", MAGNITUDE_METHODS)
+@pytest.mark.parametrize("name", WEIGHT_METHODS)
 def test_masks_are_nested_and_lose_something(name, small_network, candidates_of):
     recipe = methods.recipe(name, PROJECT.methods[name])
     candidates = candidates_of(small_network)
@@ -84,7 +84,27 @@ def test_samples_are_training_images_the_same_every_time_and_per_class_balanced(
 @pytest.mark.parametrize("name", ["one_shot", "lth", "sap", "fixed_epochs"])
 def test_fixed_rules_stop_at_their_epochs(name, retraining):
     stop = methods.recipe(name, settings(name, epochs=3)).stop(retraining)
-    assert [stop.after_epoch(epoch, None).reason for epoch in (1, 2, 3)] == [None, None, "fixed"]
+    assert [stop.after_epoch(epoch, None, 0.5).reason for epoch in (1, 2, 3)] == [None, None, "fixed"]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [(name, {"stop": "plateau", "epochs": 9}) for name in ("one_shot", "lth", "sap")]
+    + [("early_stopping", {"max_epochs": 9})],
+)
+def test_plateau_stops_by_patience_and_at_the_latest_at_the_cap(name, changes, retraining):
+    recipe = methods.recipe(name, settings(name, patience=3, **changes))
+    stop = recipe.stop(retraining)
+    assert stop.max_epochs == 9
+    assert [stop.after_epoch(epoch, None, 0.5).reason for epoch in (1, 2, 3, 4)] == [None, None, None, "plateau"]
+    better = recipe.stop(retraining)
+    reasons = [better.after_epoch(epoch, None, epoch / 10).reason for epoch in range(1, 10)]
+    assert reasons == [None] * 8 + ["cap"]
+
+
+def test_fixed_does_not_look_at_patience(retraining):
+    stop = methods.recipe("sap", settings("sap", epochs=5, patience=1)).stop(retraining)
+    assert [stop.after_epoch(epoch, None, 0.5).reason for epoch in range(1, 6)] == [None] * 4 + ["fixed"]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +112,11 @@ def test_fixed_rules_stop_at_their_epochs(name, retraining):
     [("incop_if", {}), ("incop_if", {"correlation": "signed"}), ("incop_gf", {}), ("incop_gf", {"metric": "cosine"})],
 )
 def test_the_dense_network_is_at_distance_zero_of_its_own_flow(name, changes, retraining, small_network):
-    look = methods.recipe(name, settings(name, epsilon=1e-5, **changes)).stop(retraining).after_epoch(1, small_network)
+    look = (
+        methods.recipe(name, settings(name, epsilon=1e-5, **changes))
+        .stop(retraining)
+        .after_epoch(1, small_network, 0.5)
+    )
     assert (look.reason, look.distance) == ("flow", pytest.approx(0, abs=1e-6))
 
 
@@ -102,7 +126,7 @@ def test_relative_is_absolute_over_the_norm_of_the_reference(name, retraining, s
         for parameter in small_network.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     relative, absolute = (
-        methods.recipe(name, settings(name, relative=flag)).stop(retraining).after_epoch(1, small_network).distance
+        methods.recipe(name, settings(name, relative=flag)).stop(retraining).after_epoch(1, small_network, 0.5).distance
         for flag in (True, False)
     )
     norm = math.hypot(*retraining.reference["information" if name == "incop_if" else "gradient"])
@@ -117,7 +141,7 @@ def test_quirks_of_gradient_flow_are_the_published_code(retraining, small_networ
     rule = methods.recipe("incop_gf", settings("incop_gf", reference_quirks=True, relative=False, epsilon=0.0))
     norms = torch.stack([w.grad.double().norm() for w in masking.prunable(small_network).values()])
     expected = (4 / 3 * norms - torch.tensor([0.001, 0.002, 0.003])).norm().item()
-    look = rule.stop(retraining).after_epoch(1, small_network)
+    look = rule.stop(retraining).after_epoch(1, small_network, 0.5)
     assert (look.reason, look.distance) == (None, pytest.approx(expected, rel=1e-6))
 
 
@@ -128,5 +152,5 @@ def test_test_accuracy_stops_only_with_quirks(name, quirks, retraining, small_ne
     with torch.no_grad():
         small_network[-1].weight += torch.randn(3, 8)
     changes = {"reference_quirks": quirks, "epsilon": 0.0}
-    reason = methods.recipe(name, settings(name, **changes)).stop(retraining).after_epoch(1, small_network).reason
+    reason = methods.recipe(name, settings(name, **changes)).stop(retraining).after_epoch(1, small_network, 0.5).reason
     assert reason == ("accuracy" if quirks else None)

@@ -38,7 +38,11 @@ def put(raw, key, value):
         ("methods.incop_if.epsilon", "small", "methods.incop_if.epsilon: 'small' should be a valid number"),
         ("methods.lth.fraction", 1.0, "methods.lth.fraction: 1.0 should be less than 1"),
         ("methods.lth.scope", "filter", "methods.lth.scope: 'filter' should be 'neuron', 'layer' or 'global'"),
-        ("methods.lottery", {}, "methods.lottery: no such method; allowed: fixed_epochs, imp_channels, incop_gf"),
+        ("methods.sap.score", "random", "methods.sap.score: 'random' should be 'magnitude', 'synaptic', 'layerwise', "),
+        ("methods.sap.index", "l0", "methods.sap.index: 'l0' should be 'pq', 'gini' or 'hoyer'"),
+        ("methods.lth.stop", "flow", "methods.lth.stop: 'flow' should be 'fixed' or 'plateau'"),
+        ("methods.early_stopping.patience", 0, "methods.early_stopping.patience: 0 should be greater than or equal to"),
+        ("methods.lottery", {}, "methods.lottery: no such method; allowed: early_stopping, fixed_epochs, imp_channels"),
         (
             "study.methods",
             ["sap", "random_pruning"],

@@ -7,7 +7,19 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from prunus.sparsity import PIECE, floor_count, gini_index, pq_index, prune_count, retained_lower_bound
+from prunus import masks as masking
+from prunus.sparsity import (
+    PIECE,
+    GiniAmount,
+    HoyerAmount,
+    PQAmount,
+    floor_count,
+    gini_index,
+    hoyer_index,
+    pq_index,
+    prune_count,
+    retained_lower_bound,
+)
 
 ANY_PQ = [(0.5, 1.0), (1.0, 2.0), (0.2, 1.0), (0.3, 0.7), (2.0, 3.0), (1.0, 1.2)]
 PQ_AROUND_ONE = [(p, q) for p, q in ANY_PQ if p <= 1 <= q]
@@ -101,7 +113,7 @@ def test_small_p_does_not_overflow():
     assert 0 < pq_index(torch.rand(1_000_000), 0.1, 1.0) < 1
 
 
-@pytest.mark.parametrize("measure", [lambda w: pq_index(w, 0.5, 1.0), gini_index])
+@pytest.mark.parametrize("measure", [lambda w: pq_index(w, 0.5, 1.0), gini_index, hoyer_index])
 @pytest.mark.parametrize("numbers", [[], [0.0, 0.0]])
 def test_undefined_is_an_error(measure, numbers):
     with pytest.raises(ValueError, match="undefined"):
@@ -123,7 +135,17 @@ def test_no_overflow_at_any_scale(scale):
     assert pq_index(scale * w, 2.0, 30.0) == pytest.approx(pq_index(w, 2.0, 30.0), rel=1e-12)
 
 
-@pytest.mark.parametrize("measure", [lambda w: pq_index(w, 0.5, 1.0), lambda w: prune_count(w, 0.5, 1.0), gini_index])
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda w: pq_index(w, 0.5, 1.0),
+        lambda w: prune_count(w, 0.5, 1.0),
+        gini_index,
+        hoyer_index,
+        GiniAmount(),
+        HoyerAmount(),
+    ],
+)
 def test_nan_is_an_error(measure):
     with pytest.raises(ValueError, match="undefined"):
         measure(vector([1.0, math.nan, 2.0]))
@@ -227,3 +249,86 @@ def test_gini_closed_forms_agree(numbers):
     n, k = len(c), torch.arange(1, len(c) + 1, dtype=torch.float64)
     other = 1 - 2 * (c / c.sum() * (n - k + 0.5) / n).sum().item()
     assert gini_index(-c) == pytest.approx(other, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "hoyer"),
+    [
+        ([5.0], 0.0),
+        ([2.0, -2.0, 2.0], 0.0),
+        ([0.0, -3.0, 0.0], 1.0),
+        ([1, 1, 0, 0], 2 - 2**0.5),
+        ([1, 2, 3, 4], 2 - 10 / 30**0.5),
+        ([1] * 9 + [0] * 16, 0.5),
+    ],
+)
+def test_hoyer(numbers, hoyer):
+    assert hoyer_index(vector(numbers)) == pytest.approx(hoyer, abs=1e-12)
+
+
+@given(values)
+def test_hoyer_is_its_definition(numbers):
+    w, root = vector(numbers), len(numbers) ** 0.5
+    assert hoyer_index(-w) == pytest.approx(((root - w.norm(1) / w.norm()) / (root - 1)).item(), abs=1e-9)
+
+
+@given(values, st.floats(1e-6, 1e6), st.randoms(use_true_random=False))
+def test_hoyer_range_scale_sign_and_order(numbers, factor, random):
+    signed = [number * random.choice((-factor, factor)) for number in numbers]
+    random.shuffle(signed)
+    assert 0 <= hoyer_index(vector(numbers)) <= 1
+    assert hoyer_index(vector(signed)) == pytest.approx(hoyer_index(vector(numbers)), abs=1e-9)
+
+
+@given(values, st.floats(0.01, 0.99))
+def test_hoyer_robin_hood(numbers, share):
+    w = vector(numbers)
+    high, low = int(w.argmax()), int(w.argmin())
+    gap = (w[high] - w[low]).item()
+    assume(gap > 1e-3)
+    given_away = w.clone()
+    given_away[high] -= share * gap / 2
+    given_away[low] += share * gap / 2
+    assert hoyer_index(given_away) < hoyer_index(w)
+
+
+@given(values, st.floats(0.1, 10))
+def test_hoyer_rising_tide_and_babies(numbers, tide):
+    w = vector(numbers)
+    assume((w.max() - w.min()).item() > 1e-3)
+    assert hoyer_index(w + tide) < hoyer_index(w)
+    assert hoyer_index(torch.cat([w, torch.zeros(1, dtype=w.dtype)])) > hoyer_index(w)
+
+
+INDEX_AMOUNTS = [(GiniAmount, gini_index), (HoyerAmount, hoyer_index)]
+
+
+@pytest.mark.parametrize(("amount", "index"), INDEX_AMOUNTS)
+@pytest.mark.parametrize(("gamma", "beta"), [(1.0, 0.9), (0.5, 0.9), (3.0, 0.4), (0.0, 0.9)])
+def test_amount_is_the_share_of_the_index(amount, index, gamma, beta):
+    w = torch.randn(1000)
+    assert amount(gamma, beta)(w) == int(1000 * min(gamma * index(w), beta))
+
+
+@pytest.mark.parametrize(("amount", "index"), INDEX_AMOUNTS)
+@pytest.mark.parametrize("numbers", [[], [0.0], [0.0, 0.0], [7.0], [3.0, -3.0, 3.0]])
+def test_of_nothing_zeros_and_equals_nothing_goes(amount, index, numbers):
+    assert amount()(vector(numbers)) == 0
+
+
+@pytest.mark.parametrize("amount", [PQAmount(0.5, 1.0), GiniAmount(), HoyerAmount()])
+@pytest.mark.parametrize("scope", ["neuron", "layer", "global"])
+def test_every_group_of_a_scope_loses_its_own_count(amount, scope):
+    weights = {"a": torch.randn(5, 40), "b": torch.randn(7, 4, 3, 3) ** 3}
+    weights["a"][1] = 0
+    alive = {name: torch.rand(weight.shape) < 0.6 for name, weight in weights.items()}
+    alive["a"][2] = False
+    kept = masking.magnitude_masks(weights, alive, scope, amount)
+
+    def groups(tensors):
+        if scope == "global":
+            return [torch.cat([tensor.flatten() for tensor in tensors.values()])]
+        return [row for t in tensors.values() for row in (t.flatten(1) if scope == "neuron" else [t.flatten()])]
+
+    for weight, before, after in zip(groups(weights), groups(alive), groups(kept), strict=True):
+        assert int(before.sum() - after.sum()) == amount(weight[before])

@@ -9,10 +9,11 @@ from prunus import catalogue, networks
 from prunus import masks as masking
 from prunus.batches import batches_per_epoch
 from prunus.datasets import Dataset, Split
+from prunus.evaluation import accuracy
 from prunus.params import Sgd
 from prunus.recipe import PQSettings
 from prunus.runtime import Clock, StageError
-from prunus.stopping import FixedEpochs, FlowSettings, FlowStop
+from prunus.stopping import FixedEpochs, FlowSettings, FlowStop, Plateau
 from prunus.training import train
 
 SGD = Sgd(
@@ -106,7 +107,7 @@ def flow_stop(distances, accuracy_reached=None, **changes):
 def looks(stop, network=None):
     seen = []
     while not seen or seen[-1].reason is None:
-        seen.append(stop.after_epoch(len(seen) + 1, network))
+        seen.append(stop.after_epoch(len(seen) + 1, network, 0.5))
     return seen
 
 
@@ -139,6 +140,30 @@ def test_accuracy_is_a_second_stop_only_where_it_is_given():
     assert looks(flow_stop([2.0] * 6, accuracy_reached=lambda network: True))[0].reason == "accuracy"
 
 
+@pytest.mark.parametrize(
+    ("patience", "accuracies", "reason"),
+    [
+        (1, [0.5, 0.6, 0.6], "plateau"),
+        (2, [0.5, 0.5, 0.5], "plateau"),
+        (2, [0.5, 0.4, 0.6, 0.5, 0.6], "plateau"),
+        (2, [0.1, 0.2, 0.2, 0.3, 0.2, 0.4], "cap"),
+        (6, [0.5] * 6, "cap"),
+    ],
+)
+def test_a_plateau_is_patience_epochs_in_a_row_without_a_better_accuracy(patience, accuracies, reason):
+    stop = Plateau(patience, max_epochs=6)
+    seen = [stop.after_epoch(epoch, None, accuracy).reason for epoch, accuracy in enumerate(accuracies, 1)]
+    assert seen == [None] * (len(accuracies) - 1) + [reason]
+
+
+def test_a_plateau_is_judged_by_the_accuracies_of_the_history_and_the_last_weights_stay(small_network, dataset):
+    outcome = fit(small_network, masking.ones(small_network), dataset, Plateau(2, 15))
+    accuracies = [row["validation_accuracy"] for row in outcome.history]
+    assert outcome.reason == "plateau"
+    assert max(accuracies[:-2]) >= max(accuracies[-2:]) and accuracies.index(max(accuracies)) == len(accuracies) - 3
+    assert accuracies[-1] == accuracy(small_network, dataset, "validation")
+
+
 SCOPES = ("neuron", "layer", "global")
 
 
@@ -149,7 +174,7 @@ def test_every_network_and_scope_trains_one_step_with_masks_held(name, scope):
     weights = masking.prunable(network)
     tiny = {"train": Split(images(2), torch.tensor([0, 1])), "validation": Split(images(2), torch.tensor([0, 1]))}
     data = Dataset(tiny, torch.full((1,), 0.5), torch.full((1,), 0.25), ["a", "b", "c"])
-    settings = PQSettings(p=0.5, q=1.0, eta=0.0, gamma=1.0, beta=0.9, scope=scope, rewind="initial")
+    settings = PQSettings(index="pq", p=0.5, q=1.0, eta=0.0, gamma=1.0, beta=0.9, scope=scope, rewind="initial")
     masks = masking.magnitude_masks(
         {key: weight.detach() for key, weight in weights.items()}, masking.ones(network), scope, settings.amount
     )

@@ -2,7 +2,8 @@
 
 Gharatappeh and Yasaei Sekeh, "Information Consistent Pruning" (InCoP, arXiv 2501.15592). The authors' published code
 departs from the paper (a stale mini-batch gradient, NaN from constant units, a mean compared with a norm); this is
-the definition. Their code's gradient statistic is kept as ``stale_gradient_flow`` for `reference_quirks`.
+the definition. Their code's gradient statistic is kept as ``stale_gradient_flow`` for `reference_quirks`. What a single
+weight means for a flow is the flow's derivative, ``information_saliency`` and ``gradient_saliency``.
 """
 
 import torch
@@ -23,8 +24,11 @@ def flow_layers(network: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def _pooled_outputs(network: nn.Module, images: Tensor, batch_size: int) -> list[Tensor]:
-    """Each flow layer's output before batch norm and ReLU, averaged over space or tokens: one [N, units] per layer."""
+def _pooled_outputs(network: nn.Module, images: Tensor, batch_size: int, graph: bool = False) -> list[Tensor]:
+    """Each flow layer's output before batch norm and ReLU, averaged over space or tokens: one [N, units] per layer.
+
+    With ``graph`` they can be differentiated.
+    """
     collected = [[] for _ in flow_layers(network)]
 
     def collect(store: list[Tensor]):
@@ -42,7 +46,7 @@ def _pooled_outputs(network: nn.Module, images: Tensor, batch_size: int) -> list
     was_training = network.training
     try:
         network.eval()
-        with torch.no_grad():
+        with torch.set_grad_enabled(graph):
             for batch in images.split(batch_size):
                 network(batch)
     finally:
@@ -60,10 +64,29 @@ def _standardise(activations: Tensor) -> Tensor:
     values = activations.to(torch.float64)
     mean = values.mean(0)
     centred = values - mean
-    deviation = centred.square().mean(0).sqrt()
-    magnitude = values.square().mean(0).sqrt()
-    constant = deviation <= 1e-6 * magnitude
-    return torch.where(constant, 0.0, centred / torch.where(constant, 1.0, deviation))
+    variance = centred.square().mean(0)
+    constant = variance.sqrt() <= 1e-6 * values.square().mean(0).sqrt()
+    deviation = torch.where(constant, 1.0, variance).sqrt()  # the root of 0 has no derivative
+    return torch.where(constant, 0.0, centred / deviation)
+
+
+def _connectivity(outputs: list[Tensor], correlation: str) -> Tensor:
+    """The mean correlation between the columns of each two consecutive ``outputs`` [N, units].
+
+    Signed: by bilinearity the mean over the M x M' pairs equals mean_n zbar(n) zbar'(n), zbar the mean of a layer's
+    standardised units, so a pair costs O(N (M + M')) and no correlation matrix is built. Only absolute needs it.
+    """
+    flows, previous = [], None
+    for activations in outputs:
+        current = _standardise(activations)
+        current = current.mean(1) if correlation == "signed" else current
+        if previous is not None:
+            if correlation == "signed":
+                flows.append((previous * current).mean())
+            else:
+                flows.append((previous.T @ current).abs().mean() / len(current))
+        previous = current
+    return torch.stack(flows) if flows else torch.zeros(0, dtype=torch.float64)
 
 
 def information_flow(network: nn.Module, images: Tensor, correlation: str = "signed", batch_size: int = 256) -> Tensor:
@@ -74,23 +97,27 @@ def information_flow(network: nn.Module, images: Tensor, correlation: str = "sig
     Returns a float64 tensor with one entry per consecutive pair of ``flow_layers``. The network is run in eval mode,
     in one forward pass over the images; outputs of convolutions are averaged over space, those of linear layers on
     tokens [N, tokens, units] over the tokens; a unit that is constant over the images counts as correlation 0.
-
-    Signed: by bilinearity the mean over the M x M' pairs equals mean_n zbar(n) zbar'(n), zbar the mean of a layer's
-    standardised units, so a pair costs O(N (M + M')) and no correlation matrix is built. Only absolute needs it.
     """
     if correlation not in ("signed", "absolute"):
         raise ValueError(f"correlation: {correlation!r}; allowed: signed, absolute")
-    flows, previous = [], None
-    for activations in _pooled_outputs(network, images, batch_size):
-        current = _standardise(activations)
-        current = current.mean(1) if correlation == "signed" else current
-        if previous is not None:
-            if correlation == "signed":
-                flows.append((previous * current).mean())
-            else:
-                flows.append((previous.T @ current).abs().mean() / len(images))
-        previous = current
-    return torch.stack(flows) if flows else torch.zeros(0, dtype=torch.float64)
+    return _connectivity(_pooled_outputs(network, images, batch_size), correlation)
+
+
+def _loss_gradients(
+    network: nn.Module, images: Tensor, labels: Tensor, batch_size: int, graph: bool = False
+) -> dict[str, Tensor]:
+    """The gradient of the mean cross-entropy of the network in eval mode; with ``graph`` it can be differentiated."""
+    weights = prunable(network)
+    totals = [torch.zeros_like(weight, requires_grad=False) for weight in weights.values()]
+    was_training = network.training
+    network.eval()
+    try:
+        for image, label in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            loss = F.cross_entropy(network(image), label, reduction="sum") / len(images)
+            torch._foreach_add_(totals, torch.autograd.grad(loss, list(weights.values()), create_graph=graph))
+    finally:
+        network.train(was_training)
+    return dict(zip(weights, totals, strict=True))
 
 
 def gradient_flow(
@@ -102,22 +129,42 @@ def gradient_flow(
     Returns a float64 tensor, one entry per prunable parameter. The gradient is that of the network in eval mode; the
     stored ``.grad`` of the parameters is left alone.
     """
-    weights = prunable(network)
-    totals = [torch.zeros_like(weight) for weight in weights.values()]
-    was_training = network.training
-    network.eval()
-    try:
-        for image, label in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-            loss = F.cross_entropy(network(image), label, reduction="sum") / len(images)
-            torch._foreach_add_(totals, torch.autograd.grad(loss, list(weights.values())))
-    finally:
-        network.train(was_training)
-    return _norms(dict(zip(weights, totals, strict=True)), masks)
+    return _norms(_loss_gradients(network, images, labels, batch_size), masks)
 
 
 def _norms(gradients: dict[str, Tensor], masks: Masks | None) -> Tensor:
     masked = [gradient if masks is None else gradient * masks[name] for name, gradient in gradients.items()]
     return torch.stack([torch.linalg.vector_norm(gradient.to(torch.float64)) for gradient in masked])
+
+
+def _removal_effects(network: nn.Module, flow: Tensor) -> dict[str, Tensor]:
+    """sqrt(sum_l (w dPhi_l/dw)^2) by parameter name, float64: one backward pass per entry of ``flow``."""
+    weights = prunable(network)
+    totals = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
+    for entry in flow:
+        gradients = torch.autograd.grad(entry, list(weights.values()), retain_graph=True, materialize_grads=True)
+        for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+            totals[name] += (weight.detach().double() * gradient).square()
+    return {name: total.sqrt() for name, total in totals.items()}
+
+
+def information_saliency(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """How far information flow (absolute) moves, to first order, when a weight is removed, by parameter name.
+
+    ``images`` [N, C, H, W] are held in memory with all that the network makes of them. The values are L2 norms over
+    the entries of Phi, float64 [shape of the weight], 0 for weights that are 0.
+    """
+    return _removal_effects(network, _connectivity(_pooled_outputs(network, images, len(images), True), "absolute"))
+
+
+def gradient_saliency(
+    network: nn.Module, images: Tensor, labels: Tensor, masks: Masks | None = None
+) -> dict[str, Tensor]:
+    """The same for gradient flow, through the graph of the gradients: its derivative is a Hessian's product.
+
+    A layer whose masked gradient is zero has no direction to move in and counts as still.
+    """
+    return _removal_effects(network, _norms(_loss_gradients(network, images, labels, len(images), True), masks))
 
 
 def stale_gradient_flow(network: nn.Module, batches: int) -> dict[str, Tensor]:

@@ -21,8 +21,8 @@ from prunus.channels import Group
 from prunus.datasets import Dataset
 from prunus.masks import Masks
 from prunus.params import NonNegative, Positive, PositiveFraction, Section
-from prunus.sparsity import Amount, FractionAmount, PQAmount
-from prunus.stopping import FixedEpochs, StopRule
+from prunus.sparsity import Amount, FractionAmount, GiniAmount, HoyerAmount, PQAmount
+from prunus.stopping import FixedEpochs, Plateau, StopRule
 
 Weights = dict[str, Tensor]
 
@@ -33,7 +33,8 @@ class Candidates:
 
     ``network``: as retrained last. ``masks``: who is alive. ``iteration``: t, from 1. ``dataset``: train and
     validation split on the device. ``seed``: fixes every random choice of the method, the same for all iterations of a
-    chain. ``states``: the dense network's ``state_dict`` at a point: initial, warmup or trained.
+    chain. ``states``: the dense network's ``state_dict`` at a point: initial, warmup or trained. ``flow_sample``: the
+    images Phi* was measured on, [N, C, H, W] as the network takes them, and their labels [N]; None where nobody asks.
     """
 
     network: nn.Module
@@ -42,6 +43,7 @@ class Candidates:
     dataset: Dataset
     seed: int
     states: Callable[[str], Weights]
+    flow_sample: tuple[Tensor, Tensor] | None = None
 
     @property
     def current(self) -> Weights:
@@ -205,6 +207,17 @@ class FixedEpochsSettings(Section):
         return FixedEpochs(self.epochs)
 
 
+class StopSettings(Section):
+    """Retraining for ``epochs``, or until validation accuracy no longer improves and for at most so many."""
+
+    stop: Literal["fixed", "plateau"]
+    epochs: Positive
+    patience: Positive
+
+    def stop_rule(self, retraining: Retraining) -> StopRule:
+        return FixedEpochs(self.epochs) if self.stop == "fixed" else Plateau(self.patience, self.epochs)
+
+
 class ScopedSettings(MethodSettings):
     scope: Literal["neuron", "layer", "global"]
 
@@ -220,8 +233,12 @@ class FractionSettings(ScopedSettings):
 
 
 class PQSettings(ScopedSettings):
-    """SAP's amount: the count that the PQ index allows (Algorithm 1 of arXiv 2302.05601)."""
+    """SAP's amount: the count that the PQ index allows (Algorithm 1 of arXiv 2302.05601), or another index does.
 
+    It is an index of the weights' magnitudes, whatever score says which of them go.
+    """
+
+    index: Literal["pq", "gini", "hoyer"]
     p: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     q: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     eta: NonNegative
@@ -236,12 +253,9 @@ class PQSettings(ScopedSettings):
 
     @property
     def amount(self) -> Amount:
-        return PQAmount(self.p, self.q, self.eta, self.gamma, self.beta)
-
-
-def magnitude(candidates: Candidates) -> Weights:
-    """|w| of the weights as they are after the last retraining."""
-    return {name: weight.abs() for name, weight in candidates.current.items()}
+        if self.index == "pq":
+            return PQAmount(self.p, self.q, self.eta, self.gamma, self.beta)
+        return (GiniAmount if self.index == "gini" else HoyerAmount)(self.gamma, self.beta)
 
 
 def dense_magnitude(candidates: Candidates) -> Weights:

@@ -53,6 +53,20 @@ def iterated(settings: IteratedSettings, score: Callable[[Candidates], Weights])
     )
 
 
+def sensitivity(network: nn.Module, images: Tensor, labels: Tensor, batch_size: int | None = None) -> Weights:
+    """|w dL/dw| by parameter name, L the mean cross-entropy over ``images`` [N, C, H, W], ``labels`` [N].
+
+    ``batch_size`` images at a time; None: all at once, as batch norm in training mode needs them.
+    """
+    totals = {name: torch.zeros_like(weight, requires_grad=False) for name, weight in prunable(network).items()}
+    size = batch_size or len(images)
+    for image, label in zip(images.split(size), labels.split(size), strict=True):
+        weights, gradients = loss_gradients(network, image, label)
+        for name, gradient in zip(weights, gradients, strict=True):
+            totals[name] += gradient * (len(image) / len(images))
+    return {name: (weight * totals[name]).abs().detach() for name, weight in weights.items()}
+
+
 def loss_gradients(network: nn.Module, images: Tensor, labels: Tensor, temperature: float = 1.0, graph: bool = False):
     """The prunable weights by name, and the gradients of the mean cross-entropy with respect to them.
 

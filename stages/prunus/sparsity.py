@@ -1,7 +1,8 @@
-"""How sparse weights are, and how many can go: PQ index, Gini index, the PQ bound and SAP's count.
+"""How sparse weights are, and how many can go: PQ, Gini and Hoyer index, the PQ bound and SAP's count.
 
 Diao et al., "Pruning Deep Neural Networks from a Sparsity Perspective" (ICLR 2023): Definition 1, Theorem 2 and
-Algorithm 1; the Gini index after Hurley and Rickard, "Comparing Measures of Sparsity" (2009), eq. 5.
+Algorithm 1; the Gini index after Hurley and Rickard, "Comparing Measures of Sparsity" (2009), eq. 5; Hoyer's after
+"Non-negative Matrix Factorization with Sparseness Constraints" (JMLR 2004).
 """
 
 import math
@@ -99,6 +100,20 @@ def gini_index(values: Tensor) -> float:
     return ((2 * ranks - d - 1) @ magnitudes / (d * magnitudes.sum())).item()
 
 
+def _hoyer(d: int, one_two: float) -> float:
+    """The Hoyer index of d values from their PQ index at (1, 2), which is 1 - d^(-1/2) ||w||_1 / ||w||_2."""
+    return min(one_two / (1 - d**-0.5), 1.0) if d > 1 else 0.0
+
+
+def hoyer_index(values: Tensor) -> float:
+    """Hoyer index (sqrt(d) - ||w||_1 / ||w||_2) / (sqrt(d) - 1), computed in float64.
+
+    In [0, 1]: 0 when all magnitudes are equal (so for a single value), 1 when all but one are 0. Raises ``ValueError``
+    for an empty or all-zero vector.
+    """
+    return _hoyer(values.numel(), pq_index(values, 1.0, 2.0))
+
+
 def _retained(d: int, index: float, p: float, q: float, eta: float) -> float:
     return d * (1 + eta) ** (-q / (q - p)) * (1 - index) ** (p * q / (q - p))
 
@@ -142,6 +157,38 @@ class PQAmount:
             return 0
         share = self.gamma * (1 - _retained(d, index, self.p, self.q, self.eta) / d)
         return floor_count(d, min(max(share, 0.0), self.beta))
+
+
+@dataclass(frozen=True)
+class GiniAmount:
+    """floor(d min(gamma G, beta)) with G the Gini index, the analogue of SAP's count at (p, q) = (0.5, 1) and eta = 0,
+    where the share that can go is the PQ index itself. Of all-zero values none is pruned."""
+
+    gamma: float = 1.0
+    beta: float = 0.9
+
+    def __call__(self, alive: Tensor) -> int:
+        if not alive.any():
+            return 0
+        return floor_count(alive.numel(), min(self.gamma * gini_index(alive), self.beta))
+
+
+@dataclass(frozen=True)
+class HoyerAmount:
+    """The same with the Hoyer index."""
+
+    gamma: float = 1.0
+    beta: float = 0.9
+
+    def __call__(self, alive: Tensor) -> int:
+        [count] = self.per_row(*_one_row(alive)) if alive.numel() else [0]
+        return count
+
+    def per_row(self, values: Sequence[Tensor], masks: Sequence[Tensor]) -> list[int]:
+        return [self._count(d, index) for d, index in _indices(values, masks, 1.0, 2.0)]
+
+    def _count(self, d: int, one_two: float | None) -> int:
+        return 0 if one_two is None else floor_count(d, min(self.gamma * _hoyer(d, one_two), self.beta))
 
 
 @dataclass(frozen=True)

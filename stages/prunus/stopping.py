@@ -1,12 +1,14 @@
-"""When a retraining ends: after a fixed number of epochs, or when flow is back near the dense network's.
+"""When a retraining ends: after a fixed number of epochs, when validation accuracy no longer improves, or when flow is
+back near the dense network's.
 
 A stop rule is asked after every epoch and answers with a ``Look``. The flow rule is InCoP's (arXiv 2501.15592):
 stop when the distance of the sparse network's flow to Phi* is at most epsilon, on a fixed subset of the training
 images, never on test data.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, Protocol
 
 import torch
@@ -21,15 +23,17 @@ from prunus.params import Positive, Section
 class Look:
     """What a stop rule saw: ``reason`` to stop (None: go on) and the distance to Phi* where it was measured."""
 
-    reason: Literal["fixed", "flow", "accuracy", "cap"] | None
+    reason: Literal["fixed", "plateau", "flow", "accuracy", "cap"] | None
     distance: float | None = None
 
 
 class StopRule(Protocol):
+    """Asked after every ``epoch`` (from 1) of one retraining, with the validation accuracy the network then has."""
+
     max_epochs: int
     epsilon: float | None
 
-    def after_epoch(self, epoch: int, network: nn.Module) -> Look: ...
+    def after_epoch(self, epoch: int, network: nn.Module, validation_accuracy: float) -> Look: ...
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,29 @@ class FixedEpochs:
     max_epochs: int
     epsilon: float | None = None
 
-    def after_epoch(self, epoch: int, network: nn.Module) -> Look:
+    def after_epoch(self, epoch: int, network: nn.Module, validation_accuracy: float) -> Look:
         return Look("fixed" if epoch >= self.max_epochs else None)
+
+
+@dataclass
+class Plateau:
+    """Stop after ``patience`` epochs in a row with no validation accuracy above the best so far, or at ``max_epochs``.
+
+    One for each retraining, for it remembers. The network stays as the last epoch left it, not as it was at its best.
+    """
+
+    patience: int
+    max_epochs: int
+    epsilon: float | None = None
+    _best: float = field(default=-math.inf, init=False)
+    _best_epoch: int = field(default=0, init=False)
+
+    def after_epoch(self, epoch: int, network: nn.Module, validation_accuracy: float) -> Look:
+        if validation_accuracy > self._best:
+            self._best, self._best_epoch = validation_accuracy, epoch
+        if epoch - self._best_epoch >= self.patience:
+            return Look("plateau")
+        return Look("cap" if epoch >= self.max_epochs else None)
 
 
 class FlowSettings(Section):
@@ -85,7 +110,7 @@ class FlowStop:
             distance = distance / norm if norm else float("inf")
         return distance
 
-    def after_epoch(self, epoch: int, network: nn.Module) -> Look:
+    def after_epoch(self, epoch: int, network: nn.Module, validation_accuracy: float) -> Look:
         due = epoch % self.settings.every == 0
         distance = self._distance(network) if due else None
         if due and distance <= self.settings.epsilon:

@@ -178,7 +178,7 @@ def train(
         with clock.time("evaluation"):
             validation_accuracy = accuracy(network, dataset, "validation")
         with clock.time("flow"):
-            look = stop.after_epoch(epoch, network)
+            look = stop.after_epoch(epoch, network, validation_accuracy)
         history.append(
             {
                 "epoch": epoch,

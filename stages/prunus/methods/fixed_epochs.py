@@ -4,12 +4,13 @@ After rewinding to trained weights one epoch may be all that is needed; whatever
 be compared with this.
 """
 
-from prunus.recipe import FixedEpochsSettings, PQSettings, Recipe, magnitude
+from prunus.recipe import FixedEpochsSettings, PQSettings, Recipe
+from prunus.scores import ScoredSettings
 
 
-class Settings(PQSettings, FixedEpochsSettings):
+class Settings(PQSettings, ScoredSettings, FixedEpochsSettings):
     pass
 
 
 def recipe(settings: Settings) -> Recipe:
-    return Recipe(magnitude, settings.amount, settings.scope, settings.rewind, settings.stop)
+    return Recipe(settings.score_of, settings.amount, settings.scope, settings.rewind, settings.stop)

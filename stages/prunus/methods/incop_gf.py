@@ -12,11 +12,12 @@ import torch
 
 from prunus.evaluation import accuracy
 from prunus.flow import gradient_flow, stale_gradient_flow
-from prunus.recipe import PQSettings, Recipe, Retraining, magnitude
+from prunus.recipe import PQSettings, Recipe, Retraining
+from prunus.scores import ScoredSettings
 from prunus.stopping import FlowSettings, FlowStop
 
 
-class Settings(PQSettings, FlowSettings):
+class Settings(PQSettings, ScoredSettings, FlowSettings):
     pass
 
 
@@ -38,4 +39,4 @@ def recipe(settings: Settings) -> Recipe:
         )
 
     stop = as_published if settings.reference_quirks else as_defined
-    return Recipe(magnitude, settings.amount, settings.scope, settings.rewind, stop)
+    return Recipe(settings.score_of, settings.amount, settings.scope, settings.rewind, stop)

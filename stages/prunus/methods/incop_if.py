@@ -16,15 +16,18 @@ import torch
 from prunus.catalogue import SINGLE_LAYER
 from prunus.evaluation import accuracy
 from prunus.flow import information_flow
-from prunus.recipe import PQSettings, Recipe, Retraining, magnitude
+from prunus.recipe import PQSettings, Recipe, Retraining
+from prunus.scores import ScoredSettings
 from prunus.stopping import FlowSettings, FlowStop
 
 
-class Settings(PQSettings, FlowSettings):
+class Settings(PQSettings, ScoredSettings, FlowSettings):
     correlation: Literal["absolute", "signed"]
 
     def misfit(self, network: str, channels: int) -> str | None:
-        return f"looks at the flow between two layers, and {network} has one layer" if network in SINGLE_LAYER else None
+        if network in SINGLE_LAYER:
+            return f"looks at the flow between two layers, and {network} has one layer"
+        return super().misfit(network, channels)
 
 
 def recipe(settings: Settings) -> Recipe:
@@ -41,4 +44,4 @@ def recipe(settings: Settings) -> Recipe:
             reached,
         )
 
-    return Recipe(magnitude, settings.amount, settings.scope, settings.rewind, stop)
+    return Recipe(settings.score_of, settings.amount, settings.scope, settings.rewind, stop)

@@ -7,24 +7,13 @@ images. `steps: 1` is SNIP. Which implementation MIPP compares with is unconfirm
 the scores of a node's weights (MIPP, arXiv 2411.00147, section 5).
 """
 
-from torch import Tensor, nn
-
 from prunus.params import Positive
 from prunus.recipe import Candidates, Recipe, Weights
-from prunus.saliency import IteratedSettings, as_drawn, iterated, loss_gradients, structured
+from prunus.saliency import IteratedSettings, as_drawn, iterated, sensitivity, structured
 
 
 class Settings(IteratedSettings):
     samples: Positive
-
-
-def sensitivity(network: nn.Module, images: Tensor, labels: Tensor) -> Weights:
-    """|w dL/dw| by parameter name, L the mean cross-entropy over ``images`` [N, C, H, W], ``labels`` [N]."""
-    weights, gradients = loss_gradients(network, images, labels)
-    return {
-        name: (weight * gradient).abs().detach()
-        for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
-    }
 
 
 def recipe(settings: Settings) -> Recipe:

@@ -2,15 +2,17 @@
 
 Every iteration a fixed fraction (0.2) of the weights left goes, smallest magnitude after retraining first, and the
 survivors restart from the initial weights; `rewind: warmup` is the late rewinding of Frankle et al., ICML 2020. SAP's
-"lottery ticket" baseline is this at rewind: initial; InCoP's rewinds to trained and prunes at scope: layer.
+"lottery ticket" baseline is this at rewind: initial; InCoP's rewinds to trained and prunes at scope: layer. Published
+are score: magnitude and stop: fixed.
 """
 
-from prunus.recipe import FixedEpochsSettings, FractionSettings, Recipe, magnitude
+from prunus.recipe import FractionSettings, Recipe, StopSettings
+from prunus.scores import ScoredSettings
 
 
-class Settings(FractionSettings, FixedEpochsSettings):
+class Settings(FractionSettings, ScoredSettings, StopSettings):
     pass
 
 
 def recipe(settings: Settings) -> Recipe:
-    return Recipe(magnitude, settings.amount, settings.scope, settings.rewind, settings.stop)
+    return Recipe(settings.score_of, settings.amount, settings.scope, settings.rewind, settings.stop_rule)

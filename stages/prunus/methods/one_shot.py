@@ -4,12 +4,12 @@ Every mask is cut from the magnitudes of the dense trained weights; iteration t 
 retrained from the rewinding point, so that each iteration is "one shot" at its density.
 """
 
-from prunus.recipe import FixedEpochsSettings, FractionSettings, Recipe, dense_magnitude
+from prunus.recipe import FractionSettings, Recipe, StopSettings, dense_magnitude
 
 
-class Settings(FractionSettings, FixedEpochsSettings):
+class Settings(FractionSettings, StopSettings):
     pass
 
 
 def recipe(settings: Settings) -> Recipe:
-    return Recipe(dense_magnitude, settings.amount, settings.scope, settings.rewind, settings.stop)
+    return Recipe(dense_magnitude, settings.amount, settings.scope, settings.rewind, settings.stop_rule)

@@ -3,14 +3,17 @@
 Every iteration the PQ index of the alive weights says how many can go; the smallest magnitudes do. The paper restarts
 survivors from the initial weights. Departures from the authors' code: the count is the formula's (their ceil(r) prunes
 up to one less), in float64; the last epoch's weights are pruned, not those that did best on the test set.
+
+Published are index: pq, score: magnitude and stop: fixed.
 """
 
-from prunus.recipe import FixedEpochsSettings, PQSettings, Recipe, magnitude
+from prunus.recipe import PQSettings, Recipe, StopSettings
+from prunus.scores import ScoredSettings
 
 
-class Settings(PQSettings, FixedEpochsSettings):
+class Settings(PQSettings, ScoredSettings, StopSettings):
     pass
 
 
 def recipe(settings: Settings) -> Recipe:
-    return Recipe(magnitude, settings.amount, settings.scope, settings.rewind, settings.stop)
+    return Recipe(settings.score_of, settings.amount, settings.scope, settings.rewind, settings.stop_rule)

@@ -10,6 +10,7 @@ METHOD_NAMES = {
     "incop_if": "InCoP-IF",
     "incop_gf": "InCoP-GF",
     "fixed_epochs": "Fixed epochs",
+    "early_stopping": "Early stopping",
     "mipp": "MIPP",
     "imp_channels": "IMP (channels)",
     "thinet": "ThiNet",

@@ -1,0 +1,26 @@
+"""The obvious alternative that InCoP has to beat: SAP's masks and InCoP's rewinding, retraining stopped by validation
+accuracy, with no look at any flow.
+
+Retraining ends after `patience` epochs in a row without a better validation accuracy, at the latest after `max_epochs`;
+the last epoch's weights are kept (Prechelt, "Early Stopping - But When?", 1998, criterion UP in its plainest form).
+"""
+
+from prunus.params import Positive
+from prunus.recipe import PQSettings, Recipe
+from prunus.scores import ScoredSettings
+from prunus.stopping import Plateau
+
+
+class Settings(PQSettings, ScoredSettings):
+    patience: Positive
+    max_epochs: Positive
+
+
+def recipe(settings: Settings) -> Recipe:
+    return Recipe(
+        settings.score_of,
+        settings.amount,
+        settings.scope,
+        settings.rewind,
+        lambda retraining: Plateau(settings.patience, settings.max_epochs),
+    )
