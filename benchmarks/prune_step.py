@@ -91,7 +91,7 @@ def sap(bench: Bench, weights: dict[str, Tensor], masks: Masks, state: str) -> N
     size = sum(weight.nbytes for weight in weights.values())
     for scope in SCOPES:
         case = f"SAP mask, {scope}, {state}"
-        amount = PQSettings(rewind="initial", scope=scope, p=P, q=Q, eta=0.0, gamma=1.0, beta=BETA).amount
+        amount = PQSettings(rewind="initial", scope=scope, index="pq", p=P, q=Q, eta=0.0, gamma=1.0, beta=BETA).amount
 
         def prunus(scope=scope, amount=amount) -> Masks:
             return magnitude_masks(weights, masks, scope, amount)

@@ -1,6 +1,7 @@
 """What a finished study leaves behind: networks, masks, flows, tables and records, as design and README say."""
 
 import json
+import sys
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from prunus import checkpoint, networks
 from prunus import masks as masking
 from prunus.datasets import load
 from prunus.flow import gradient_flow, information_flow
+from prunus.sparsity import HoyerAmount
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +104,20 @@ def test_the_report_is_one_file_with_its_findings(by_snakemake):
     page = (by_snakemake.root / "reports/report.html").read_text()
     assert "InCoP-IF" in page and "<svg" in page
     assert 'src="http' not in page and 'href="http' not in page
+
+
+def test_an_iteration_obeys_score_index_and_plateau(finished):
+    values = {"score": "gradient_flow", "index": "hoyer", "patience": 1, "max_epochs": 4}
+    finished.edit(**{f"methods__early_stopping__{key}": value for key, value in values.items()})
+    command = "stages/prune_iteration.py --seed 0 --method early_stopping --iteration 1"
+    finished.run(sys.executable, *command.split())
+    folder = finished.root / "runs/seed0/early_stopping/iteration-1"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["settings"].items() >= values.items()
+    dense = load_file(finished.root / "runs/seed0/dense/network.safetensors")
+    weights = [tensor.flatten() for name, tensor in dense.items() if f"mask.{name}" in dense]
+    assert metrics["alive"] == sum(map(len, weights)) - HoyerAmount(1.0, 0.9)(torch.cat(weights))
+    accuracies = pd.read_csv(folder / "history.csv").validation_accuracy
+    best = int(accuracies.idxmax())
+    assert metrics["epochs"] == min(best + 2, 4)
+    assert metrics["stopped_by"] == ("plateau" if metrics["epochs"] == best + 2 else "cap")
