@@ -98,12 +98,10 @@ class Scratch:
         return pd.read_csv(self.root / f"logs/benchmarks/{stage}.tsv", sep="\t")["s"].item()
 
     def keep(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in KEPT_TABLES:
-            shutil.copy2(self.root / layout.TABLES / f"{name}.csv", folder)
-        for name in KEPT_FIGURES:
-            shutil.copy2(self.root / layout.FIGURES / f"{name}.png", folder)
-        shutil.copy2(self.root / layout.PARAMS, folder)
+        for kept, source, suffix in ((KEPT_TABLES, layout.TABLES, "csv"), (KEPT_FIGURES, layout.FIGURES, "png")):
+            (folder / source.name).mkdir(parents=True, exist_ok=True)
+            for name in kept:
+                shutil.copy2(self.root / source / f"{name}.{suffix}", folder / source.name)
 
     def _write(self) -> None:
         (self.root / layout.PARAMS).write_text(studies.text(self.study))
