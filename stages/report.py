@@ -1,4 +1,4 @@
-"""Draw the figures and write the self-contained HTML report from the tables that compare made.
+"""Draw the figures and write the interactive report, one HTML file, from the tables that compare made.
 
 python stages/report.py
 """
@@ -8,13 +8,12 @@ import os
 
 from prunus import layout
 from prunus.params import for_stage
-from prunus.reporting.drawing import inline_svg, save_png, style
-from prunus.reporting.figures import INLINE_ONLY, SAVED
+from prunus.reporting.figures import draw, png
 from prunus.reporting.files import read_table
 from prunus.reporting.page import render
 from prunus.runtime import StageError, one_line_errors, read_json, write_atomically
 
-PARAMS = ["study", "imposed"]
+PARAMS = ["study", "imposed", "data", "network", "training", "flow", "device", "methods"]
 
 COMPARE = "python stages/compare.py"
 TABLES = ("comparison", "summary", "paired_tests", "matched_density", "matched_channels", "collapse", "channels")
@@ -30,18 +29,18 @@ def main() -> None:
     metrics = read_json(layout.METRICS, COMPARE)
     if list(tables["summary"]["method"]) != study.methods:
         raise StageError(f"{layout.TABLES} is of other methods than the study's; `{COMPARE}` makes it anew")
-    pictures = {}
-    with style():
-        for name, draw in (SAVED | INLINE_ONLY).items():
-            figure = draw(tables, study.methods)
-            pictures[name] = inline_svg(figure, name)
-            if name in SAVED:
-                with write_atomically(layout.FIGURES / f"{name}.png") as partial:
-                    save_png(figure, partial)
+    charts = draw(tables, study.methods)
+    for name, chart in charts.items():
+        with write_atomically(layout.FIGURES / f"{name}.png") as partial:
+            partial.write_bytes(png(name, chart))
+    sections = [params.data, params.network, params.training, params.flow, params.device]
+    settings = {type(section).__name__.lower(): section.model_dump() for section in sections}
+    settings = {"study": params.study.model_dump(), "imposed": params.imposed.model_dump()} | settings
+    settings |= {"methods": params.methods}
     with write_atomically(layout.REPORT) as partial:
-        page = render(study, tables, metrics, pictures, params.imposed.ratio_of)
+        page = render(study, settings, tables, metrics, charts, params.imposed.ratio_of)
         partial.write_text(page, encoding="utf-8")
-    print(f"{len(SAVED)} figures in {layout.FIGURES}, the report in {layout.REPORT}")
+    print(f"{len(charts)} figures in {layout.FIGURES}, the report in {layout.REPORT}")
 
 
 if __name__ == "__main__":

@@ -236,8 +236,8 @@ def validate(raw: object, methods: bool = True) -> SimpleNamespace:
     """Check the content of params.yaml and return its sections as attributes.
 
     ``methods`` is a mapping from the method's name to its validated settings; checking the blocks imports the methods,
-    and torch with them, which ``methods=False`` leaves out. Raises ``ParamsError`` naming each
-    mistake's key, its value and what is allowed.
+    and torch with them. ``methods=False`` leaves that out, and the blocks are as written. Raises ``ParamsError`` naming
+    each mistake's key, its value and what is allowed.
     """
     try:
         sections = _Sections.model_validate(raw)
@@ -268,7 +268,7 @@ def validate(raw: object, methods: bool = True) -> SimpleNamespace:
     if lines:
         raise ParamsError("\n".join(lines))
     values = {name: getattr(sections, name) for name in _Sections.model_fields}
-    return SimpleNamespace(**values | {"methods": settings})
+    return SimpleNamespace(**values | ({"methods": settings} if methods else {}))
 
 
 def parse(text: str, name: object) -> object:

@@ -10,13 +10,9 @@ import yaml
 import compare
 import report
 from prunus import layout
-from prunus.reporting import findings
-from prunus.reporting.channel_figures import accuracy_against_channels, layer_ratios
-from prunus.reporting.drawing import legend_columns
-from prunus.reporting.figures import INLINE_ONLY, SAVED
+from prunus.reporting import figures, findings, frame, page
 from prunus.reporting.files import read_table
-from prunus.reporting.names import METHOD_NAMES, look, method_name
-from prunus.reporting.page import render
+from prunus.reporting.names import method_name
 
 DVC = yaml.safe_load((Path(report.__file__).parents[1] / "dvc.yaml").read_text())["stages"]
 
@@ -46,7 +42,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "svg" not in self.open and "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.words.append(data)
 
     @property
@@ -60,33 +56,58 @@ def _report(run):
     return layout.REPORT.read_text(encoding="utf-8")
 
 
-def _text(run, study):
-    """The words of the report, without drawing its figures."""
+def _tables():
+    return {name: read_table(layout.TABLES / f"{name}.csv", report.COMPARE) for name in report.TABLES}
+
+
+def _text(run, study, monkeypatch):
+    """The words of the report, without its PNG files and without Vega."""
+    monkeypatch.setattr(frame, "_vega", str)
     run(compare)
-    tables = {name: read_table(layout.TABLES / f"{name}.csv", report.COMPARE) for name in report.TABLES}
-    metrics = json.loads(layout.METRICS.read_text())
-    return Page(render(study, tables, metrics, dict.fromkeys(SAVED | INLINE_ONLY, ""), "mipp")).text
+    tables, metrics = _tables(), json.loads(layout.METRICS.read_text())
+    settings = yaml.safe_load(layout.PARAMS.read_text())
+    charts = figures.draw(tables, study.methods)
+    return Page(page.render(study, settings, tables, metrics, charts, "mipp")).text
 
 
 def test_report_stands_alone(build, run):
     build()
     source = _report(run)
-    page = Page(source)
-    assert "http" not in source
-    assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe"}
-    assert len(page.ids) == len(set(page.ids))
-    for name, value in (item for _, attributes in page.tags for item in attributes.items()):
-        if name in ("href", "xlink:href", "src"):
-            assert value.startswith("data:") or value.removeprefix("#") in page.ids
-    for target in re.findall(r"url\(#([^)]+)\)", source):
-        assert target in page.ids
-    figures = [attributes for tag, attributes in page.tags if attributes.get("class") == "card"]
-    assert len(figures) == 7
-    assert all(figure["role"] == "img" and len(figure["aria-label"]) > 40 for figure in figures)
+    found = Page(source)
+    assert len(found.ids) == len(set(found.ids))
+    assert not {tag for tag, _ in found.tags} & {"link", "img", "iframe", "object", "base"}
+    for name, value in (item for _, attributes in found.tags for item in attributes.items()):
+        if name in ("href", "src"):
+            assert value.removeprefix("#") in found.ids
+    policy = next(attributes["content"] for _, attributes in found.tags if "http-equiv" in attributes)
+    assert policy.startswith("default-src 'none';") and "http" not in policy
+    assert source.count("</script") == source.count("<script") == 3
+    charts = {attributes["data-chart"]: attributes for _, attributes in found.tags if "data-chart" in attributes}
+    assert set(charts) == set(figures.CHARTS) - {"accuracy_against_channels", "layer_ratios"}
+    assert all(chart["role"] == "img" and len(chart["aria-label"]) > 40 for chart in charts.values())
+    drawing = json.loads(re.search(r'<script type="application/json" id="drawing">(.+?)</script>', source)[1])
+    assert set(drawing["charts"]) == set(charts)
+    contents = re.findall(r'<li><a href="#(\w+)">', source)
+    assert contents == re.findall(r'<h2 id="(\w+)">', source)
 
 
-def test_findings_of_two_seeds_say_that_they_are_too_few(build, run):
-    text = _text(run, build(seeds=[0, 1]))
+def test_report_shows_the_parameters_of_its_methods(build, run, monkeypatch):
+    study = build(seeds=[0], methods=["sap", "incop_if"], iterations=1)
+    text = _text(run, study, monkeypatch)
+    raw = yaml.safe_load(layout.PARAMS.read_text())
+    shown = yaml.safe_load(page._settings(raw, study.methods))
+    assert shown == raw | {"methods": {name: raw["methods"][name] for name in ("sap", "incop_if")}}
+    assert f"warmup_steps: {raw['training']['warmup_steps']}" in text
+
+
+def test_nothing_in_a_script_can_end_its_element():
+    assert frame._inline("a = '</script>'; b = '</SCRIPT'; c = '<!--'; d = x </re/;") == (
+        "a = '\\x3c/script>'; b = '\\x3c/SCRIPT'; c = '\\x3c!--'; d = x </re/;"
+    )
+
+
+def test_findings_of_two_seeds_say_that_they_are_too_few(build, run, monkeypatch):
+    text = _text(run, build(seeds=[0, 1]), monkeypatch)
     assert "InCoP-IF used 84 % fewer retraining epochs than SAP (12 against 75 a seed)" in text
     assert "n = 2 seeds: too few seeds to tell" in text
     assert "2 seeds: too few seeds to tell methods apart" in text
@@ -95,8 +116,8 @@ def test_findings_of_two_seeds_say_that_they_are_too_few(build, run):
     assert "LTH used as many retraining epochs as SAP" in text
 
 
-def test_findings_of_enough_seeds_give_a_verdict(build, run):
-    text = _text(run, build(seeds=range(4), methods=["sap", "lth"], iterations=3))
+def test_findings_of_enough_seeds_give_a_verdict(build, run, monkeypatch):
+    text = _text(run, build(seeds=range(4), methods=["sap", "lth"], iterations=3), monkeypatch)
     assert "too few" not in text
     assert "significant difference" in text
     assert "95 % CI" in text
@@ -111,126 +132,100 @@ def test_one_seed_one_method_without_flow(build, run):
     assert "nan" not in re.sub(r"[a-z]nan|nan[a-z]", "", text.lower())
 
 
-def test_one_seed_two_methods_without_a_baseline(build, run):
-    text = _text(run, build(seeds=[0], methods=["one_shot", "incop_if"], iterations=2))
+def test_one_seed_two_methods_without_a_baseline(build, run, monkeypatch):
+    text = _text(run, build(seeds=[0], methods=["one_shot", "incop_if"], iterations=2), monkeypatch)
     assert "with n = 1 seed there is no interval and no test" in text
     assert "InCoP-IF used 4 retraining epochs a seed, One-shot 30" in text
 
 
-def test_more_than_one_device_is_said(build, run):
+def test_more_than_one_device_is_said(build, run, monkeypatch):
     study = build(methods=["sap"], iterations=1)
     path = layout.iteration_record(0, "sap", 1)
     path.write_text(path.read_text().replace('"device": "cpu"', '"device": "A GPU"'))
     layout.iteration_record(1, "sap", 1).unlink()
-    text = _text(run, study)
+    text = _text(run, study, monkeypatch)
     assert "more than one device: cpu and A GPU" in text
     assert "1 stage run left no record" in text
 
 
 def test_removed_channels_have_figures_and_tables(build, run):
     build(seeds=[0, 1], methods=["sap", "mipp", "iter_snip", "thinet"], imposed=["thinet"])
-    page = Page(_report(run))
-    figures = [attributes["aria-label"] for _, attributes in page.tags if attributes.get("class") == "card"]
-    assert len(figures) == 9
-    assert "Left out, since they remove hardly a whole channel: SAP." in page.text
-    assert "4 methods (1 also at an imposed ratio), 2 seeds" in page.text
+    found = Page(_report(run))
+    drawn = {attributes["data-chart"] for _, attributes in found.tags if "data-chart" in attributes}
+    assert drawn == set(figures.CHARTS) - {"distance_to_reference"}  # none of these methods measures its flow
+    assert "Left out, since they remove hardly a whole channel: SAP." in found.text
+    assert "4 methods (1 also at an imposed ratio), 2 seeds" in found.text
     assert (
         "MIPP removed 70.0 % of the channels: cut out, they leave 9.0 % of the parameters and a network that was"
-        in page.text
+        in found.text
     )
     assert (
         "measured to be 3.33 times as fast as the dense one in batches of 256 images, 1.16 times for single"
-        in page.text
+        in found.text
     )
-    assert "10,000 → 900 93,900 → 8,451 1.00 → 0.860 (1.16×) 80.0 → 24.0 (3.33×)" in page.text
-    assert "IterSNIP ended in an untrainable collapse in 2 of 10 runs, from 65 % sparsity on" in page.text
-    assert "Layer collapse" in page.text
-    assert "Accuracy at the ratios of MIPP" in page.text
-    assert "ThiNet at MIPP's ratio" in page.text
+    assert "10,000 → 900 93,900 → 8,451 1.00 → 0.860 (1.16×) 80.0 → 24.0 (3.33×)" in found.text
+    assert "IterSNIP ended in an untrainable collapse in 2 of 10 runs, from 65 % sparsity on" in found.text
+    assert "Layer collapse" in found.text
+    assert "Accuracy at the ratios of MIPP" in found.text
+    assert "ThiNet at MIPP's ratio" in found.text
 
 
-def test_a_baseline_that_removes_channels_has_its_speed_told(build, run):
-    text = _text(run, build(methods=["thinet"], iterations=5))
+def test_a_baseline_that_removes_channels_has_its_speed_told(build, run, monkeypatch):
+    text = _text(run, build(methods=["thinet"], iterations=5), monkeypatch)
     assert "ThiNet reached test accuracy" in text
     assert "ThiNet removed 50.0 % of the channels" in text
     assert "2.00 times as fast" in text
     assert "Left out" not in text
 
 
-def test_a_speed_that_was_not_measured_is_not_told(build, run):
+def test_a_speed_that_was_not_measured_is_not_told(build, run, monkeypatch):
     study = build(seeds=[0], methods=["thinet"], iterations=2)
     layout.record("seed0", "thinet/evaluate").unlink()
-    text = _text(run, study)
+    text = _text(run, study, monkeypatch)
     assert "of the parameters; how fast that network answers was not measured for every seed." in text
     assert "times as fast" not in text
 
 
-def test_without_removed_channels_nothing_is_said_of_them(build, run):
-    text = _text(run, build(methods=["sap", "lth"], iterations=2))
+def test_without_removed_channels_nothing_is_said_of_them(build, run, monkeypatch):
+    text = _text(run, build(methods=["sap", "lth"], iterations=2), monkeypatch)
     for word in ("Whole channels", "cut out", "times as fast", "Layer collapse", "untrainable", "imposed"):
         assert word not in text
 
 
-def test_picture_of_nothing_removed_says_so():
-    summary = pd.DataFrame({"method": ["sap"], "channels_removed_mean": [0.0]})
-    for draw in (accuracy_against_channels, layer_ratios):
-        words = [text.get_text() for text in draw({"summary": summary, "channels": None}, ["sap"]).texts]
-        assert words == ["No method of this study removed whole channels."]
-
-
-def test_curves_of_channels_are_of_the_methods_that_removed_any(build, run):
-    study = build(seeds=[0, 1], methods=["sap", "mipp", "iter_snip"])
-    run(compare)
-    tables = {name: read_table(layout.TABLES / f"{name}.csv", report.COMPARE) for name in report.TABLES}
-    axes = accuracy_against_channels(tables, study.methods).axes[0]
-    curves = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
-    assert set(curves) == {"dense network", "MIPP", "IterSNIP"}
-    assert 1 - curves["MIPP"].get_xdata() == pytest.approx([0.14, 0.28, 0.42, 0.56, 0.7])
-    ticks = {round(at, 6): label for at, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)}
-    assert ticks[0.5].get_text() == "50\u202f%" and ticks[1.0].get_text() == "0\u202f%"
-    assert axes.get_ylim()[0] > 0.5  # the collapsed network at 10 % is out of the frame, and the figure says so
-    assert "below the frame: untrainable collapse" in [text.get_text() for text in axes.texts]
-    cells = layer_ratios(tables, study.methods).axes[0]
-    assert [label.get_text() for label in cells.get_yticklabels()] == ["MIPP", "IterSNIP"]
-    # MIPP took none of conv1, 4 of 20 and 10 of 70 channels an iteration: 0, 0.2 and 1/7 with mean 0.1143
-    assert [text.get_text() for text in cells.texts][:3] == ["0", "1.7", "1.2"]
-
-
-def test_thirteen_methods_can_be_told_apart():
-    methods = [name for name in METHOD_NAMES if name != "lth"][:13]
-    looks = look(methods)
-    assert len({(style["color"], style["linestyle"]) for style in looks.values()}) == 13
-    assert len({(style["color"], style["marker"]) for style in looks.values()}) == 13
-
-
 def test_figures_of_the_graph_are_the_ones_saved():
     outs = DVC["report"]["outs"]
-    assert {f"reports/figures/{name}.png" for name in SAVED} == {path for path in outs if path.endswith(".png")}
+    assert {f"reports/figures/{name}.png" for name in figures.CHARTS} == {path for path in outs if path.endswith("png")}
     tables = {path for path in DVC["report"]["deps"] if path.startswith("reports/tables/")}
     assert tables == {f"reports/tables/{name}.csv" for name in report.TABLES}
-
-
-def test_figures_without_times_or_pruning(build, run):
-    build(methods=["sap", "incop_if"], iterations=1)
-    layout.iteration_record(0, "sap", 1).unlink()
-    for seed in (0, 1):
-        for method in ("sap", "incop_if"):
-            path = layout.evaluation(seed, method) / "iterations.csv"
-            pd.read_csv(path).assign(density=1.0).to_csv(path, index=False)
-    source = _report(run)
-    assert "times not recorded" in source
-    assert "Both ended at density 100.0" in source
+    folder = Path(page.__file__).parent
+    beside = {
+        f"stages/prunus/reporting/{path.name}" for path in folder.iterdir() if path.suffix in (".j2", ".css", ".js")
+    }
+    assert beside == {path for path in DVC["report"]["deps"] if path.endswith((".j2", ".css", ".js"))}
 
 
 def test_report_and_figures_are_the_same_bytes_every_time(build, run):
     build(seeds=[0], methods=["incop_if"], iterations=2)
     _report(run)
-    files = [layout.REPORT, *(layout.FIGURES / f"{name}.png" for name in SAVED)]
+    files = [layout.REPORT, *(layout.FIGURES / f"{name}.png" for name in figures.CHARTS)]
     before = [path.read_bytes() for path in files]
     run(report)
     assert [path.read_bytes() for path in files] == before
     assert all(content.startswith(b"\x89PNG") for content in before[1:])
-    assert {path.name for path in layout.FIGURES.iterdir()} == {f"{name}.png" for name in SAVED}
+    assert {path.name for path in layout.FIGURES.iterdir()} == {f"{name}.png" for name in figures.CHARTS}
+
+
+def test_report_without_times_or_pruning(build, run, monkeypatch):
+    study = build(methods=["sap", "incop_if"], iterations=1)
+    layout.iteration_record(0, "sap", 1).unlink()
+    for seed in (0, 1):
+        for method in ("sap", "incop_if"):
+            path = layout.evaluation(seed, method) / "iterations.csv"
+            pd.read_csv(path).assign(density=1.0).to_csv(path, index=False)
+    assert "Both ended at density 100.0" in _text(run, study, monkeypatch)
+    charts = figures.draw(_tables(), study.methods)
+    assert [row["label"] for row in charts["time_split"].datasets["totals"]][0] == "times not recorded"
+    assert all(chart.png().startswith(b"\x89PNG") for chart in charts.values() if chart)
 
 
 @pytest.mark.parametrize("name", ["tables/summary.csv", "metrics.json"])
@@ -271,12 +266,3 @@ def test_names_of_methods():
     assert method_name("imp_channels") == "IMP (channels)"
     assert method_name("thinet_at_mipp") == "ThiNet at MIPP's ratio"
     assert method_name("my_own") == "my own"
-
-
-def test_legends_fit_the_figure():
-    short = [f"M{number}" for number in range(13)]
-    assert legend_columns(short) == 5  # three rows need no sixth column
-    assert legend_columns(short[:4]) == 4
-    long = [f"method {number} at another method's ratio" for number in range(9)]
-    assert legend_columns(long) == 2
-    assert legend_columns(["x" * 200]) == 1

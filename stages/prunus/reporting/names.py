@@ -1,8 +1,8 @@
-"""How methods are called and coloured, and how numbers are written, the same in every figure, table and sentence."""
+"""How methods are called and how numbers are written, the same in every chart, table and sentence."""
 
 import math
 
-# A method without an entry is called by its file's name; the study's list decides the colours, in order.
+# A method without an entry is called by its file's name.
 METHOD_NAMES = {
     "one_shot": "One-shot",
     "lth": "LTH",
@@ -31,11 +31,6 @@ DATASET_NAMES = {
     "image_folder": "an image folder",
 }
 
-# Okabe and Ito's colour-blind safe palette (https://jfly.uni-koeln.de/color/), but for its yellow, too light for lines.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
-LINES = ("-", "--", ":", "-.")
-
 NARROW = "\u202f"  # between a number and its unit: no line break there
 UNKNOWN = "\u2013"
 
@@ -48,20 +43,12 @@ def method_name(method: str) -> str:
     return METHOD_NAMES.get(method, method.replace("_", " "))
 
 
+def method_names(methods: list[str]) -> list[str]:
+    return [method_name(method) for method in methods]
+
+
 def dataset_name(dataset: str) -> str:
     return DATASET_NAMES.get(dataset, dataset)
-
-
-def look(methods: list[str]) -> dict[str, dict[str, str]]:
-    """Colour, marker and line style per method; past seven methods colours come again with another line style."""
-    return {
-        method: {
-            "color": PALETTE[position % len(PALETTE)],
-            "marker": MARKERS[position % len(MARKERS)],
-            "linestyle": LINES[position // len(PALETTE) % len(LINES)],
-        }
-        for position, method in enumerate(methods)
-    }
 
 
 def number(value: float, digits: int = 1) -> str:

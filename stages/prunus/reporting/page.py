@@ -1,12 +1,14 @@
-"""The HTML report: what its template shows, as strings."""
+"""The HTML report of one study: what its template shows, as strings, and tables of them."""
 
-from pathlib import Path
+from typing import NamedTuple
 
-import jinja2
 import pandas as pd
+import yaml
 
+from prunus.reporting import frame
+from prunus.reporting.charts import Chart
 from prunus.reporting.files import removers
-from prunus.reporting.findings import baseline_of, caveats, findings
+from prunus.reporting.findings import caveats, findings
 from prunus.reporting.names import (
     IMPOSED,
     UNKNOWN,
@@ -15,16 +17,22 @@ from prunus.reporting.names import (
     density,
     listed,
     method_name,
+    method_names,
     milliseconds,
     number,
     percent,
     probability,
 )
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
-
 Table = dict[str, list]
 MOST_COLUMNS = 6  # of methods, beside each other; more become rows
+
+
+class Cell(NamedTuple):
+    """A cell of a table whose text does not begin with the number that its column is sorted by."""
+
+    text: str
+    value: float
 
 
 def _with_std(mean: float, std: float) -> str:
@@ -33,7 +41,7 @@ def _with_std(mean: float, std: float) -> str:
 
 def _summary(summary: pd.DataFrame) -> Table:
     head = ["method", "test accuracy", "95 % CI", "density", "multiply-accumulates", "epochs", "seconds"]
-    head += ["epochs saved: SAP", "LTH", "seconds saved: SAP", "LTH"]
+    head += [f"{what} saved against {base}" for what in ("epochs", "seconds") for base in ("SAP", "LTH")]
     rows = []
     for row in summary.to_dict("records"):
         half = row["test_accuracy_ci95"]
@@ -86,12 +94,13 @@ def _compact(comparison: pd.DataFrame, methods: list[str]) -> Table:
         ends = ends[ends["iteration"] == ends["iteration"].max()]
         cells = [method_name(method), percent(ends["channels_removed"].mean())]
         for dense, compact in (("parameters", "compact_parameters"), ("dense_macs", "compact_macs")):
-            cells.append(f"{number(ends[dense].mean(), 0)} → {number(ends[compact].mean(), 0)}")
+            left = ends[compact].mean()
+            cells.append(Cell(f"{number(ends[dense].mean(), 0)} → {number(left, 0)}", left))
         for batch in (1, 256):
             seconds, speedup = ends[f"latency_{batch}_seconds"], ends[f"speedup_{batch}"]
             spent = [milliseconds(values.mean(skipna=False)) for values in (seconds * speedup, seconds)]
             times = f"{' → '.join(spent)} ({number(speedup.mean(skipna=False), 2)}×)"
-            cells.append(UNKNOWN if UNKNOWN in spent else times)
+            cells.append(UNKNOWN if UNKNOWN in spent else Cell(times, float(seconds.mean())))
         rows.append(cells)
     return {"head": head, "rows": rows}
 
@@ -180,43 +189,51 @@ def _provenance(runs: pd.DataFrame) -> list[tuple[str, str]]:
     ]
 
 
-def render(study, tables: dict[str, pd.DataFrame], metrics: dict, figures: dict[str, str], reference: str) -> str:
-    """The whole page. ``study`` is that block of params.yaml with the imposed chains among its methods, ``tables`` and
-    ``metrics`` what compare wrote, ``figures`` inline SVG by name, ``reference`` the method of matched channels.
+def _settings(blocks: dict, methods: list[str]) -> str:
+    """The study's parameters as YAML; of the methods' blocks those of ``methods``."""
+    own = dict.fromkeys(method.partition(IMPOSED)[0] for method in methods)
+    blocks = blocks | {"methods": {name: blocks["methods"][name] for name in own}}
+    return yaml.safe_dump(blocks, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+
+
+def render(
+    study,
+    settings: dict,
+    tables: dict[str, pd.DataFrame],
+    metrics: dict,
+    charts: dict[str, Chart | None],
+    reference: str,
+) -> str:
+    """The whole page. ``study`` is that block of params.yaml with the imposed chains among its methods, ``settings``
+    all blocks as plain values, ``tables`` and ``metrics`` what compare wrote, ``charts`` by name, ``reference`` the
+    method of matched channels.
     """
     methods, summary = study.methods, tables["summary"]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     seeds = f"{counted(len(study.seeds), 'seed')} ({', '.join(map(str, study.seeds))})"
     cut, imposed = removers(summary), [method for method in methods if IMPOSED in method]
     said = counted(len(methods) - len(imposed), "method") + (
         f" ({len(imposed)} also at an imposed ratio)" * bool(imposed)
     )
-    return environment.get_template(TEMPLATE.name).render(
+    uncut = [method for method in methods if method not in cut]
+    return frame.render(
+        "report.html.j2",
         title=f"Pruning {study.network} on {dataset_name(study.dataset)}",
+        charts=charts,
+        methods=method_names(methods),
         scope=f"{said}, {seeds}, {counted(len(study.iterations), 'iteration')}",
         dense=percent(summary["dense_test_accuracy_mean"].mean()),
-        baseline=method_name(baseline_of(methods)),
         findings=findings(tables, metrics, methods),
         caveats=caveats(tables, methods),
         summary=_summary(summary),
         matched=_matched(tables["matched_density"], methods),
-        cut=listed([method_name(method) for method in cut]) if cut else "",
-        uncut=listed([method_name(method) for method in methods if method not in cut])
-        if len(cut) < len(methods)
-        else "",
+        cut=bool(cut),
+        uncut=listed(method_names(uncut)) if uncut else "",
         compact=_compact(tables["comparison"], methods),
         matched_channels=_matched_channels(tables["matched_channels"], methods),
         reference=method_name(reference),
         collapse=_collapse(tables["collapse"]),
         tests=_tests(tables["paired_tests"]),
         recipes=_recipes(tables["comparison"], methods),
+        settings=_settings(settings, methods),
         provenance=_provenance(tables["runs"]),
-        figures=figures,
-        names=listed([method_name(method) for method in methods]),
     )
