@@ -1,7 +1,7 @@
 """Gather DVC experiments into one table and page: which setting varied, what each variant cost and reached.
 
 python stages/sweep_report.py                 # the workspace and all experiments of the checked-out commit
-python stages/sweep_report.py big-aunt ...    # the workspace and these
+python stages/sweep_report.py big-aunt ...    # the workspace and these, of any commit
 """
 
 import argparse
@@ -12,13 +12,14 @@ import subprocess
 import pandas as pd
 
 from prunus import layout
-from prunus.reporting import sweep
+from prunus.reporting import sweep, sweep_page
 from prunus.runtime import StageError, one_line_errors, write_atomically
 
 
-def shown() -> list[dict]:
-    """What `dvc exp show` knows."""
-    done = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True)
+def shown(everywhere: bool) -> list[dict]:
+    """What `dvc exp show` knows, of the checked-out commit or ``everywhere``."""
+    command = ["dvc", "exp", "show", "--json", *(["--all-commits"] if everywhere else [])]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise StageError(f"`dvc exp show` ended with status {done.returncode}: {done.stderr.strip()}")
     return json.loads(done.stdout)
@@ -60,13 +61,20 @@ def main() -> None:
     arguments = parser.parse_args()
     from dvc.repo import Repo  # takes a second
 
-    experiments = gathered(shown(), arguments.experiments, Repo().cache.local.oid_to_path)
+    experiments = gathered(shown(bool(arguments.experiments)), arguments.experiments, Repo().cache.local.oid_to_path)
     found = sweep.variants(experiments)
-    results = {"sweep": sweep.table(found), "sweep_comparison": sweep.combined(found)}
-    for name, content in results.items():
+    rows = sweep.table(found)
+    for name, content in {"sweep": rows, "sweep_comparison": sweep.combined(found)}.items():
         with write_atomically(layout.TABLES / f"{name}.csv") as partial:
             content.to_csv(partial, index=False)
-    print(f"{len(found)} variants of {len(experiments)} experiments, in {layout.TABLES}")
+    drawn = sweep_page.charts(found, rows)
+    for name, chart in drawn.items():
+        if chart:
+            with write_atomically(layout.FIGURES / f"{name}.png") as partial:
+                partial.write_bytes(chart.png())
+    with write_atomically(layout.SWEEP_REPORT) as partial:
+        partial.write_text(sweep_page.render(experiments, found, rows, drawn), encoding="utf-8")
+    print(f"{len(found)} variants of {len(experiments)} experiments, in {layout.SWEEP_REPORT} and {layout.TABLES}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ TABLES = Path("reports/tables")
 FIGURES = Path("reports/figures")
 METRICS = Path("reports/metrics.json")
 REPORT = Path("reports/report.html")
+SWEEP_REPORT = Path("reports/sweep.html")
 
 NETWORK = "network.safetensors"
 HISTORY = "history.csv"
