@@ -51,6 +51,13 @@ def test_only_settings_vary_not_which_methods_ran(epsilons):
     assert sweep.varied(epsilons) == ["methods.incop_if.epsilon"]
 
 
+def test_settings_of_methods_that_did_not_run_and_of_other_code_do_not_vary(epsilons):
+    first, second = epsilons[0], epsilons[1]
+    second.params["methods.lth.fraction"], second.params["methods.sap.new"] = 0.5, 1
+    first.params["methods.lth.fraction"] = 0.2
+    assert sweep.varied([first, second]) == ["methods.incop_if.epsilon"]
+
+
 def test_a_method_counts_once_for_every_setting_of_its_own(epsilons):
     found = sweep.variants(epsilons)
     assert [(variant.name, variant.experiment) for variant in found] == [
@@ -93,10 +100,10 @@ def test_a_setting_of_no_method_concerns_all():
     found = sweep.variants(
         [
             experiment("workspace", {"sap": [0.9, 0.8]}),
-            experiment("other", {"sap": [0.9, 0.8]}, data__fraction=0.5),
+            experiment("other", {"sap": [0.9, 0.8]}, study__seeds=(0, 1, 2)),
         ]
     )
-    assert [variant.label for variant in found] == ["fraction None", "fraction 0.5"]
+    assert [variant.experiment for variant in found] == ["workspace", "other"]
 
 
 def test_all_rows_of_all_variants_stand_in_one_comparison(epsilons):

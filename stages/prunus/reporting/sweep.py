@@ -74,17 +74,28 @@ def _shown(value: object) -> str:
 
 
 def flat(params: dict, prefix: str = "") -> dict[str, object]:
-    """Dotted key -> value; a list is a value."""
+    """Dotted key -> value; a list is a value, and a tuple."""
     result = {}
     for key, value in params.items():
-        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        plain = tuple(map(str, value)) if isinstance(value, list) else value
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": plain}
     return result
 
 
 def varied(experiments: list[Experiment]) -> list[str]:
-    """The keys whose values differ between experiments, in params.yaml's order."""
-    keys = dict.fromkeys(key for experiment in experiments for key in experiment.params if key not in UNVARIED)
-    return [key for key in keys if len({repr(experiment.params.get(key)) for experiment in experiments}) > 1]
+    """The keys whose values differ between experiments, in params.yaml's order.
+
+    Not of blocks of methods that no experiment ran, nor keys that one of them lacks: those came with other code.
+    """
+    ran = {method for experiment in experiments for method in experiment.comparison["method"]}
+    return [
+        key
+        for key in experiments[0].params
+        if key not in UNVARIED
+        and (not key.startswith("methods.") or key.split(".")[1] in ran)
+        and all(key in experiment.params for experiment in experiments)
+        and len({repr(experiment.params[key]) for experiment in experiments}) > 1
+    ]
 
 
 def variants(experiments: list[Experiment]) -> dict[Variant, pd.DataFrame]:
