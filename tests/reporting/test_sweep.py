@@ -3,8 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
-from prunus.reporting import sweep
+import compare
+import sweep_report
+from prunus import layout
+from prunus.reporting import sweep, sweep_page
+from prunus.runtime import StageError
 
 
 def comparison(accuracies: dict[str, list[float]], epochs: int = 4) -> pd.DataFrame:
@@ -109,3 +114,61 @@ def test_a_setting_of_no_method_concerns_all():
 def test_all_rows_of_all_variants_stand_in_one_comparison(epsilons):
     combined = sweep.combined(sweep.variants(epsilons))
     assert combined["method"].nunique() == 4 and len(combined) == 16
+
+
+@pytest.fixture
+def gathering(build, run, tmp_path):
+    """Revisions as `dvc exp show` tells them: a finished study, and an experiment whose table lies in a cache."""
+    build(methods=("sap", "incop_if"))
+    run(compare)
+    table = pd.read_csv(layout.TABLES / "comparison.csv")
+    other = table[table["method"] == "incop_if"].assign(epochs=1)
+    other.to_csv(tmp_path / "cached.csv", index=False)
+    content = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    changed = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    changed["methods"]["incop_if"]["epsilon"] = 0.9
+
+    def data(content):
+        outs = {"reports/tables/comparison.csv": {"hash": "abc"}}
+        return {"params": {"params.yaml": {"data": content}}, "outs": outs}
+
+    done = {"executor": None, "revs": [{"name": "big-aunt", "rev": "1" * 40, "data": data(changed)}]}
+    failed = {"executor": {"state": "failed"}, "revs": [{"name": "bad-egg", "rev": "2" * 40, "data": None}]}
+    return [{"data": data(content)}, {"data": data(content), "experiments": [done, failed]}]
+
+
+def test_experiments_are_read_from_the_cache_and_drawn(gathering, tmp_path):
+    experiments = sweep_report.gathered(gathering, [], lambda digest: tmp_path / "cached.csv")
+    assert [experiment.name for experiment in experiments] == ["workspace", "big-aunt"]
+    found = sweep.variants(experiments)
+    rows = sweep.table(found)
+    assert list(rows["variant"]) == ["InCoP-IF, ε 0.1", "InCoP-IF, ε 0.9", "SAP"]
+    charts = sweep_page.charts(found, rows)
+    assert set(charts) == {"sweep", "sweep_density"} and all(charts.values())
+    page = sweep_page.render(experiments, found, rows, charts)
+    for text in ("InCoP-IF, ε 0.9", "methods.incop_if.epsilon", "big-aunt", 'data-chart="sweep"'):
+        assert text in page
+
+
+def test_findings_say_what_the_numbers_say():
+    found = sweep.variants(
+        [
+            experiment("workspace", {"sap": [0.90, 0.91, 0.92], "incop_if": [0.901, 0.909, 0.919]}, 8),
+            experiment("big", {"incop_if": [0.70, 0.72, 0.71]}, 1, methods__incop_if__epsilon=0.9),
+        ]
+    )
+    best, apart, extremes = sweep_page.findings(found, sweep.table(found))
+    assert best.startswith("Highest final accuracy: SAP with 91.00") and "16.0 epochs" in best
+    assert apart.startswith("Significantly apart from SAP in final accuracy: InCoP-IF, ε 0.9 by −20.00 points")
+    assert extremes.startswith("InCoP-IF: from ε 0.1 to ε 0.9 retraining goes from 16.0 to 2.0 epochs")
+    same = sweep.variants([experiment("workspace", {"sap": [0.90, 0.91], "incop_if": [0.91, 0.90]})])
+    assert "No variant's final accuracy differs significantly" in sweep_page.findings(same, sweep.table(same))[1]
+    single = sweep.variants([experiment("workspace", {"sap": [0.9]})])
+    assert sweep_page.findings(single, sweep.table(single))[-1].startswith("With one seed nothing can be tested")
+
+
+def test_an_unknown_experiment_and_one_without_results_are_told(gathering, tmp_path):
+    with pytest.raises(StageError, match="nobody: no such experiment; there are: big-aunt"):
+        sweep_report.gathered(gathering, ["nobody"], lambda digest: tmp_path / "cached.csv")
+    with pytest.raises(StageError, match="big-aunt: has no reports/tables/comparison.csv"):
+        sweep_report.gathered(gathering, ["big-aunt"], lambda digest: tmp_path / "absent.csv")
