@@ -5,8 +5,9 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
+from prunus.reporting.caveats import caveats
 from prunus.reporting.files import removers
-from prunus.reporting.findings import baseline_of, caveats, findings
+from prunus.reporting.findings import baseline_of, findings
 from prunus.reporting.names import (
     IMPOSED,
     UNKNOWN,
