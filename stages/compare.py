@@ -13,6 +13,8 @@ from prunus.runtime import one_line_errors, write_atomically, write_json
 
 PARAMS = ["study", "imposed"]
 
+KEYS = ["seed", "method", "iteration"]
+
 
 def main() -> None:
     os.chdir(layout.ROOT)
@@ -32,7 +34,7 @@ def main() -> None:
         "collapse": statistics.collapse(comparison, study.methods),
         "channels": tables.channels(study),
         "layers": tables.layers(study),
-        "histories": tables.histories(study),
+        "histories": tables.histories(study).merge(comparison[[*KEYS, "epsilon"]], on=KEYS, how="left"),
         "runs": runs,
     }
     for name, table in results.items():
