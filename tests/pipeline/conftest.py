@@ -13,6 +13,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("Snakefile", "dvc.yaml", "params.yaml", "stages", "profiles", "data/images", ".dvcignore", ".gitignore")
+COPIED += (".dvc/plots", "reports/captions")
 
 SMALL = {
     "study.network": "mlp",
@@ -101,7 +102,7 @@ def fresh(tmp_path_factory):
                 shutil.copy2(source, target)
         project = Project(root)
         project.git("init", "-q")
-        project.run("dvc", "init", "-q")
+        project.run("dvc", "init", "-q", "--force")
         project.edit(**{key.replace(".", "__"): value for key, value in SMALL.items()})
         project.git("add", "-A")
         project.git("commit", "-qm", "the study")
