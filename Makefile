@@ -1,11 +1,11 @@
 # `make` reproduces the study of params.yaml, `make study NAME=...` a ready-made one (SCALE=paper: at the paper's size),
-# `make test` runs the tests, `make bench` measures; each sets up .venv first.
+# `make experiments` lists a study's variants, `make test` runs the tests, `make bench` measures; each sets up .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study setup test bench lint
+.PHONY: study setup test bench lint experiments
 
 study: setup
 	$(if $(NAME),python studies/run.py $(NAME) $(if $(SCALE),--scale $(SCALE)),snakemake)
@@ -25,6 +25,10 @@ test: setup
 
 bench: setup
 	$(BIN)/python benchmarks/run.py $(ONLY)
+
+# Only what the experiments differ in; neither files, whose hashes say little, nor seconds, which always differ.
+experiments: setup
+	dvc exp show --only-changed --drop '.*(/|seconds)' --md
 
 lint: setup
 	$(BIN)/ruff check .

@@ -115,6 +115,20 @@ def obeyed(stage):
     return str(path)
 
 
+def reported(out):
+    """The output, which ``snakemake --report`` shows where reports/captions has a caption for it."""
+    path = relative(out.fs_path)
+    caption = Path("reports/captions", f"{Path(path).stem}.rst").resolve()
+    if not path.startswith("reports/") or not caption.exists():
+        return path
+    category = {".csv": "Tables", ".png": "Figures"}.get(Path(path).suffix, "Report")
+    labels = {"what": Path(path).stem.replace("_", " ")}
+    return report(path, caption=str(caption), category=category, labels=labels)
+
+
+report: "reports/captions/workflow.rst"
+
+
 onstart:
     # The limit on job starts (100 a second) re-runs the scheduler every second once more for each job that has ended:
     # at 300 stages that takes a core. A cluster keeps it.
@@ -137,7 +151,7 @@ for stage in stages.values():
             inputs(stage),
             obeyed(stage),
         output:
-            [relative(out.fs_path) for out in stage.outs],
+            [reported(out) for out in stage.outs],
         params:
             stage=stage.addressing,
         log:

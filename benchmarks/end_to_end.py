@@ -32,7 +32,8 @@ import pandas as pd
 
 from harness import Bench, arguments, measure, save
 from prunus import layout, studies
-from prunus.reporting.statistics import SECONDS, accuracy_at
+from prunus.reporting.matched import equal_density
+from prunus.reporting.statistics import SECONDS
 
 STUDY = "fashion_mnist_speed"
 COPIED = ("Snakefile", "dvc.yaml", "stages", "profiles", "data/images", ".dvcignore", ".gitignore")
@@ -168,24 +169,15 @@ def at_equal_density(chains: pd.DataFrame) -> pd.DataFrame:
 
     Shares and accuracies are in percent. Overheads are means over the iterations, in seconds.
     """
-    rows = []
-    for seed, of_seed in chains.groupby("seed", sort=False):
-        by_method = dict(list(of_seed.groupby("method", sort=False)))
-        density = max(chain["density"].iloc[-1] for chain in by_method.values())
-        for method, chain in by_method.items():
-            at = partial(_at, chain["density"], density)
-            row = {"seed": seed, "method": method, "density": density, "last_density": chain["density"].iloc[-1]}
-            row |= {cost: at(chain[cost].cumsum()) for cost in COSTS}
-            row |= {f"{cost}_all": chain[cost].sum() for cost in COSTS}
-            pruned = chain[chain["iteration"] > 0].mean(numeric_only=True)
-            row |= {
-                "test_accuracy": 100 * at(chain["test_accuracy"]),
-                "flow_share": 100 * row["flow_seconds"] / row["work"],
-                "inside_more": pruned["inside"] - pruned["work"],
-                "outside_more": pruned["wall"] - pruned["inside"],
-            }
-            rows.append(row)
-    return pd.DataFrame(rows)
+    keys = ["seed", "method"]
+    whole = chains.groupby(keys)[list(COSTS)].sum(min_count=1).add_suffix("_all")
+    pruned = chains[chains["iteration"] > 0].groupby(keys)[list(SUMS)].mean()
+    overheads = pd.DataFrame(
+        {"inside_more": pruned["inside"] - pruned["work"], "outside_more": pruned["wall"] - pruned["inside"]}
+    )
+    table = equal_density(chains, COSTS).join(whole, on=keys).join(overheads, on=keys)
+    share = 100 * table["flow_seconds"] / table["work"]
+    return table.assign(test_accuracy=100 * table["test_accuracy"], flow_share=share)
 
 
 def against_sap(table: pd.DataFrame, dense: dict[int, float]) -> pd.DataFrame:
@@ -200,11 +192,6 @@ def against_sap(table: pd.DataFrame, dense: dict[int, float]) -> pd.DataFrame:
         for cost in (*SUMS, "work_all", "wall_with_dense")
     }
     return table.assign(**of_sap, accuracy_over_sap=table["test_accuracy"] - table["seed"].map(sap["test_accuracy"]))
-
-
-def _at(densities: pd.Series, density: float, values: pd.Series) -> float:
-    """The value of one chain at ``density``: what the reports do for accuracy does for any column."""
-    return float(accuracy_at(densities, values, [density])[0])
 
 
 def report(bench: Bench, case: str, table: pd.DataFrame) -> None:

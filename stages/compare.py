@@ -8,10 +8,12 @@ import os
 
 from prunus import layout
 from prunus.params import for_stage
-from prunus.reporting import statistics, tables
+from prunus.reporting import matched, statistics, tables
 from prunus.runtime import one_line_errors, write_atomically, write_json
 
 PARAMS = ["study", "imposed"]
+
+KEYS = ["seed", "method", "iteration"]
 
 
 def main() -> None:
@@ -21,18 +23,19 @@ def main() -> None:
     imposed = params.imposed.chains
     study = params.study.model_copy(update={"methods": [*params.study.methods, *imposed]})
     comparison = tables.comparison(study)
-    summary = statistics.summary(comparison, study.methods)
+    summary, runs = statistics.summary(comparison, study.methods), tables.runs(study)
     results = {
         "comparison": comparison,
         "summary": summary,
         "paired_tests": statistics.paired_tests(comparison, study.methods),
-        "matched_density": statistics.matched_density(comparison, study.methods),
-        "matched_channels": statistics.matched_channels(comparison, params.imposed.ratio_of, imposed),
+        "equal_density": matched.equal_density(matched.from_dense(comparison, runs)),
+        "matched_density": matched.matched_density(comparison, study.methods),
+        "matched_channels": matched.matched_channels(comparison, params.imposed.ratio_of, imposed),
         "collapse": statistics.collapse(comparison, study.methods),
         "channels": tables.channels(study),
         "layers": tables.layers(study),
-        "histories": tables.histories(study),
-        "runs": tables.runs(study),
+        "histories": tables.histories(study).merge(comparison[[*KEYS, "epsilon"]], on=KEYS, how="left"),
+        "runs": runs,
     }
     for name, table in results.items():
         with write_atomically(layout.TABLES / f"{name}.csv") as partial:

@@ -16,8 +16,8 @@ from prunus.runtime import StageError, one_line_errors, read_json, write_atomica
 PARAMS = ["study", "imposed", "data", "network", "training", "flow", "device", "methods"]
 
 COMPARE = "python stages/compare.py"
-TABLES = ("comparison", "summary", "paired_tests", "matched_density", "matched_channels", "collapse", "channels")
-TABLES += ("layers", "histories", "runs")
+TABLES = ("comparison", "summary", "paired_tests", "equal_density", "matched_density", "matched_channels", "collapse")
+TABLES += ("channels", "layers", "histories", "runs")
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("Snakefile", "dvc.yaml", "params.yaml", "stages", "profiles", "data/images", ".dvcignore", ".gitignore")
+COPIED += ("reports/captions",)
 
 SMALL = {
     "study.network": "mlp",
@@ -102,6 +103,7 @@ def fresh(tmp_path_factory):
         project = Project(root)
         project.git("init", "-q")
         project.run("dvc", "init", "-q")
+        shutil.copytree(ROOT / ".dvc/plots", root / ".dvc/plots")
         project.edit(**{key.replace(".", "__"): value for key, value in SMALL.items()})
         project.git("add", "-A")
         project.git("commit", "-qm", "the study")

@@ -2,6 +2,8 @@
 
 import json
 import sys
+import zipfile
+from pathlib import PurePath
 
 import pandas as pd
 import pytest
@@ -121,3 +123,35 @@ def test_an_iteration_obeys_score_index_and_plateau(finished):
     best = int(accuracies.idxmax())
     assert metrics["epochs"] == min(best + 2, 4)
     assert metrics["stopped_by"] == ("plateau" if metrics["epochs"] == best + 2 else "cap")
+
+
+def test_dvc_plots_are_filled_with_the_tables(by_snakemake):
+    shown = json.loads(by_snakemake.run("dvc", "plots", "show", "--json"))
+    assert not shown.get("errors")
+    rows = {"accuracy_against_density": 4, "epochs_per_iteration": 4, "distance_to_reference": None}
+    assert set(shown["data"]) == set(rows)
+    for name, count in rows.items():
+        content = shown["data"][name][0]["content"]
+        text = content if isinstance(content, str) else json.dumps(content)
+        assert "<DVC_METRIC" not in text, name
+        values = json.loads(text)["data"]["values"]
+        assert count is None or len(values) == count
+        assert {row["method"] for row in values} == {"sap", "incop_if"}
+    assert {row["epsilon"] for row in values} == {"", "0.1"}
+
+
+def test_metrics_of_a_study_are_few(by_snakemake):
+    shown = json.loads(by_snakemake.run("dvc", "metrics", "show", "--json"))[""]["data"]["reports/metrics.json"]["data"]
+    keys = {"final_test_accuracy", "final_density", "total_epochs", "total_seconds"}
+    assert {method: set(own) for method, own in shown.items()} == dict.fromkeys(
+        ("sap", "incop_if"), keys | {"epochs_saved_against_sap", "seconds_saved_against_sap"}
+    )
+
+
+def test_snakemake_reports_what_has_a_caption(by_snakemake, tmp_path):
+    captions = {path.stem for path in (by_snakemake.root / "reports/captions").glob("*.rst")} - {"workflow"}
+    project = by_snakemake.copy(tmp_path / "project")
+    project.run("snakemake", "--report", str(tmp_path / "results.zip"))
+    with zipfile.ZipFile(tmp_path / "results.zip") as archive:
+        files = {PurePath(name).stem for name in archive.namelist() if "/data/raw/" in name}
+    assert files == captions

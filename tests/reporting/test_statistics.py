@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunus.reporting import statistics
+from prunus.reporting.statistics import Estimate, adjusted
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
@@ -69,22 +70,6 @@ def test_saving_against_nothing_is_unknown():
     assert statistics.savings(pd.Series({0: 3}), pd.Series({0: 0})).isna().all()
 
 
-def test_accuracy_is_linear_in_log_density():
-    # 0.5 is halfway between 1 and 0.25 in log density; 0.2 lies beyond the sparsest network
-    found = statistics.accuracy_at([1.0, 0.25], [0.9, 0.8], [1.0, 0.5, 0.25, 0.2])
-    assert found == pytest.approx([0.9, 0.85, 0.8, np.nan], nan_ok=True)
-
-
-def test_grid_density_counts_as_reached_up_to_its_rounding():
-    densities = [1.0, 0.8**9]  # 0.13422, in the grid as 0.134
-    assert statistics.accuracy_at(densities, [0.9, 0.7], [0.134])[0] == pytest.approx(0.7)
-    assert np.isnan(statistics.accuracy_at(densities, [0.9, 0.7], [0.133])[0])
-
-
-def test_last_iteration_counts_where_a_density_repeats():
-    assert statistics.accuracy_at([1.0, 1.0, 0.5, 0.5], [0.9, 0.8, 0.6, 0.7], [1.0, 0.5]) == pytest.approx([0.8, 0.7])
-
-
 def _comparison(**accuracies):
     """Two iterations per seed and method, at densities 0.64 and 0.41; ``accuracies``: final ones by method and seed."""
     rows = []
@@ -140,14 +125,32 @@ def test_a_missing_time_makes_the_total_unknown_and_drops_its_metric():
             "final_test_accuracy": 0.85,
             "final_density": 0.41,
             "total_epochs": 10.0,
-            "prune_seconds": 8.0,
             "final_channels_removed": 0.5,
-            "final_compact_parameters": 0.25,
-            "speedup_1": 1.5,
-            "speedup_256": 3.5,
             "epochs_saved_against_sap": 0.0,
         }
     }
+
+
+def test_metrics_of_a_study_that_removes_no_channels_do_not_mention_them():
+    summary = statistics.summary(_comparison(sap=[0.9]).assign(channels_removed=0.004), ["sap"])
+    keys = {"final_test_accuracy", "final_density", "total_epochs", "total_seconds"}
+    assert set(statistics.metrics(summary)["sap"]) == keys | {
+        f"{what}_saved_against_sap" for what in ("epochs", "seconds")
+    }
+
+
+def test_an_estimate_is_significant_by_its_adjusted_p():
+    # t = 3.4641 at 2 degrees of freedom: p = 0.0742; doubled by Holm
+    small, none = Estimate.of([1.0, 2.0, 3.0]), Estimate.of([-1.0, 0.0, 1.0])
+    assert (small.mean, small.n, small.significant, small.apart_from_zero) == (2.0, 3, False, False)
+    assert adjusted({"a": small, "b": none})["a"].p == pytest.approx(2 * 0.0741799, rel=1e-5)
+    clear = Estimate.of([1.0, 1.3, 0.7])  # t = 5.7735, p = 0.0287
+    assert clear.significant and clear.apart_from_zero
+    assert not adjusted({"a": clear, "b": clear})["a"].significant
+    same = Estimate.of([0.5, 0.5])
+    assert np.isnan(same.p) and same.significant and same.low == same.high == 0.5
+    alone = Estimate.of([0.5])
+    assert np.isnan([alone.low, alone.high, alone.p]).all() and not alone.significant
 
 
 def test_paired_tests_of_all_pairs():
@@ -160,66 +163,6 @@ def test_paired_tests_of_all_pairs():
     assert row["holm_p"] == pytest.approx(3 * 0.0741799, rel=1e-5)
     assert row["ci95_low"] == pytest.approx(0.2 - 4.302653 * 0.1 / 3**0.5, rel=1e-5)
     assert table.loc[("a", "c"), "t_p"] == 1.0
-
-
-def test_matched_density_lists_what_was_reached_and_counts_seeds():
-    comparison = _comparison(a=[0.9, 0.8])
-    late = (comparison["seed"] == 1) & (comparison["iteration"] == 2)
-    comparison.loc[late, "density"] = 0.6  # this seed stays above 0.512
-    table = statistics.matched_density(comparison, ["a"]).set_index("density")
-    assert list(table.index) == [0.8, 0.64, 0.512, 0.41]
-    assert table.loc[0.64, "test_accuracy_mean"] == pytest.approx(0.85)
-    assert list(table["n"]) == [2, 2, 1, 1]
-    assert table.loc[0.41, "test_accuracy_mean"] == pytest.approx(0.9)
-    assert np.isnan(table.loc[0.41, "test_accuracy_std"])
-
-
-def _chain(method, removed, accuracies, seed=0):
-    return pd.DataFrame(
-        {
-            "method": method,
-            "seed": seed,
-            "iteration": range(1, len(removed) + 1),
-            "channels_removed": removed,
-            "test_accuracy": accuracies,
-            "dense_test_accuracy": 0.9,
-        }
-    )
-
-
-def test_matched_channels_by_hand():
-    chains = [
-        _chain("mipp", [0.1, 0.4, 0.7], [0.88, 0.8, 0.6]),
-        _chain("other", [0.2, 0.4], [0.86, 0.7]),
-        _chain("other_at_mipp", [0.09, 0.4, 0.69], [0.87, 0.75, 0.5]),  # rounded to whole channels
-        _chain("sap", [0.0, 0.0, 0.0], [0.9, 0.8, 0.7]),
-        _chain("other", [0.9], [0.0], seed=1),  # MIPP has no such seed
-    ]
-    table = statistics.matched_channels(pd.concat(chains), "mipp", ["other_at_mipp"])
-    assert set(table["seed"]) == {0}
-    found = table.set_index(["method", "iteration"])
-    assert found["channels_removed"]["other"].tolist() == [0.1, 0.4, 0.7]
-    # 0.1 is halfway from the dense network's 0.9 to 0.86 at 0.2; 0.4 is its own iteration; nothing reaches 0.7
-    assert found["test_accuracy"]["other"].tolist() == pytest.approx([0.88, 0.7, np.nan], nan_ok=True)
-    assert found["interpolated"]["other"].tolist() == [1, 0, 1]
-    assert found["test_accuracy"]["mipp"].tolist() == [0.88, 0.8, 0.6]
-    assert found["test_accuracy"]["other_at_mipp"].tolist() == [0.87, 0.75, 0.5]
-    assert not found["interpolated"][["mipp", "other_at_mipp"]].any()
-    assert found["test_accuracy"]["sap"].isna().all()
-
-
-def test_matched_channels_of_a_ratio_that_repeats_takes_the_last_iteration():
-    chains = [_chain("mipp", [0.2, 0.3], [0.9, 0.9]), _chain("other", [0.2, 0.2, 0.4], [0.5, 0.7, 0.3])]
-    found = statistics.matched_channels(pd.concat(chains), "mipp").set_index(["method", "iteration"])["test_accuracy"]
-    assert found["other"].tolist() == pytest.approx([0.7, 0.5])
-
-
-@pytest.mark.parametrize("method", ["other", "mipp"])
-def test_matched_channels_without_a_reference_that_removes_any_is_empty(method):
-    table = statistics.matched_channels(_chain(method, [0.0, 0.0], [0.9, 0.9]), "mipp")
-    assert table.empty
-    columns = ["seed", "iteration", "channels_removed", "method", "test_accuracy", "interpolated"]
-    assert list(table.columns) == columns
 
 
 def test_collapse_by_bins_of_sparsity():

@@ -1,214 +1,267 @@
-"""What the numbers say, in sentences: each with its uncertainty, and with what it does not show."""
+"""What the numbers say, one sentence each, the most decision-relevant first, and what has to be kept in mind with them.
+
+Methods are compared at equal density (``matched.equal_density``), paired by seed. A number that is compared comes with
+its 95 % interval (Student's t) or its standard deviation; differences of accuracy are tested with Holm's correction.
+"""
 
 import math
 
 import pandas as pd
 
-from prunus.reporting.files import removers
-from prunus.reporting.names import counted, density, duration, listed, method_name, number, percent, probability
+from prunus.reporting.names import counted, density, listed, method_name, number, percent, probability
+from prunus.reporting.statistics import BASELINES, SECONDS, Estimate, adjusted, mean_std_interval, savings
 
-ENOUGH_SEEDS = 3
-SIGNIFICANT = 0.05
 SAME_SAVING = 0.005
-SAME_DENSITY = 0.005
-MADE_BY = {"device": "device", "processor": "processor", "threads": "threads", "torch": "torch version"}
-MADE_BY |= {"python": "Python version", "git": "git commit"}
+WORTH_CUTTING = 0.1  # of the channels: what single weights leave unread is less
+SHOWN = 3  # methods a sentence names one by one
+MOST = 8  # sentences
+NULLS = ("fixed_epochs", "early_stopping")  # stop rules without flow, which a flow rule has to beat
 
-
-def _plus_minus(mean: float, std: float, digits: int = 1) -> str:
-    if math.isnan(std) or std == 0:
-        return number(mean, 0 if mean == round(mean) else digits)
-    return f"{number(mean, digits)}\u202f±\u202f{number(std, digits)}"
-
-
-def _saved(fraction: float | None, more: str, less: str, same: str) -> str | None:
-    if fraction is None:
-        return None
-    if abs(fraction) < SAME_SAVING:
-        return same
-    return f"{abs(fraction):.0%} ".replace("%", "\u202f%") + (less if fraction > 0 else more)
-
-
-def _difference(tests: pd.DataFrame, method: str, baseline: str) -> dict:
-    """The paired test of ``method`` against ``baseline``, signed as method minus baseline."""
-    for row in tests.to_dict("records"):
-        if (row["method_a"], row["method_b"]) == (method, baseline):
-            return row
-        if (row["method_a"], row["method_b"]) == (baseline, method):
-            return row | {
-                "mean_difference": -row["mean_difference"],
-                "ci95_low": -row["ci95_high"],
-                "ci95_high": -row["ci95_low"],
-            }
-    raise KeyError(f"no paired test of {method} and {baseline}")
-
-
-def _verdict(test: dict) -> str:
-    n, p = test["n"], test["holm_p"]
-    if n < 2:
-        return f"with n = {counted(n, 'seed')} there is no interval and no test: too few seeds to tell"
-    if math.isnan(p):
-        said = f"the same difference in all n = {n} seeds, so no test is possible"
-    else:
-        said = (
-            f"95\u202f% CI {number(100 * test['ci95_low'], 2)} to {number(100 * test['ci95_high'], 2)}, "
-            f"paired t-test p = {probability(test['t_p'])}, Holm-adjusted {probability(p)}, n = {n} seeds"
-        ).replace("= <", "<")
-    if n < ENOUGH_SEEDS:
-        return f"{said}: too few seeds to tell"
-    if math.isnan(p):
-        return said
-    return f"{said}: " + ("a significant difference" if p < SIGNIFICANT else "no significant difference")
-
-
-def _against(method: str, baseline: str, rows: pd.DataFrame, tests: pd.DataFrame, metrics: dict) -> str:
-    """One paragraph: what ``method`` saved against ``baseline`` and what that did to accuracy and density."""
-    mine, other = rows.loc[method], rows.loc[baseline]
-    name, reference = method_name(method), method_name(baseline)
-    sentences = []
-    epochs = _saved(
-        metrics[method].get(f"epochs_saved_against_{baseline}"),
-        f"more retraining epochs than {reference}",
-        f"fewer retraining epochs than {reference}",
-        f"as many retraining epochs as {reference}",
-    )
-    spent = [_plus_minus(row["epochs_mean"], row["epochs_std"]) for row in (mine, other)]
-    if epochs:
-        sentences.append(f"{name} used {epochs} ({spent[0]} against {spent[1]} a seed)")
-    else:
-        sentences.append(f"{name} used {spent[0]} retraining epochs a seed, {reference} {spent[1]}")
-    seconds = _saved(
-        metrics[method].get(f"seconds_saved_against_{baseline}"), "more time", "less time", "the same time"
-    )
-    if seconds:
-        times = f"{duration(mine['seconds_mean'])} against {duration(other['seconds_mean'])}"
-        sentences[-1] += f" and took {seconds} ({times})"
-    test = _difference(tests, method, baseline)
-    change = number(100 * test["mean_difference"], 2)
-    sign = "+" if not change.startswith("\u2212") and float(change) > 0 else ""
-    sentences.append(f"Its final test accuracy differs by {sign}{change} points ({_verdict(test)})")
-    ends = [density(row["density_mean"]) for row in (mine, other)]
-    apart = f"It ended at density {ends[0]}, {reference} at {ends[1]}"
-    sentences.append(f"Both ended at density {ends[0]}" if ends[0] == ends[1] else apart)
-    return ". ".join(sentences) + "."
-
-
-def _speed(method: str, row: pd.Series) -> str:
-    """What removing whole channels made of the network once they are cut out, as measured."""
-    cut = f"{method_name(method)} removed {percent(row['channels_removed_mean'])} of the channels: cut out, they leave "
-    cut += f"{percent(row['compact_parameters_fraction_mean'])} of the parameters"
-    many, one = row["speedup_256_mean"], row["speedup_1_mean"]
-    if math.isnan(many) or math.isnan(one):
-        return f"{cut}; how fast that network answers was not measured for every seed."
-    return (
-        f"{cut} and a network that was measured to be {number(many, 2)} times as fast as the dense one in batches "
-        f"of 256 images, {number(one, 2)} times for single images."
-    )
-
-
-def _untrainable(collapse: pd.DataFrame, methods: list[str]) -> list[str]:
-    """One sentence per method of which some network could not be trained any more."""
-    sentences, collapse = [], collapse[collapse["runs"] > 0]
-    for method in methods:
-        bins = collapse[collapse["method"] == method]
-        dead = bins[bins["untrainable"] > 0]
-        if dead.empty:
-            continue
-        runs, count, since = bins["runs"].sum(), dead["untrainable"].sum(), dead["sparsity_from"].min()
-        sentences.append(
-            f"{method_name(method)} ended in an untrainable collapse in {count} of {counted(runs, 'run')}, from "
-            f"{percent(since, 0)} sparsity on: even retrained, such a network gives every test image the same answer."
-        )
-    return sentences
+Tables = dict[str, pd.DataFrame]
 
 
 def baseline_of(methods: list[str]) -> str:
     """What the findings compare with: SAP where the study has it, else LTH, else its first method."""
-    return next((name for name in ("sap", "lth") if name in methods), methods[0])
+    return next((name for name in BASELINES if name in methods), methods[0])
 
 
-def findings(tables: dict[str, pd.DataFrame], metrics: dict, methods: list[str]) -> list[str]:
-    """One paragraph per method other than the baseline, of which only the speed is told, then the collapses.
-
-    For a study of one method, what it reached.
-    """
-    rows, baseline = tables["summary"].set_index("method"), baseline_of(methods)
-    speeds = {method: _speed(method, rows.loc[method]) for method in removers(tables["summary"])}
-    collapses = _untrainable(tables["collapse"], methods)
-    if len(methods) == 1:
-        row = rows.loc[methods[0]]
-        accuracy, spent = percent(row["test_accuracy_mean"]), _plus_minus(row["epochs_mean"], row["epochs_std"])
-        reached = f"test accuracy {accuracy} at density {density(row['density_mean'])}"
-        said = {methods[0]: f"{method_name(methods[0])} reached {reached} with {spent} retraining epochs a seed."}
-    else:
-        others = [method for method in methods if method != baseline]
-        said = {method: _against(method, baseline, rows, tables["paired_tests"], metrics) for method in others}
-    paragraphs = [" ".join(filter(None, (said.get(method), speeds.get(method)))) for method in methods]
-    return list(filter(None, paragraphs)) + collapses
+def _by_method(tables: Tables, column: str) -> dict[str, pd.Series]:
+    """A column of the table of equal density: per method, by seed."""
+    return {name: rows.set_index("seed")[column] for name, rows in tables["equal_density"].groupby("method")}
 
 
-def _matched(matched: pd.DataFrame, methods: list[str], seeds: int) -> str | None:
-    everywhere = matched.groupby("density")["n"].agg(["min", "count"])
-    shared = everywhere[(everywhere["min"] == seeds) & (everywhere["count"] == len(methods))]
-    if shared.empty or len(methods) < 2:
+def _rewinds(tables: Tables) -> dict[str, str]:
+    """Per method the point its survivors restart from: initial, warmup, trained or none."""
+    return dict(tables["comparison"].groupby("method")["rewind"].first())
+
+
+def _flow_rules(tables: Tables, methods: list[str]) -> list[str]:
+    measured = tables["comparison"].groupby("method")["epsilon"].any()
+    return [method for method in methods if measured[method]]
+
+
+def _interval(own: Estimate, digits: int = 0) -> str:
+    return f"{number(100 * own.low, digits)} to {number(100 * own.high, digits)}"
+
+
+def _names(methods: list[str]) -> str:
+    return listed([method_name(method) for method in methods])
+
+
+def _saved(tables: Tables, baseline: str, cost: str, what: str) -> str | None:
+    """What the cheapest methods save of ``cost`` against ``baseline`` at equal density, and who does not save."""
+    spent = _by_method(tables, cost)
+    others = [method for method in tables["summary"]["method"] if method != baseline]
+    saved = {method: Estimate.of(savings(spent[method], spent[baseline])) for method in others}
+    saved = {method: own for method, own in saved.items() if not math.isnan(own.mean)}
+    if not saved:
         return None
-    at = matched[matched["density"] == shared.index.min()].set_index("method")["test_accuracy_mean"]
-    best, worst = at.idxmax(), at.idxmin()
+    alone = next(iter(saved.values())).n == 1
+    lead = [m for m, own in saved.items() if own.mean > SAME_SAVING and (alone or own.apart_from_zero)]
+    lead.sort(key=lambda method: -saved[method].mean)
+    at = f"At equal density ({density(tables['equal_density']['density'].mean())})"
+    if not lead:
+        return f"{at} no method takes significantly {what} than {method_name(baseline)}."
+    parts = []
+    for position, method in enumerate(lead[:SHOWN]):
+        own, more = saved[method], f" {what} than {method_name(baseline)}" if position == 0 else ""
+        unit = "95\u202f% interval " if position == 0 else ""
+        seeds = f", n = {own.n} seeds" if position == 0 else ""
+        spread = "" if alone else f" ({unit}{_interval(own)}{seeds})"
+        parts.append(f"{method_name(method)} takes {percent(own.mean, 0)}{more}{spread}")
+    rest, dearer = len(lead) - SHOWN, [method for method in saved if method not in lead]
+    sentence = f"{at} {listed(parts)}" + (
+        f"; {counted(rest, 'more method')} save{'s' * (rest == 1)}" if rest > 0 else ""
+    )
+    if 0 < len(dearer) <= SHOWN:
+        sentence += (
+            f"; {_names(dearer)} {'show' if len(dearer) > 1 else 'shows'} no{' significant' * (not alone)} saving"
+        )
+    return f"{sentence}."
+
+
+def _accuracy(tables: Tables, methods: list[str], baseline: str) -> str | None:
+    """Whose accuracy differs from ``baseline``'s at equal density."""
+    reached = _by_method(tables, "test_accuracy")
+    others = [method for method in methods if method != baseline]
+    found = adjusted({method: Estimate.of(reached[method] - reached[baseline]) for method in others})
+    furthest = sorted(others, key=lambda method: -abs(found[method].mean))
+    base = method_name(baseline)
+    if found[furthest[0]].n == 1:
+        parts = [f"{method_name(method)} {_points(found[method])}" for method in furthest[:SHOWN]]
+        return f"Test accuracy there differs from {base}'s most for {listed(parts)}."
+    apart = [method for method in furthest if found[method].significant]
+    if not apart:
+        worst = furthest[0]
+        return (
+            f"There no test accuracy differs significantly from {base}'s; the largest difference is "
+            f"{_points(found[worst])} ({method_name(worst)}, {_tested(found[worst])})."
+        )
+    parts = [
+        f"{method_name(method)} is {_points(found[method], True)} accurate than {base} ({_tested(found[method])})"
+        for method in apart[:SHOWN]
+    ]
+    alike = [method for method in others if method not in apart]
+    more = f"; {len(apart) - SHOWN} more differ" if len(apart) > SHOWN else ""
+    if 0 < len(alike) <= SHOWN:
+        more += f"; no significant difference for {_names(alike)}"
+    return f"There {listed(parts)}{more}."
+
+
+def _points(own: Estimate, worded: bool = False) -> str:
+    value = number(100 * (abs(own.mean) if worded else own.mean), 2)
+    if worded:
+        return f"{value} points {'more' if own.mean > 0 else 'less'}"
+    return f"{'+' if own.mean > 0 and float(value) > 0 else ''}{value} points"
+
+
+def _tested(own: Estimate) -> str:
+    p = "no test possible" if math.isnan(own.p) else f"Holm-adjusted p = {probability(own.p)}".replace("= <", "<")
+    return f"95\u202f% interval {_interval(own, 2)}, {p}"
+
+
+def _rewinding(tables: Tables, methods: list[str], baseline: str) -> str | None:
+    """Savings against a method that restarts from other weights are not the stop rules' alone."""
+    rewinds = _rewinds(tables)
+    unlike = [method for method in methods if rewinds[method] != rewinds[baseline]]
+    if not unlike:
+        return None
+    said = {point: "not at all" if point == "none" else f"to the {point} weights" for point in rewinds.values()}
+    here = " or ".join(dict.fromkeys(said[rewinds[method]] for method in unlike))
+    those = _names(unlike) if len(unlike) <= SHOWN else f"{len(unlike)} methods"
     return (
-        f"At density {density(shared.index.min())}, the sparsest of the grid that every chain reached, mean accuracy "
-        f"lies between {percent(at[worst])} ({method_name(worst)}) and {percent(at[best])} ({method_name(best)})."
+        f"What {those} {'saves' if len(unlike) == 1 else 'save'} is confounded: survivors rewind {here}, those of "
+        f"{method_name(baseline)} {said[rewinds[baseline]]}, and weights that are trained already need fewer epochs, "
+        "whatever stops them."
     )
 
 
-def _unlike(comparison: pd.DataFrame, methods: list[str]) -> list[str]:
-    """Differences between the methods that are not what they are compared for."""
-    first, notes = comparison.groupby("method")[["rewind", "recipe"]].first().loc[methods], []
-    if first["rewind"].nunique() > 1:
-        points = [
-            ("not rewound, they keep their values" if point == "none" else f"to the {point} weights")
-            + f": {listed([method_name(method) for method in rows.index])}"
-            for point, rows in first.groupby("rewind", sort=False)
+def _null(tables: Tables, methods: list[str], null: str) -> str | None:
+    """Whether a stop rule without flow does as well as the flow rules that rewind to the same weights."""
+    epochs, reached, rewinds = _by_method(tables, "epochs"), _by_method(tables, "test_accuracy"), _rewinds(tables)
+    rules = [rule for rule in _flow_rules(tables, methods) if rewinds[rule] == rewinds[null]]
+    found, parts = adjusted({rule: Estimate.of(reached[null] - reached[rule]) for rule in rules}), []
+    for rule, own in found.items():
+        saved = Estimate.of(savings(epochs[null], epochs[rule]))
+        took = "as many epochs as"
+        if abs(saved.mean) >= SAME_SAVING:
+            took = f"{percent(abs(saved.mean), 0)} {'fewer' if saved.mean > 0 else 'more'} epochs than"
+        spread = "" if saved.n == 1 else f" (95\u202f% interval of the saving {_interval(saved)})"
+        parts.append(f"{took} {method_name(rule)}{spread} with {_as_good(own)}")
+    per = tables["comparison"].loc[tables["comparison"]["method"] == null, "epochs"].unique()
+    each = f" ({per[0]:g} an iteration)" if len(per) == 1 else ""
+    return f"Without looking at flow, {method_name(null)}{each} takes {', and '.join(parts)}." if parts else None
+
+
+def _as_good(own: Estimate) -> str:
+    if own.n == 1:
+        return f"an accuracy that differs by {_points(own)}"
+    if own.significant:
+        return f"{_points(own, True)} accuracy ({_tested(own)})"
+    return f"no significant difference in accuracy ({_points(own)}, {_tested(own)})"
+
+
+def _collapses(tables: Tables, methods: list[str]) -> str | None:
+    """Which methods' networks could not be trained any more, and from which sparsity on."""
+    parts = []
+    for method in methods:
+        bins = tables["collapse"][tables["collapse"]["method"] == method]
+        dead = bins[bins["untrainable"] > 0]
+        if not dead.empty:
+            counts = f"{dead['untrainable'].sum()} of {counted(bins['runs'].sum(), 'run')}"
+            parts.append(
+                f"{method_name(method)} in {counts}, from {percent(dead['sparsity_from'].min(), 0)} sparsity on"
+            )
+    if not parts:
+        return None
+    return f"Even retrained, some networks give every test image the same answer: {'; '.join(parts)}."
+
+
+def _flow(tables: Tables, methods: list[str]) -> str | None:
+    """How often the flow rules ran into their cap, and the share of their time that measuring flow takes (no Phi*)."""
+    parts = []
+    for method in _flow_rules(tables, methods):
+        rows = tables["comparison"][tables["comparison"]["method"] == method]
+        sums = rows.groupby("seed")[list(SECONDS)].agg(lambda own: own.sum(skipna=False))
+        mean, std, _ = mean_std_interval(sums["flow_seconds"] / sums.sum(axis=1, skipna=False))
+        spread = "" if math.isnan(std) else f" (standard deviation {number(100 * std)}, n = {len(sums)} seeds)"
+        spent = "" if math.isnan(mean) else f" and spent {percent(mean)} of its time on measuring flow{spread}"
+        capped = f"{(rows['stopped_by'] == 'cap').sum()} of {counted(len(rows), 'retraining')}"
+        parts.append(f"{method_name(method)} ran into its cap on epochs in {capped}{spent}")
+    return f"{'; '.join(parts)}." if parts else None
+
+
+def _phases(tables: Tables, methods: list[str]) -> str | None:
+    """Whose PQ index falls and then rises again over the iterations, in the mean and in every seed's paired change."""
+    layers = tables["layers"].dropna(subset="pq_index")
+    weighted = layers.assign(pq=layers["pq_index"] * layers["alive"])
+    sums = weighted.groupby(["method", "seed", "iteration"])[["pq", "alive"]].sum()
+    index, parts = (sums["pq"] / sums["alive"]).unstack("iteration"), []
+    for method in methods:
+        chains = index.loc[method].dropna(axis=1)
+        lowest, last = chains.mean().idxmin(), chains.columns[-1]
+        fall = Estimate.of(chains[lowest] - chains[chains.columns[0]])
+        rise = Estimate.of(chains[last] - chains[lowest])
+        if fall.high < 0 and rise.low > 0:
+            parts.append(
+                f"{method_name(method)} (lowest after iteration {lowest}, then up by {number(rise.mean, 3)}, 95\u202f% "
+                f"interval {number(rise.low, 3)} to {number(rise.high, 3)})"
+            )
+    if not parts:
+        return None
+    return (
+        f"The PQ index falls and then rises, which the authors of SAP read as the start of underfitting, with "
+        f"{listed(parts[:SHOWN])}" + (f" and {len(parts) - SHOWN} more." if len(parts) > SHOWN else ".")
+    )
+
+
+def _speed(tables: Tables) -> str | None:
+    """What removing whole channels made of the networks once they are cut out, as measured, fastest first."""
+    rows = tables["summary"].set_index("method")
+    rows = rows[rows["channels_removed_mean"] > WORTH_CUTTING].sort_values("speedup_256_mean", ascending=False)
+    ends, parts = tables["comparison"], []
+    for method, row in rows.head(SHOWN).iterrows():
+        own = ends[(ends["method"] == method) & (ends["iteration"] == ends["iteration"].max())]
+        mean, std, _ = mean_std_interval(own["speedup_256"])
+        gone = f"{method_name(method)} ({percent(row['channels_removed_mean'])} removed)"
+        if math.isnan(mean):
+            parts.append(f"{gone} was not timed for every seed")
+        else:
+            spread = "" if math.isnan(std) else f"\u202f±\u202f{number(std, 2)}"
+            parts.append(f"{gone} is {number(mean, 2)}{spread} times as fast as the dense network")
+    if not parts:
+        return None
+    more = f"; {len(rows) - SHOWN} more removed channels" if len(rows) > SHOWN else ""
+    return f"With its channels cut out and in batches of 256 images, {listed(parts)}{more}."
+
+
+def _alone(tables: Tables, method: str) -> str:
+    """What a study of one method reached."""
+    row = tables["summary"].set_index("method").loc[method]
+    half = row["test_accuracy_ci95"]
+    spread = "" if math.isnan(half) else f" (95\u202f% interval ± {number(100 * half)} points)"
+    return (
+        f"{method_name(method)} reached test accuracy {percent(row['test_accuracy_mean'])}{spread} at density "
+        f"{density(row['density_mean'])} with {number(row['epochs_mean'])} retraining epochs a seed."
+    )
+
+
+def findings(tables: Tables, metrics: dict, methods: list[str]) -> list[str]:
+    """At most eight sentences, the most decision-relevant first; ``metrics`` holds nothing that the tables lack."""
+    baseline, said = baseline_of(methods), []
+    if tables["summary"]["seeds"].max() == 1:
+        said.append("With one seed nothing can be tested: every number below describes a single run of each method.")
+    if len(methods) == 1:
+        said.append(_alone(tables, methods[0]))
+    else:
+        references = [name for name in BASELINES if name in methods] or [baseline]
+        said += [
+            _saved(tables, baseline, "epochs", "fewer retraining epochs"),
+            _accuracy(tables, methods, baseline),
+            _rewinding(tables, methods, baseline),
+            *(_null(tables, methods, null) for null in methods if null in NULLS),
+            _saved(tables, baseline, "seconds", "less time"),
+            *(_saved(tables, other, "epochs", "fewer retraining epochs") for other in references[1:]),
         ]
-        notes.append(
-            f"Survivors are rewound differently ({'; '.join(points)}). Retraining from trained weights needs fewer "
-            "epochs whatever stops it; give the methods one `rewind`, and add `fixed_epochs`, to see the stop rule."
-        )
-    if quirky := [method_name(method) for method in methods if "reference_quirks True" in first.loc[method, "recipe"]]:
-        notes.append(
-            f"{listed(quirky)} ran with reference_quirks: the published code's stop rule, which looks at the test set."
-        )
-    return notes
-
-
-def caveats(tables: dict[str, pd.DataFrame], methods: list[str]) -> list[str]:
-    """What has to be kept in mind when reading the findings, as far as the tables show it."""
-    summary, runs = tables["summary"], tables["runs"]
-    rows = summary.set_index("method")["density_mean"]
-    seeds, notes = int(summary["seeds"].max()), []
-    if seeds < ENOUGH_SEEDS:
-        notes.append(
-            f"{counted(seeds, 'seed').capitalize()}: too few seeds to tell methods apart. Read differences of accuracy "
-            "as descriptions of these runs; add seeds under study.seeds for a test that can decide."
-        )
-    if rows.max() - rows.min() > SAME_DENSITY:
-        notes.append(
-            f"Final densities differ, from {density(rows.min())} ({method_name(rows.idxmin())}) to "
-            f"{density(rows.max())} ({method_name(rows.idxmax())}): these are not "
-            "accuracies of equally sparse networks."
-        )
-    notes += _unlike(tables["comparison"], methods)
-    if said := _matched(tables["matched_density"], methods, seeds):
-        notes.append(said)
-    for column, name in MADE_BY.items():
-        values = runs[column].dropna().unique()
-        if len(values) > 1:
-            shown = listed([str(value)[:12] if column == "git" else str(value) for value in values])
-            notes.append(f"The runs were made with more than one {name}: {shown}. Their times may not be comparable.")
-    if missing := int(runs["seconds_total"].isna().sum()):
-        notes.append(f"{counted(missing, 'stage run')} left no record; the times that need it are not known.")
-    notes.append(
-        "Seconds are wall-clock times of the iterations' own stages, some of which may have shared the machine; they "
-        "include choosing what to prune. The "
-        "dense training and the measurement of Φ* are common to the methods of a seed and not counted."
-    )
-    return notes
+    said += [_collapses(tables, methods), _flow(tables, methods), _speed(tables), _phases(tables, methods)]
+    return list(filter(None, said))[:MOST]

@@ -6,9 +6,10 @@ import pandas as pd
 import yaml
 
 from prunus.reporting import frame
+from prunus.reporting.caveats import caveats
 from prunus.reporting.charts import Chart
 from prunus.reporting.files import removers
-from prunus.reporting.findings import caveats, findings
+from prunus.reporting.findings import findings
 from prunus.reporting.names import (
     IMPOSED,
     UNKNOWN,

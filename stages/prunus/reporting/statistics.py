@@ -1,23 +1,23 @@
-"""Statistics over seeds: means with intervals, paired tests, accuracy at matched density or channels, savings."""
+"""Statistics over seeds: means with intervals, paired tests, savings; what fell to nothing, and what DVC shows."""
 
-from collections.abc import Collection
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from prunus.reporting.files import removers
+
 BASELINES = ("sap", "lth")
 CONFIDENCE = 0.95
+SIGNIFICANT = 0.05
 SMALLEST_WILCOXON = 6  # below six pairs no outcome of the signed-rank test reaches p = 0.05
-DENSITY_GRID = (0.8, 0.64, 0.512, 0.41, 0.328, 0.262, 0.21, 0.168, 0.134, 0.107, 0.05, 0.02, 0.01)
-GRID_ROUNDING = 0.005  # the grid holds rounded powers of 0.8 (0.8^9 = 0.1342), and counts of weights are rounded too
 NO_SPREAD = 1e-12  # accuracies are fractions; differences of differences below this are rounding
 SECONDS = ("prune_seconds", "train_seconds", "flow_seconds", "evaluation_seconds")
 TOTALS = ("epochs", *SECONDS, "seconds")
 SPEEDUPS = ("speedup_1", "speedup_256")
 BINS = 20  # of sparsity: 5 % wide
-SAME_RATIO = 1e-9  # fractions of channels nearer than this are one
 
 
 def mean_std_interval(values) -> tuple[float, float, float]:
@@ -69,6 +69,37 @@ def holm(p_values) -> np.ndarray:
     steps = p_values[order] * (len(order) - np.arange(len(order)))
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps))
     return adjusted
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over n seeds, its 95 % interval (NaN for one seed) and the p of its being 0, as adjusted."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+    @classmethod
+    def of(cls, values) -> "Estimate":
+        mean, _, half = mean_std_interval(values)
+        return cls(mean, mean - half, mean + half, paired_t(values), len(values))
+
+    @property
+    def apart_from_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+    @property
+    def significant(self) -> bool:
+        """Where all seeds differ by the same there is no test, and the interval is a point."""
+        return self.apart_from_zero if np.isnan(self.p) else self.p < SIGNIFICANT
+
+
+def adjusted(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
+    """The same with Holm's adjusted p."""
+    p_values = holm([own.p for own in estimates.values()])
+    return {key: replace(own, p=float(p)) for (key, own), p in zip(estimates.items(), p_values, strict=True)}
 
 
 def savings(totals: pd.Series, baseline: pd.Series) -> pd.Series:
@@ -155,89 +186,6 @@ def paired_tests(comparison: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
     return table
 
 
-def accuracy_at(densities, accuracies, grid) -> np.ndarray:
-    """Accuracy of one chain at the densities of ``grid``, linear in log density between iterations, [len(grid)].
-
-    ``densities`` and ``accuracies`` run from the dense network to the last iteration; of iterations with one density
-    the last counts. NaN beyond the sparsest: nothing is extrapolated, but for the grid's own rounding (0.5 %).
-    """
-    points = sorted(dict(zip(np.log(densities), accuracies, strict=True)).items())
-    at, accuracy = np.array(points, dtype=float).T
-    wanted = np.log(np.asarray(grid, dtype=float))
-    return np.where(wanted >= at[0] + np.log1p(-GRID_ROUNDING), np.interp(wanted, at, accuracy, right=np.nan), np.nan)
-
-
-def matched_density(comparison: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
-    """One row per grid density and method: mean and std of test accuracy over the n seeds that reached it.
-
-    Only densities that some chain reached are listed.
-    """
-    chains = {}
-    for (method, seed), chain in comparison.groupby(["method", "seed"], sort=False):
-        chain = chain.sort_values("iteration")
-        densities = [1.0, *chain["density"]]
-        accuracies = [chain["dense_test_accuracy"].iloc[0], *chain["test_accuracy"]]
-        chains[method, seed] = accuracy_at(densities, accuracies, DENSITY_GRID)
-    rows = []
-    for position, density in enumerate(DENSITY_GRID):
-        at = {method: [c[position] for (name, _), c in chains.items() if name == method] for method in methods}
-        for method, values in at.items():
-            reached = [value for value in values if not np.isnan(value)]
-            mean, std, _ = mean_std_interval(reached)
-            rows.append(
-                {
-                    "density": density,
-                    "method": method,
-                    "test_accuracy_mean": mean,
-                    "test_accuracy_std": std,
-                    "n": len(reached),
-                }
-            )
-    table = pd.DataFrame(rows)
-    return table[table.groupby("density")["n"].transform("max") > 0].reset_index(drop=True)
-
-
-def _accuracy_at_ratio(chain: pd.DataFrame, ratio: float) -> tuple[float, bool]:
-    """Accuracy of one chain with ``ratio`` of the channels removed, and whether it is read off between two iterations.
-
-    Linear between iterations, from the dense network at 0; of iterations with one ratio the last counts. NaN beyond
-    the last: nothing is extrapolated.
-    """
-    removed = np.r_[0.0, chain["channels_removed"]]
-    accuracy = np.r_[chain["dense_test_accuracy"].iloc[0], chain["test_accuracy"]]
-    if len(there := np.flatnonzero(abs(removed - ratio) <= SAME_RATIO)):
-        return float(accuracy[there[-1]]), False
-    at, accuracies = np.array(sorted(dict(zip(removed, accuracy, strict=True)).items())).T
-    return float(np.interp(ratio, at, accuracies, right=np.nan)), True
-
-
-def matched_channels(comparison: pd.DataFrame, reference: str, imposed: Collection[str] = ()) -> pd.DataFrame:
-    """Every method's accuracy with as many channels removed as each iteration of ``reference``, seed by seed.
-
-    This is MIPP's protocol (Westphal et al., section 5): its realised ratio is imposed on methods that cannot find one.
-    The chains called ``imposed`` were pruned to that ratio, iteration by iteration, up to rounding to whole channels:
-    theirs is the accuracy of the same iteration. For the others it is read off their curves, and ``interpolated`` is 1
-    unless an iteration has that very ratio; NaN beyond the last one. Empty where ``reference`` removes no channels.
-    """
-    columns = ["seed", "iteration", "channels_removed", "method", "test_accuracy", "interpolated"]
-    chains = {key: rows.sort_values("iteration") for key, rows in comparison.groupby(["seed", "method"], sort=False)}
-    rows = []
-    if not (comparison.loc[comparison["method"] == reference, "channels_removed"] > 0).any():
-        return pd.DataFrame(rows, columns=columns)
-    for (seed, name), chain in chains.items():
-        if name != reference:
-            continue
-        others = {method: other for (own, method), other in chains.items() if own == seed}
-        for t, ratio in zip(chain["iteration"], chain["channels_removed"], strict=True):
-            for method, other in others.items():
-                if method == reference or method in imposed:
-                    accuracy, between = other.loc[other["iteration"] == t, "test_accuracy"].item(), False
-                else:
-                    accuracy, between = _accuracy_at_ratio(other, ratio)
-                rows.append((seed, t, ratio, method, accuracy, int(between)))
-    return pd.DataFrame(rows, columns=columns)
-
-
 def collapse(comparison: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
     """One row per method and 5 %-wide bin of sparsity that holds any run, a run being one iteration of one seed.
 
@@ -266,17 +214,18 @@ def collapse(comparison: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
 
 
 def metrics(summary: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """The numbers DVC shows, by method, rounded to six digits; what is not known is left out."""
+    """The few numbers DVC compares studies by, per method, rounded to six digits; what is not known is left out.
+
+    The share of channels removed only where some method of the study removes channels; the tables hold the rest.
+    """
     names = {
         "final_test_accuracy": "test_accuracy_mean",
         "final_density": "density_mean",
         "total_epochs": "epochs_mean",
         "total_seconds": "seconds_mean",
-        "prune_seconds": "prune_seconds_mean",
-        "final_channels_removed": "channels_removed_mean",
-        "final_compact_parameters": "compact_parameters_fraction_mean",
     }
-    names |= {column: f"{column}_mean" for column in SPEEDUPS}
+    if removers(summary):
+        names["final_channels_removed"] = "channels_removed_mean"
     names |= {key: key for key in summary.columns if "_saved_against_" in key}
     rows = summary.set_index("method")
     return {

@@ -1,0 +1,77 @@
+"""What has to be kept in mind when reading the findings."""
+
+import pandas as pd
+
+from prunus.reporting.names import counted, density, listed, method_name, percent
+
+ENOUGH_SEEDS = 3
+SAME_DENSITY = 0.005
+MADE_BY = {"device": "device", "processor": "processor", "threads": "threads", "torch": "torch version"}
+MADE_BY |= {"python": "Python version", "git": "git commit"}
+
+
+def _matched(matched: pd.DataFrame, methods: list[str], seeds: int) -> str | None:
+    everywhere = matched.groupby("density")["n"].agg(["min", "count"])
+    shared = everywhere[(everywhere["min"] == seeds) & (everywhere["count"] == len(methods))]
+    if shared.empty or len(methods) < 2:
+        return None
+    at = matched[matched["density"] == shared.index.min()].set_index("method")["test_accuracy_mean"]
+    best, worst = at.idxmax(), at.idxmin()
+    return (
+        f"At density {density(shared.index.min())}, the sparsest of the grid that every chain reached, mean accuracy "
+        f"lies between {percent(at[worst])} ({method_name(worst)}) and {percent(at[best])} ({method_name(best)})."
+    )
+
+
+def _unlike(comparison: pd.DataFrame, methods: list[str]) -> list[str]:
+    """Differences between the methods that are not what they are compared for."""
+    first, notes = comparison.groupby("method")[["rewind", "recipe"]].first().loc[methods], []
+    if first["rewind"].nunique() > 1:
+        points = [
+            ("not rewound, they keep their values" if point == "none" else f"to the {point} weights")
+            + f": {listed([method_name(method) for method in rows.index])}"
+            for point, rows in first.groupby("rewind", sort=False)
+        ]
+        notes.append(
+            f"Survivors are rewound differently ({'; '.join(points)}). Retraining from trained weights needs fewer "
+            "epochs whatever stops it; give the methods one `rewind`, and add `fixed_epochs`, to see the stop rule."
+        )
+    if quirky := [method_name(method) for method in methods if "reference_quirks True" in first.loc[method, "recipe"]]:
+        notes.append(
+            f"{listed(quirky)} ran with reference_quirks: the published code's stop rule, which looks at the test set."
+        )
+    return notes
+
+
+def caveats(tables: dict[str, pd.DataFrame], methods: list[str]) -> list[str]:
+    """What has to be kept in mind when reading the findings, as far as the tables show it."""
+    summary, runs = tables["summary"], tables["runs"]
+    rows = summary.set_index("method")["density_mean"]
+    seeds, notes = int(summary["seeds"].max()), []
+    if seeds < ENOUGH_SEEDS:
+        notes.append(
+            f"{counted(seeds, 'seed').capitalize()}: too few seeds to tell methods apart. Read differences of accuracy "
+            "as descriptions of these runs; add seeds under study.seeds for a test that can decide."
+        )
+    if rows.max() - rows.min() > SAME_DENSITY:
+        notes.append(
+            f"Final densities differ, from {density(rows.min())} ({method_name(rows.idxmin())}) to "
+            f"{density(rows.max())} ({method_name(rows.idxmax())}): these are not "
+            "accuracies of equally sparse networks."
+        )
+    notes += _unlike(tables["comparison"], methods)
+    if said := _matched(tables["matched_density"], methods, seeds):
+        notes.append(said)
+    for column, name in MADE_BY.items():
+        values = runs[column].dropna().unique()
+        if len(values) > 1:
+            shown = listed([str(value)[:12] if column == "git" else str(value) for value in values])
+            notes.append(f"The runs were made with more than one {name}: {shown}. Their times may not be comparable.")
+    if missing := int(runs["seconds_total"].isna().sum()):
+        notes.append(f"{counted(missing, 'stage run')} left no record; the times that need it are not known.")
+    notes.append(
+        "Seconds are wall-clock times of the iterations' own stages, some of which may have shared the machine; they "
+        "include choosing what to prune. The "
+        "dense training and the measurement of Φ* are common to the methods of a seed and not counted."
+    )
+    return notes
