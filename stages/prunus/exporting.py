@@ -6,6 +6,7 @@ with logits [N, classes]; it normalises the images itself. What else there is to
 
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,9 @@ NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime")}  # packages beside torc
 METADATA_KEY = "prunus"
 METADATA_FILE = "prunus.json"  # in a .pt2, which holds files
 TOLERANCE = 1e-5  # of the largest answer
+
+# What torch 2.11 warns of in its own export code; nothing a user could mend.
+_TORCHS_OWN = (".*treespec, LeafSpec.* is deprecated", "The given buffer is not writable")
 
 
 class Deployed(nn.Module):
@@ -171,7 +175,9 @@ def save(
     written; neither leaves a file. Answers this close give the same classes but where two are all but equal.
     """
     try:
-        with write_atomically(path) as partial:
+        with write_atomically(path) as partial, warnings.catch_warnings():
+            for message in _TORCHS_OWN:
+                warnings.filterwarnings("ignore", message)
             _WRITERS[form](deployed, about, partial)
             reloaded = _READERS[form](partial, threads)
             found = answers(reloaded, images, f"{form} file")
