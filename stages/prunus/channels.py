@@ -256,29 +256,32 @@ def compact(network: nn.Module, groups: list[Group], masks: Masks) -> nn.Module:
             keep[_entries(part, dead)] = False
     for (name, dim), keep in kept.items():
         _select(small, name, dim, keep)
-    for module in small.modules():
-        if isinstance(module, Attention):
-            module.heads = module.query.out_features // module.head_dim
+    sizes_from_weights(small)
     small.zero_grad(set_to_none=True)
     return small.requires_grad_(True)
 
 
 def _select(network: nn.Module, name: str, dim: int, keep: Tensor) -> None:
-    """Cut a parameter down to the entries ``keep`` (bool) along ``dim``, and its layer's sizes and statistics too."""
+    """Cut a parameter down to the entries ``keep`` (bool) along ``dim``, and a norm's statistics with its weight."""
     owner, _, kind = name.rpartition(".")
     layer = network.get_submodule(owner)
     values = getattr(layer, kind).detach()
     setattr(layer, kind, nn.Parameter(values.index_select(dim, keep.nonzero().flatten())))
-    if kind != "weight":
-        return
-    size = int(keep.sum())
-    if isinstance(layer, nn.Linear):
-        setattr(layer, ("out_features", "in_features")[dim], size)
-    elif isinstance(layer, nn.Conv2d):
-        if layer.groups > 1:
-            layer.groups = layer.in_channels = size
-        setattr(layer, ("out_channels", "in_channels")[dim], size)
-    else:
-        layer.num_features = size
-        if layer.running_mean is not None:
-            layer.running_mean, layer.running_var = layer.running_mean[keep], layer.running_var[keep]
+    if kind == "weight" and getattr(layer, "running_mean", None) is not None:
+        layer.running_mean, layer.running_var = layer.running_mean[keep], layer.running_var[keep]
+
+
+def sizes_from_weights(network: nn.Module) -> None:
+    """Set the sizes that layers keep beside their weights to what the weights have, in place."""
+    for module in network.modules():
+        if isinstance(module, Attention):
+            module.heads = module.query.weight.shape[0] // module.head_dim
+        elif isinstance(module, nn.Linear):
+            module.out_features, module.in_features = module.weight.shape
+        elif isinstance(module, nn.Conv2d):
+            if 1 < module.groups == module.in_channels == module.out_channels:
+                module.groups = module.weight.shape[0]
+            module.out_channels, per_group = module.weight.shape[:2]
+            module.in_channels = per_group * module.groups
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.affine:
+            module.num_features = module.weight.shape[0]

@@ -13,6 +13,7 @@ FIGURES = Path("reports/figures")
 METRICS = Path("reports/metrics.json")
 REPORT = Path("reports/report.html")
 SWEEP_REPORT = Path("reports/sweep.html")
+EXPORTS = Path("exports")
 
 NETWORK = "network.safetensors"
 HISTORY = "history.csv"
@@ -52,6 +53,11 @@ def prune_command(seed: int, method: str, t: int, ratio_of: str | None = None) -
     """The command that makes an iteration; ``method`` is the chain's where ``ratio_of`` is not given."""
     options = f" --ratio-of {ratio_of}" if ratio_of else ""
     return f"python stages/prune_iteration.py --seed {seed} --method {method} --iteration {t}{options}"
+
+
+def export(dataset: str, network: str, seed: int, chain: str, t: int, suffix: str) -> Path:
+    """Where an exported network goes unless the user says so; iteration 0 is called dense, whatever the chain."""
+    return EXPORTS / f"{dataset}-{network}-seed{seed}-{f'{chain}-{t}' if t else 'dense'}{suffix}"
 
 
 def record(*parts: str) -> Path:

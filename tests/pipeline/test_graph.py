@@ -9,7 +9,8 @@ from dvc.repo import Repo
 
 from closure import ROOT, STAGES, closure
 
-SCRIPTS = sorted(path.stem for path in STAGES.glob("*.py"))
+TOOLS = {"export"}  # scripts beside the graph, which a user runs on a study's results
+SCRIPTS = sorted({path.stem for path in STAGES.glob("*.py")} - TOOLS)
 METHODS = STAGES / "prunus" / "methods"
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
@@ -75,6 +76,13 @@ def test_every_script_is_a_stage_of_its_name():
     assert others == {"prune_at_ratio": "prune_iteration", "evaluate_at_ratio": "evaluate"}
 
 
+def test_no_stage_depends_on_a_tool():
+    assert all((STAGES / f"{name}.py").exists() for name in TOOLS)
+    files = {STAGES / f"{name}.py" for name in TOOLS}
+    assert not files & {file for name in GRAPH for file in declared_code(name)}
+    assert not TOOLS & {script(name) for name in GRAPH}
+
+
 def test_a_ratio_is_imposed_by_stages_of_their_own(fresh):
     project = fresh("imposed")
     project.edit(study__methods=["imp_channels"], imposed__ratio_of="imp_channels", imposed__methods=["thinet"])
@@ -131,16 +139,17 @@ def chains(source):
     return found
 
 
-@pytest.mark.parametrize("name", GRAPH)
-def test_declared_params_are_the_ones_read(name):
-    source = STAGES / f"{script(name)}.py"
-    constant = next(
+def constant(source):
+    """The script's PARAMS."""
+    return next(
         ast.literal_eval(node.value)
         for node in ast.parse(source.read_text()).body
         if isinstance(node, ast.Assign) and node.targets[0].id == "PARAMS"
     )
-    declared = [re.sub(r"\$\{item\.(\w+)\}", r"{\1}", key) for key in GRAPH[name]["params"]]
-    assert sorted(declared) == sorted(constant), "dvc.yaml against the script's PARAMS"
+
+
+def assert_all_are_read(declared, source):
+    """Each key is read in the script, and nothing else is."""
     read = chains(source)
     for key in declared:
         fixed = key.split(".{")[0]
@@ -149,3 +158,17 @@ def test_declared_params_are_the_ones_read(name):
         assert any(chain == key.split(".{")[0] or chain.startswith(key.split(".{")[0] + ".") for key in declared), (
             f"{chain} is read, not declared"
         )
+
+
+@pytest.mark.parametrize("name", GRAPH)
+def test_declared_params_are_the_ones_read(name):
+    source = STAGES / f"{script(name)}.py"
+    declared = [re.sub(r"\$\{item\.(\w+)\}", r"{\1}", key) for key in GRAPH[name]["params"]]
+    assert sorted(declared) == sorted(constant(source)), "dvc.yaml against the script's PARAMS"
+    assert_all_are_read(declared, source)
+
+
+@pytest.mark.parametrize("name", sorted(TOOLS))
+def test_a_tools_params_are_the_ones_it_reads(name):
+    source = STAGES / f"{name}.py"
+    assert_all_are_read(constant(source), source)
