@@ -11,7 +11,7 @@ from prunus.params import for_stage
 from prunus.reporting import statistics, tables
 from prunus.runtime import one_line_errors, write_atomically, write_json
 
-PARAMS = ["study", "imposed"]
+PARAMS = ["study", "imposed", "transfer.datasets", "transfer.methods"]
 
 
 def main() -> None:
@@ -22,6 +22,7 @@ def main() -> None:
     study = params.study.model_copy(update={"methods": [*params.study.methods, *imposed]})
     comparison = tables.comparison(study)
     summary = statistics.summary(comparison, study.methods)
+    transfer = tables.transfer(study, comparison, params.transfer.datasets, params.transfer.methods)
     results = {
         "comparison": comparison,
         "summary": summary,
@@ -32,6 +33,8 @@ def main() -> None:
         "channels": tables.channels(study),
         "layers": tables.layers(study),
         "histories": tables.histories(study),
+        "transfer": transfer,
+        "transfer_summary": statistics.transfer_summary(transfer),
         "runs": tables.runs(study),
     }
     for name, table in results.items():
