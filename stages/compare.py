@@ -11,7 +11,7 @@ from prunus.params import for_stage
 from prunus.reporting import matched, statistics, tables
 from prunus.runtime import one_line_errors, write_atomically, write_json
 
-PARAMS = ["study", "imposed"]
+PARAMS = ["study", "imposed", "transfer.datasets", "transfer.methods"]
 
 KEYS = ["seed", "method", "iteration"]
 
@@ -24,6 +24,7 @@ def main() -> None:
     study = params.study.model_copy(update={"methods": [*params.study.methods, *imposed]})
     comparison = tables.comparison(study)
     summary, runs = statistics.summary(comparison, study.methods), tables.runs(study)
+    transfer = tables.transfer(study, comparison, params.transfer.datasets, params.transfer.methods)
     results = {
         "comparison": comparison,
         "summary": summary,
@@ -35,6 +36,8 @@ def main() -> None:
         "channels": tables.channels(study),
         "layers": tables.layers(study),
         "histories": tables.histories(study).merge(comparison[[*KEYS, "epsilon"]], on=KEYS, how="left"),
+        "transfer": transfer,
+        "transfer_summary": statistics.transfer_summary(transfer),
         "runs": runs,
     }
     for name, table in results.items():

@@ -128,6 +128,49 @@ def test_an_imposed_ratio_needs_a_study_that_has_it_and_methods_that_take_it(raw
     assert params.validate(raw).imposed.chains == ["thinet_at_mipp"]
 
 
+def transfer(raw, **changes):
+    """The lines that ``changes`` of a good transfer to digits of other classes get."""
+    raw["transfer"] |= {"datasets": ["digits"], "methods": ["dense", "sap"], "classes": [5, 6, 7]} | changes
+    try:
+        params.validate(raw)
+    except params.ParamsError as error:
+        return str(error).splitlines()
+    return []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"datasets": ["imagenet"]}, "transfer.datasets[0]: 'imagenet' unknown dataset; allowed: digits, mnist"),
+        ({"datasets": ["digits", "digits"]}, "transfer.datasets: 'digits' is listed twice"),
+        ({"datasets": ["mnist"]}, "transfer.datasets: 'mnist' has images of 1x28x28, digits has 1x8x8"),
+        ({"datasets": ["image_folder"]}, "transfer.datasets: 'image_folder' has images of 3x64x64, digits has 1x8x8"),
+        ({"datasets": []}, "transfer.datasets: [] goes with an empty transfer.methods only; list both or neither"),
+        ({"methods": []}, "transfer.methods: [] goes with an empty transfer.datasets only; list both or neither"),
+        ({"methods": ["sap", "sap"]}, "transfer.methods: 'sap' is listed twice"),
+        ({"methods": ["mipp"]}, "transfer.methods: 'mipp' is not in this study; allowed: dense, one_shot, lth, sap,"),
+        ({"classes": "all"}, "transfer.datasets: 'digits' is study.dataset, and transfer.classes is data.classes"),
+        ({"classes": [5, 10]}, "transfer.classes: 10 is no class of digits; allowed: 0 to 9"),
+        ({"classes": [5]}, "transfer.classes: [5] must be all or a list of at least two class numbers"),
+        ({"fraction": 0}, "transfer.fraction: 0 should be greater than 0"),
+        ({"start": "trained"}, "transfer.start: 'trained' should be 'retrained' or 'initial'"),
+        ({"epochs": 0}, "transfer.epochs: 0 should be greater than or equal to 1"),
+    ],
+)
+def test_a_transfer_names_datasets_of_one_shape_and_methods_of_the_study(raw, changes, said):
+    (line,) = transfer(raw, **changes)
+    assert line.startswith(said)
+
+
+def test_transfers_that_make_sense(raw):
+    assert transfer(raw) == []
+    assert transfer(raw, datasets=[], methods=[], classes=[0, 900]) == []
+    raw["study"]["dataset"] = "mnist"
+    assert transfer(raw, datasets=["fashion_mnist"], classes="all") == []
+    raw["study"]["dataset"], raw["data"]["image_folder"]["side"] = "cifar10", 32
+    assert transfer(raw, datasets=["cifar100", "image_folder"], classes=[0, 60]) == []
+
+
 def test_pretrained_needs_rgb(raw):
     raw["network"]["pretrained"], raw["study"]["network"], raw["study"]["dataset"] = True, "resnet18", "mnist"
     with pytest.raises(params.ParamsError, match="pretrained needs RGB images"):

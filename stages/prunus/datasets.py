@@ -14,7 +14,6 @@ from torch import Tensor
 from prunus.runtime import StageError, derive_seed, write_atomically
 
 SPLITS = ("train", "validation", "test")
-MADE_BY = "python stages/prepare_data.py"
 
 # safetensors writes its metadata in random order; with everything under one key equal data are equal bytes.
 METADATA_KEY = "prunus"
@@ -206,10 +205,15 @@ def save(path: Path, name: str, splits: dict[str, Split], classes: Iterable[str]
         raise DataError(f"{path}: cannot be written ({error})") from None
 
 
-def load(path: Path, device: torch.device | str, splits: Iterable[str] = ("train", "validation")) -> Dataset:
+def load(
+    path: Path,
+    device: torch.device | str,
+    splits: Iterable[str] = ("train", "validation"),
+    made_by: str = "python stages/prepare_data.py",
+) -> Dataset:
     """The named splits of the prepared file, on ``device``; the others are not read.
 
-    Raises ``DataError`` when the file is missing or damaged.
+    Raises ``DataError`` when the file is missing or damaged, naming ``made_by``, the command that makes it.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -219,9 +223,9 @@ def load(path: Path, device: torch.device | str, splits: Iterable[str] = ("train
                 for name in ("mean", "std", *(f"{split}_{part}" for split in splits for part in ("images", "labels")))
             }
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; `{MADE_BY}` makes it") from None
+        raise DataError(f"{path}: no such file; `{made_by}` makes it") from None
     except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
-        raise DataError(f"{path}: is damaged ({error}); `{MADE_BY}` makes it again") from None
+        raise DataError(f"{path}: is damaged ({error}); `{made_by}` makes it again") from None
     return Dataset(
         {split: Split(tensors[f"{split}_images"], tensors[f"{split}_labels"]) for split in splits},
         tensors["mean"],

@@ -7,6 +7,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PARAMS = Path("params.yaml")
 RAW_DATA = Path("data/raw")
 DATASET = Path("data/prepared/dataset.safetensors")
+TRANSFER_DATASETS = Path("data/prepared/transfer")
 RUNS = Path("runs")
 TABLES = Path("reports/tables")
 FIGURES = Path("reports/figures")
@@ -47,6 +48,16 @@ def chain(method: str, ratio_of: str | None = None) -> str:
 def evaluation(seed: int, method: str) -> Path:
     """Folder of a chain's evaluation: ``iterations.csv``, ``layers.csv`` and ``history.csv``."""
     return RUNS / "evaluations" / f"seed{seed}" / method
+
+
+def transfer_dataset(name: str) -> Path:
+    """The prepared file of a dataset that networks are transferred to."""
+    return TRANSFER_DATASETS / f"{name}.safetensors"
+
+
+def transfer(dataset: str, seed: int, method: str) -> Path:
+    """Table of a chain's networks on another dataset; among the evaluations, which ``compare`` depends on."""
+    return RUNS / "evaluations" / "transfers" / dataset / f"seed{seed}" / f"{method}.csv"
 
 
 def prune_command(seed: int, method: str, t: int, ratio_of: str | None = None) -> str:

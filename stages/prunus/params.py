@@ -74,6 +74,15 @@ class Imposed(Section):
         return [layout.chain(method, self.ratio_of) for method in self.methods]
 
 
+class Transfer(Section):
+    datasets: list[Annotated[str, _named_one_of(DATASETS, "dataset")]]
+    methods: list[str]
+    classes: Classes
+    fraction: Share
+    start: Literal["retrained", "initial"]
+    epochs: Positive
+
+
 class ImageFolder(Section):
     path: str
     side: Annotated[int, Field(ge=1, le=1024)]
@@ -125,6 +134,7 @@ class Device(Section):
 class _Sections(Section):
     study: Study
     imposed: Imposed
+    transfer: Transfer
     data: Data
     network: Network
     training: Training
@@ -232,6 +242,32 @@ def _imposed_lines(sections: _Sections, settings: dict[str, Section]) -> list[st
     ]
 
 
+def _transfer_lines(sections: _Sections) -> list[str]:
+    transfer, study, data = sections.transfer, sections.study, sections.data
+    lines = []
+    for key, values, other in ("datasets", transfer.datasets, "methods"), ("methods", transfer.methods, "datasets"):
+        lines += _duplicates(f"transfer.{key}", values)
+        if not values and getattr(transfer, other):
+            lines.append(f"transfer.{key}: [] goes with an empty transfer.{other} only; list both or neither")
+    shapes = {
+        name: (DATASETS[name].channels, DATASETS[name].side or data.image_folder.side)
+        for name in [study.dataset, *transfer.datasets]
+    }
+    for name in dict.fromkeys(transfer.datasets):
+        (channels, side), (there, pixels) = shapes[study.dataset], shapes[name]
+        if (there, pixels) != (channels, side):
+            why = f"has images of {there}x{pixels}x{pixels}, {study.dataset} has {channels}x{side}x{side}"
+            lines.append(_line("transfer.datasets", name, why))
+        elif name == study.dataset and transfer.classes == data.classes:
+            lines.append(_line("transfer.datasets", name, "is study.dataset, and transfer.classes is data.classes"))
+        lines += _classes_lines("transfer.classes", transfer.classes, name)
+    return lines + [
+        _line("transfer.methods", name, f"is not in this study; allowed: dense, {', '.join(study.methods)}")
+        for name in dict.fromkeys(transfer.methods)
+        if name not in ("dense", *study.methods)
+    ]
+
+
 def validate(raw: object, methods: bool = True) -> SimpleNamespace:
     """Check the content of params.yaml and return its sections as attributes.
 
@@ -254,6 +290,7 @@ def validate(raw: object, methods: bool = True) -> SimpleNamespace:
     lines += _iteration_lines(study.iterations)
     lines += _classes_lines("data.classes", sections.data.classes, study.dataset)
     lines += _imposed_lines(sections, settings) if methods else []
+    lines += _transfer_lines(sections)
     lines += [
         f"study.methods: {name!r} has no block under methods; blocks: {', '.join(sections.methods)}"
         for name in study.methods

@@ -9,7 +9,7 @@ from dvc.repo import Repo
 
 from closure import ROOT, STAGES, closure
 
-TOOLS = {"export"}  # scripts beside the graph, which a user runs on a study's results
+TOOLS = {"export", "sweep_report"}  # scripts beside the graph, which a user runs on a study's results
 SCRIPTS = sorted({path.stem for path in STAGES.glob("*.py")} - TOOLS)
 METHODS = STAGES / "prunus" / "methods"
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -93,6 +93,22 @@ def test_a_ratio_is_imposed_by_stages_of_their_own(fresh):
     assert before[second] >= {"prune_iteration@0-imp_channels-iteration1", first}
     assert before["evaluate_at_ratio@0-thinet"] == {"prepare_data", "pretrain@0", first, second}
     assert before["compare"] >= {"evaluate@0-imp_channels", "evaluate_at_ratio@0-thinet"}
+
+
+def test_networks_go_to_another_task_by_stages_of_their_own(fresh):
+    project = fresh("transfer")
+    project.edit(transfer__datasets=["digits"], transfer__methods=["dense", "sap"], transfer__classes=[0, 1])
+    graph = Repo(str(project.root)).index.graph
+    before = {stage.name: {other.name for other in graph.successors(stage)} for stage in graph.nodes}
+    dense, sap = "transfer@digits-0-dense", "transfer@digits-0-sap"
+    assert before["prepare_transfer@digits"] == set()
+    assert before[dense] == {"prepare_transfer@digits", "pretrain@0"}
+    iterations = {f"prune_iteration@0-sap-iteration{position}" for position in (0, 1)}
+    assert before[sap] == {"prepare_transfer@digits", "pretrain@0", *iterations}
+    assert before["compare"] >= {dense, sap}
+    assert {name: before[name] for name in EXPANDED if name != "compare"} == {
+        name: set(earlier) for name, earlier in EXPANDED.items() if name != "compare"
+    }
 
 
 def declared_code(name):

@@ -165,6 +165,25 @@ def test_paired_tests_of_all_pairs():
     assert table.loc[("a", "c"), "t_p"] == 1.0
 
 
+def test_transfer_summary_is_over_the_seeds_of_a_network():
+    columns = ["seed", "method", "iteration", "dataset", "start", "density", "source_test_accuracy", "test_accuracy"]
+    rows = [
+        (0, "dense", 0, "mnist", "initial", 1.0, 0.9, 0.8),
+        (0, "sap", 1, "mnist", "initial", 0.5, 0.9, 0.7),
+        (1, "dense", 0, "mnist", "initial", 1.0, 0.8, 0.6),
+        (1, "sap", 1, "mnist", "initial", 0.4, 0.7, 0.7),
+    ]
+    table = statistics.transfer_summary(pd.DataFrame(rows, columns=columns)).set_index("method")
+    assert table["seeds"].tolist() == [2, 2]
+    assert table["density_mean"].tolist() == pytest.approx([1.0, 0.45])
+    assert table["source_test_accuracy_mean"].tolist() == pytest.approx([0.85, 0.8])
+    assert table["test_accuracy_mean"].tolist() == pytest.approx([0.7, 0.7])
+    assert table["test_accuracy_std"].tolist() == pytest.approx([0.02**0.5, 0.0])
+    assert table.loc["dense", "test_accuracy_ci95"] == pytest.approx(12.706205 * 0.1, rel=1e-6)
+    empty = statistics.transfer_summary(pd.DataFrame(columns=columns))
+    assert empty.empty and "test_accuracy_mean" in empty.columns
+
+
 def test_collapse_by_bins_of_sparsity():
     # sparsities 0, 0.05 (an edge, as a float just below), 0.93, 0.94, 0.97 and 1
     rows = [

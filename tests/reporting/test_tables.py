@@ -132,6 +132,47 @@ def test_evaluation_of_another_dataset_is_an_error(build):
         tables.comparison(study)
 
 
+def transferred(seed, method, iterations, source="digits"):
+    """The table that a chain's transfer to MNIST would have left."""
+    row = {"seed": seed, "method": method, "source_dataset": source, "dataset": "mnist", "start": "initial"}
+    row |= {"density": 0.5, "epochs": 3, "train_loss": 0.2}
+    path = layout.transfer("mnist", seed, method)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [row | {"iteration": t, "test_accuracy": 0.9 - 0.1 * t - 0.02 * seed} for t in iterations]
+    pd.DataFrame(rows).to_csv(path, index=False)
+
+
+def test_transfers_stand_beside_the_accuracy_at_home(build):
+    study = build(methods=["sap", "lth"], iterations=2)
+    comparison = tables.comparison(study)
+    for seed in study.seeds:
+        transferred(seed, "dense", [0])
+        transferred(seed, "sap", [1, 2, 3])  # the third a leftover
+    table = tables.transfer(study, comparison, ["mnist"], ["dense", "sap"])
+    assert list(table.columns) == tables.TRANSFER_COLUMNS
+    assert table[["seed", "method", "iteration"]].values.tolist() == [
+        [seed, method, t] for seed in (0, 1) for method, t in (("dense", 0), ("sap", 1), ("sap", 2))
+    ]
+    home = comparison.set_index(["method", "seed", "iteration"])
+    assert table["source_test_accuracy"][0] == home.loc[("sap", 0, 1), "dense_test_accuracy"]
+    assert table["source_test_accuracy"][5] == home.loc[("sap", 1, 2), "test_accuracy"]
+    assert table["test_accuracy"].tolist() == pytest.approx([0.9, 0.8, 0.7, 0.88, 0.78, 0.68])
+
+
+def test_transfers_that_are_missing_short_or_of_another_study(build):
+    study = build(seeds=[0], methods=["sap"], iterations=2)
+    comparison = tables.comparison(study)
+    with pytest.raises(StageError, match="sap.csv is missing; `python stages/transfer.py --dataset mnist --seed 0 --m"):
+        tables.transfer(study, comparison, ["mnist"], ["sap"])
+    transferred(0, "sap", [1])
+    with pytest.raises(StageError, match="sap.csv has no iteration 2"):
+        tables.transfer(study, comparison, ["mnist"], ["sap"])
+    transferred(0, "sap", [1, 2], source="cifar10")
+    with pytest.raises(StageError, match="sap.csv is not of networks from digits"):
+        tables.transfer(study, comparison, ["mnist"], ["sap"])
+    assert list(tables.transfer(study, comparison, [], []).columns) == tables.TRANSFER_COLUMNS
+
+
 def test_script_writes_every_table_and_the_metrics(build, run, capsys):
     build()
     run(compare)

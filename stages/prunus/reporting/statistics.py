@@ -213,6 +213,17 @@ def collapse(comparison: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
     )
 
 
+def transfer_summary(transfer: pd.DataFrame) -> pd.DataFrame:
+    """One row per other dataset, method and iteration: density and accuracies there and at home, over the seeds."""
+    columns = ["dataset", "start", "method", "iteration", "seeds", "density_mean", "source_test_accuracy_mean"]
+    columns += ["test_accuracy_mean", "test_accuracy_std", "test_accuracy_ci95"]
+    rows = []
+    for keys, runs in transfer.groupby(columns[:4], sort=False):
+        means = [runs[column].mean() for column in ("density", "source_test_accuracy")]
+        rows.append((*keys, len(runs), *means, *mean_std_interval(runs["test_accuracy"])))
+    return pd.DataFrame(rows, columns=columns)
+
+
 def metrics(summary: pd.DataFrame) -> dict[str, dict[str, float]]:
     """The few numbers DVC compares studies by, per method, rounded to six digits; what is not known is left out.
 

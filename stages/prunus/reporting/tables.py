@@ -1,6 +1,7 @@
 """Gather a study's evaluations and run records into tables, reading only what it lists: folders hold leftovers."""
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,8 @@ ACTIVITIES = ("prune", "train", "flow", "evaluation")
 FIRST_COLUMNS = ["dataset", "network", "seed", "method", "iteration", "density", "test_accuracy", "epochs"]
 SECONDS = [f"{activity}_seconds" for activity in ("train", "flow", "evaluation", "prune")]
 BATCHES = (1, 256)  # images at a time that evaluate measures latency with
+TRANSFER_COLUMNS = ["seed", "method", "iteration", "source_dataset", "dataset", "start", "density"]
+TRANSFER_COLUMNS += ["source_test_accuracy", "test_accuracy", "epochs", "train_loss"]
 INTEGERS = ("seed", "iteration", "threads")
 
 
@@ -128,6 +131,31 @@ def comparison(study: Study) -> pd.DataFrame:
     table[latencies.columns] = latencies.to_numpy()
     first = FIRST_COLUMNS + SECONDS
     return table[first + [column for column in table.columns if column not in first]]
+
+
+def transfer(study: Study, comparison: pd.DataFrame, datasets: list[str], methods: list[str]) -> pd.DataFrame:
+    """One row per other dataset, seed, method and iteration (0: dense): what the network is worth there.
+
+    ``source_test_accuracy`` is the network's own in ``comparison``, before it was moved. Without any row where nothing
+    is transferred. Raises ``StageError`` where a table is missing, too short, or of another study's dataset.
+    """
+    chains = [pd.DataFrame(columns=TRANSFER_COLUMNS)]
+    own = comparison.set_index(["seed", "method", "iteration"])["test_accuracy"].to_dict()
+    own |= {(seed, "dense", 0): rows["dense_test_accuracy"].iloc[0] for seed, rows in comparison.groupby("seed")}
+    for dataset, seed, method in product(datasets, study.seeds, methods):
+        path = layout.transfer(dataset, seed, method)
+        made_by = f"python stages/transfer.py --dataset {dataset} --seed {seed} --method {method}"
+        chain = read_table(path, made_by)
+        wanted = [0] if method == "dense" else range(1, len(study.iterations) + 1)
+        absent = sorted(set(wanted) - set(chain["iteration"]))
+        if absent:
+            raise StageError(f"{path} has no iteration {absent[0]}; `{made_by}` makes it")
+        if set(chain["source_dataset"]) != {study.dataset}:
+            raise StageError(f"{path} is not of networks from {study.dataset}; `{made_by}` makes it anew")
+        chain = chain[chain["iteration"].isin(wanted)]
+        chains.append(chain.assign(source_test_accuracy=[own[seed, method, t] for t in chain["iteration"]]))
+    filled = chains[1:] or chains
+    return pd.concat(filled, ignore_index=True)[TRANSFER_COLUMNS]
 
 
 def _stages(study: Study):

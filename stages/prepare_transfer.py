@@ -1,0 +1,48 @@
+"""Read another dataset, for the pruned networks to be retrained on, and cut it by the same rules as the study's own.
+
+python stages/prepare_transfer.py --dataset fashion_mnist
+"""
+
+import argparse
+import os
+
+from prunus import layout
+from prunus.params import for_stage
+from prunus.preparation import prepare
+from prunus.runtime import Recorder, one_line_errors
+
+PARAMS = [
+    "data.validation_fraction",
+    "data.test_fraction",
+    "data.split_seed",
+    "data.image_folder",
+    "transfer.classes",
+    "transfer.fraction",
+]
+
+
+def main() -> None:
+    os.chdir(layout.ROOT)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", required=True)
+    dataset = parser.parse_args().dataset
+    params = for_stage(PARAMS)
+    with Recorder(layout.record("transfers", dataset, "data"), seeds={"split": params.data.split_seed}) as recorder:
+        summary = prepare(
+            dataset,
+            layout.transfer_dataset(dataset),
+            params.data.image_folder,
+            recorder.clock,
+            classes=params.transfer.classes,
+            fraction=params.transfer.fraction,
+            imbalance=1.0,
+            test_fraction=params.data.test_fraction,
+            validation_fraction=params.data.validation_fraction,
+            seed=params.data.split_seed,
+        )
+    print(summary)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

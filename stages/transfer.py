@@ -1,0 +1,122 @@
+"""Retrain one chain's networks on another dataset, their masks held, and measure test accuracy there.
+
+python stages/transfer.py --dataset fashion_mnist --seed 0 --method sap
+
+``--method dense`` is the yardstick, the network that was never pruned. What a network lacks is drawn from one random
+state per seed, and all of a seed see the new images in one order: what differs between them is the pruning.
+"""
+
+import argparse
+import os
+from dataclasses import asdict
+
+import torch
+from torch import Tensor, nn
+
+from prunus import arithmetic, checkpoint, layout, masks, networks
+from prunus.datasets import SPLITS, load
+from prunus.evaluation import accuracy
+from prunus.masks import Masks
+from prunus.params import for_stage
+from prunus.runtime import Recorder, derive_seed, one_line_errors, open_device, write_csv
+from prunus.stopping import FixedEpochs
+from prunus.training import train
+
+PARAMS = [
+    "study.dataset",
+    "study.network",
+    "study.iterations",
+    "network",
+    "training.augment",
+    "training.sgd",
+    "transfer.start",
+    "transfer.epochs",
+    "device.accelerator",
+    "device.threads",
+    "device.precision",
+    "device.memory_format",
+]
+
+
+def move(state: dict[str, Tensor], alive: Masks, network: nn.Module) -> tuple[Masks, list[str]]:
+    """Load what fits of a ``state_dict`` into ``network``; its masks there, and the names of what does not fit.
+
+    With another number of classes that is the classifier: it stays as drawn, and its mask is all ones.
+    """
+    drawn = network.state_dict()
+    afresh = [name for name, tensor in drawn.items() if tensor.shape != state[name].shape]
+    network.load_state_dict(state | {name: drawn[name] for name in afresh})
+    return {name: mask if name in afresh else alive[name] for name, mask in masks.ones(network).items()}, afresh
+
+
+def main() -> None:
+    os.chdir(layout.ROOT)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--method", required=True)
+    arguments = parser.parse_args()
+    name, seed, method = arguments.dataset, arguments.seed, arguments.method
+    params = for_stage(PARAMS)
+    device = open_device(params.device.accelerator, params.device.threads)
+    computed = arithmetic.choose(params.device.precision, params.device.memory_format, params.study.network)
+    seeds = {purpose: derive_seed(seed, "transfer", name, purpose) for purpose in ("initialisation", "order")}
+    pretrain = f"python stages/pretrain.py --seed {seed}"
+    rows = []
+    record = layout.record("transfers", name, f"seed{seed}", method)
+    with Recorder(record, device, params.device.threads, seeds) as recorder:
+        recorder.measured |= asdict(computed)
+        made_by = f"python stages/prepare_transfer.py --dataset {name}"
+        dataset = load(layout.transfer_dataset(name), device, SPLITS, made_by)
+        for t in [0] if method == "dense" else range(1, len(params.study.iterations) + 1):
+            made_by = layout.prune_command(seed, method, t) if t else pretrain
+            state, alive = checkpoint.load(layout.iteration(seed, method, t) / layout.NETWORK, device, made_by)
+            if params.transfer.start == "initial":
+                state, _ = checkpoint.load(layout.rewind_point(seed, "initial"), device, pretrain)
+            torch.manual_seed(seeds["initialisation"])
+            network = networks.build(
+                params.study.network, *dataset.form, pretrained=params.network.pretrained, download=False
+            )
+            network = computed.place(network, device)
+            alive, afresh = move(state, alive, network)
+            label = f"{params.study.dataset} to {name}, seed {seed} {method} iteration {t}"
+            if afresh:
+                print(f"{label}: drawn afresh for {dataset.n_classes} classes: {', '.join(afresh)}")
+            outcome = train(
+                network,
+                alive,
+                dataset,
+                params.training.sgd,
+                params.training.augment,
+                FixedEpochs(params.transfer.epochs),
+                seed=seeds["order"],
+                clock=recorder.clock,
+                label=label,
+                precision=computed.dtype,
+            )
+            with recorder.clock.time("evaluation"):
+                test_accuracy = accuracy(network, dataset, "test")
+            rows.append(
+                {
+                    "seed": seed,
+                    "method": method,
+                    "iteration": t,
+                    "source_dataset": params.study.dataset,
+                    "dataset": name,
+                    "start": params.transfer.start,
+                    "density": masks.density(alive),
+                    "test_accuracy": test_accuracy,
+                    "epochs": len(outcome.history),
+                    "train_loss": outcome.history[-1]["train_loss"],
+                }
+            )
+        write_csv(layout.transfer(name, seed, method), rows)
+    print(
+        f"{label}: test accuracy {rows[-1]['test_accuracy']:.2%} at density {rows[-1]['density']:.2%}, "
+        f"in {layout.transfer(name, seed, method)}"
+    )
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
