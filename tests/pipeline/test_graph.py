@@ -184,7 +184,7 @@ def test_declared_params_are_the_ones_read(name):
     assert_all_are_read(declared, source)
 
 
-@pytest.mark.parametrize("name", sorted(TOOLS))
+@pytest.mark.parametrize("name", sorted(TOOLS - {"sweep_report"}))  # which reads experiments, not params.yaml
 def test_a_tools_params_are_the_ones_it_reads(name):
     source = STAGES / f"{name}.py"
     assert_all_are_read(constant(source), source)
