@@ -139,8 +139,7 @@ def _record(path, seconds, **measured):
     path.write_text(json.dumps(content))
 
 
-@pytest.fixture
-def build(tmp_path, monkeypatch):
+def _builder(root, monkeypatch):
     """``build(seeds, methods, iterations, imposed)`` lays a study out in an empty project; returns its ``study`` block.
 
     ``imposed``: methods that ran once more at MIPP's ratio.
@@ -159,18 +158,29 @@ def build(tmp_path, monkeypatch):
         }
         raw["methods"] |= {method: {} for method in methods if method not in raw["methods"]}  # settings are not read
         raw["imposed"] = {"ratio_of": "mipp", "methods": list(imposed)}
-        (tmp_path / layout.PARAMS).write_text(yaml.safe_dump(raw))
-        _record(tmp_path / layout.record("data"), {"total": 2.0})
+        (root / layout.PARAMS).write_text(yaml.safe_dump(raw))
+        _record(root / layout.record("data"), {"total": 2.0})
         for seed in seeds:
-            _record(tmp_path / layout.iteration_record(seed, "dense", 0), {"total": 9.0, "train": 8.0})
-            _record(tmp_path / layout.record(f"seed{seed}", "reference_flow"), {"total": 1.0, "flow": 0.5})
+            _record(root / layout.iteration_record(seed, "dense", 0), {"total": 9.0, "train": 8.0})
+            _record(root / layout.record(f"seed{seed}", "reference_flow"), {"total": 1.0, "flow": 0.5})
             for method in [*methods, *(layout.chain(own, "mipp") for own in imposed)]:
-                _chain(study, seed, method, tmp_path)
-        monkeypatch.setattr(layout, "ROOT", tmp_path)
-        monkeypatch.chdir(tmp_path)
+                _chain(study, seed, method, root)
+        monkeypatch.setattr(layout, "ROOT", root)
+        monkeypatch.chdir(root)
         return params.Study.model_validate(study)
 
     return _build
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    return _builder(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def builder():
+    """``builder(root, monkeypatch)`` is a ``build`` for fixtures that live longer than a test."""
+    return _builder
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ def accuracy_against_channels(tables: Tables, methods: list[str]) -> Chart | Non
         return None
     left = comparison.assign(left=1 - comparison["channels_removed"].clip(upper=1 - FEWEST))
     # The axis of what is left, as for densities, with the names of what is gone.
-    title = "channels removed (fraction of all filters, units and attention heads)"
+    title = "channels removed"
     sparsest = left.loc[left["method"].isin(drawn), "left"].min()
     x = density_encoding("left", sparsest, title, label="100 - 100 * datum.value")
     return Chart(

@@ -51,10 +51,11 @@ class Chart:
     def for_page(self) -> dict:
         """What the page's script draws the chart and writes the table of its numbers from, to be put into JSON."""
         sized = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
-        sized |= {"params": [{"name": name, "expr": "width"} for name in (SPAN, WHOLE)]}
+        widths = [{"name": name, "expr": "width"} for name in (SPAN, WHOLE)]
         columns = [{"field": name, "title": title, "format": form} for name, (title, form) in self.columns.items()]
+        views = [*self.panels, *([self.key] if self.key else [])]
         return {
-            "panels": [panel | sized for panel in (*self.panels, *([self.key] if self.key else []))],
+            "panels": [panel | sized | {"params": widths + panel.get("params", [])} for panel in views],
             "datasets": self.datasets,
             "columns": columns,
         }
@@ -166,7 +167,7 @@ def legend(names: list[str]) -> dict:
     """A legend without a plot, the ``key`` of a chart with several panels."""
     looks = identity(names, span=WHOLE)
     looks["color"]["legend"]["offset"] = 0
-    return layer("point", looks, filled=True, opacity=0) | {"params": picking(), "height": 1}
+    return layer("point", looks, None, filled=True, opacity=0) | {"params": picking(), "height": 1}
 
 
 def methods_axis(names: list[str]) -> dict:

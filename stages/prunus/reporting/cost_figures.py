@@ -42,7 +42,7 @@ def epochs_per_iteration(tables: Tables, methods: list[str]) -> Chart:
     totals["label"] = [f"{value:.4g} in all" for value in totals["end"]]
     y, looks = {"y": methods_axis(method_names(methods))}, identity(method_names(methods), [])
     longest, room = max(totals["end"].max(), 1), room_for(totals["label"])
-    x = {"type": "quantitative", "axis": axis("retraining epochs, one segment per iteration (mean of the seeds)")}
+    x = {"type": "quantitative", "axis": axis("retraining epochs, mean of the seeds")}
     x["scale"] = {"domain": [0, longest], "nice": False} | room
     columns = {"method": ("method", None), "iteration": ("iteration", "d"), "epochs": ("epochs", SHORT)}
     bar = {"x": x | {"field": "start"}, "x2": {"field": "end"}, "color": looks["color"], "opacity": if_picked(1.0)}
@@ -89,7 +89,7 @@ def time_split(tables: Tables, methods: list[str]) -> Chart | None:
     totals = {"method": summary.index.map(method_name), "time": known.fillna(0.0).to_numpy() / size, "label": labels}
     totals = pd.DataFrame(totals)
     y = {"y": methods_axis(method_names(methods))}
-    x = {"type": "quantitative", "axis": axis(f"{unit} for all iterations (mean of the seeds)")}
+    x = {"type": "quantitative", "axis": axis(f"{unit} in all, mean of the seeds")}
     x["scale"] = {"domain": [0, totals["time"].max()], "nice": False} | room_for(totals["label"])
     columns = {"method": ("method", None), "part": ("time went into", None), "time": (unit, ",.2f")}
     columns |= {"share": ("share", ".1%")}

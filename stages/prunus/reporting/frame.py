@@ -50,10 +50,10 @@ def render(template: str, title: str, charts: dict[str, Chart | None], methods: 
 
 
 def _vega() -> str:
-    """Vega, Vega-Lite and vega-embed as one script that defines ``vegaEmbed`` and ``vega``."""
+    """Vega, Vega-Lite and vega-embed as one script that defines ``vegaEmbed``."""
     import vl_convert  # only where it is needed: it starts a JavaScript engine
 
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed; window.vega = vega;", vl_version=VEGA_LITE)
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
 
 
 def _inline(script: str) -> Markup:

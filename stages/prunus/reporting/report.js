@@ -4,6 +4,7 @@
 const { charts, config, formatLocale } = JSON.parse(document.getElementById("drawing").textContent);
 const views = []; // every drawn view in which methods can be picked
 const buttons = [...document.querySelectorAll(".methods button")];
+let writer; // writes numbers as the charts do
 let picked = new Set(); // names of the methods singled out; none: all are shown
 
 // A method has one colour in all charts, so picking it in one legend picks it in all of them.
@@ -34,6 +35,7 @@ async function draw(element) {
     const tooltip = { disableDefaultStyle: true, offsetX: 12, offsetY: 12 };
     const { view } = await vegaEmbed(places[index], { ...panel, datasets }, { ...options, tooltip });
     places[index].querySelector("svg").setAttribute("aria-hidden", "true"); // the chart's label speaks for it
+    writer = view.locale();
     if (!JSON.stringify(panel).includes('"picked"')) continue;
     views.push(view);
     view.addDataListener("picked_store", (_, rows) => pick(new Set(rows.map((row) => row.values[0]))));
@@ -93,9 +95,8 @@ function element(tag, properties = {}, ...children) {
 function fillNumbers(details) {
   const figure = details.closest("figure");
   const { columns, datasets } = charts[figure.querySelector(".chart").dataset.chart];
-  const locale = vega.formatLocale ? vega.formatLocale(formatLocale) : vega.defaultLocale();
   const known = columns.filter(({ field }) => datasets.rows.some((row) => row[field] != null));
-  const write = (value, format) => (value == null ? "\u2013" : format ? locale.format(format)(value) : value);
+  const write = (value, format) => (value == null ? "\u2013" : format ? writer.format(format)(value) : value);
   const head = element("tr", {}, ...known.map(({ title }) => element("th", { scope: "col" }, title)));
   const rows = datasets.rows.map((row) => {
     const cells = known.map(({ field, format }, index) => {

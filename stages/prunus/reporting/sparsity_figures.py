@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from prunus.reporting import theme
 from prunus.reporting.charts import (
     MOST_CELLS_LABELLED,
     PERCENT,
@@ -29,6 +30,7 @@ LAYER |= {"density": ("density", PERCENT)}
 RATIO = {"method": ("method", None), "group": ("channel group", None), "removed": ("channels removed", ".1%")}
 RATIO |= {"relative": ("relative to the mean", ".3~f")}
 PHASES = {"retrained": "retrained", "pruned": "pruned, before retraining"}
+STROKES = {"retrained": {"strokeWidth": 2}, "pruned": {"strokeWidth": 1.5, "strokeDash": theme.DASHED}}
 DYNAMICS = {"pq_index": "PQ index", "gini_index": "Gini index", "test_accuracy": "Test accuracy"}
 SCHEME = "viridis"
 KEY_STEPS = 60
@@ -169,34 +171,18 @@ def pq_dynamics(tables: Tables, methods: list[str]) -> Chart | None:
     }
     x = {"field": "iteration", "type": "quantitative"}
     x["axis"] = axis("iteration (0: dense)", "d", None, values=sorted(int(t) for t in table["iteration"].unique()))
+    where = {phase: f"datum.phase == {quoted(PHASES[phase])}" for phase in phases}
     panels = []
     for name, title in drawn.items():
         form = PERCENT if name == "test_accuracy" else ".3~f"
         y = {"field": name, "type": "quantitative", "scale": {"zero": False}, "axis": axis(None, form, 5)}
         at = {"x": x, "y": y, "color": looks["color"]}
-        lines = [
-            layer(
-                "line", at | {"opacity": if_picked(strength)}, where=f"datum.phase == {quoted(PHASES[phase])}", **style
-            )
-            for phase, strength, style in (
-                ("retrained", 1.0, {"strokeWidth": 2}),
-                ("pruned", 0.8, {"strokeWidth": 1.5, "strokeDash": [5, 4]}),
-            )
-        ]
-        points = at | {"shape": looks["shape"], "opacity": if_picked(1.0), "tooltip": tooltip(columns)}
-        points["size"] = {
-            "condition": {"test": f"datum.phase == {quoted(PHASES['retrained'])}", "value": 50},
-            "value": 22,
-        }
+        bright = {"opacity": if_picked(1.0)}
+        lines = [layer("line", at | bright, where=where[phase], **STROKES[phase]) for phase in phases]
+        points = at | bright | {"shape": looks["shape"], "tooltip": tooltip(columns)}
+        points["size"] = {"condition": {"test": where["retrained"], "value": 50}, "value": 22}
         lines.append(layer("point", points, filled=True) | {"params": picking(legend=False)})
         panels.append({"title": title, "layer": lines, "height": 260})
     alt = f"Lines of {listed(list(drawn.values()))} over the iterations, for {listed(method_names(methods))}."
-    return Chart(
-        panels,
-        {"rows": records(table)},
-        alt,
-        columns,
-        across=len(panels),
-        key=legend(method_names(methods)),
-        margins=(48,),
-    )
+    datasets, key = {"rows": records(table)}, legend(method_names(methods))
+    return Chart(panels, datasets, alt, columns, across=len(panels), key=key, margins=(48,))
