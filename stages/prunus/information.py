@@ -103,7 +103,38 @@ def terc(
     if not 0 <= keep_at_least <= count:
         raise ValueError(f"keep_at_least: {keep_at_least!r}; there are {count} features")
     _check_order(order, count)
-    fitted = _fitted(predictor, data, seed)
+    return _eliminated(_fitted(predictor, data, seed), order, confidence, regularisation, keep_at_least)
+
+
+def terc_each(
+    features: list, targets: list[Tensor], among: list[list[int]], *, predictor: str, repeats: int, seed: int, **test
+) -> list[list[int]]:
+    """``terc`` for each of several targets (floats [N, T_j]), which chooses among the features ``among[j]`` (ascending,
+    at least one). ``test``: order, confidence, regularisation and keep_at_least, all given; else as for ``terc``.
+
+    With the linear predictor the targets share the Gram matrices, and those that choose among all features their
+    inverse; the result is that of ``terc`` one by one, up to rounding.
+    """
+    _check(predictor, repeats, test["confidence"])
+    shared = predictor == "linear"
+    if shared:
+        whole = _fitted(predictor, _data(features, torch.cat(targets, 1), repeats, seed, in_units=False), seed)
+    kept, end = [], 0
+    for target, own in zip(targets, among, strict=True):
+        start, end = end, end + target.shape[1]
+        if shared:
+            chosen = _eliminated(whole.part(own, slice(start, end)), **test)
+        else:
+            given = [features[i] for i in own]
+            chosen = terc(given, target, predictor=predictor, repeats=repeats, seed=seed, **test)
+        kept.append([own[k] for k in chosen])
+    return kept
+
+
+def _eliminated(
+    fitted: Linear | MLP, order: str | Sequence[int], confidence: float, regularisation: float, keep_at_least: int
+) -> list[int]:
+    count = len(fitted.columns)
     upper = float(fitted.full.mean() + _half_width(fitted.full, confidence))
     information = max(0.0, float((fitted.constant - fitted.full).mean()))
     limits = [upper + regularisation * information * (count - gone) / count for gone in range(count + 1)]
