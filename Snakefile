@@ -23,6 +23,7 @@ sys.path.insert(0, "stages")
 from prunus import params as study_params
 
 COMPUTING = {"pretrain", "reference_flow", "prune_iteration", "prune_at_ratio", "evaluate", "evaluate_at_ratio"}
+COMPUTING.add("measure_information")
 
 
 def refuse_mistakes():

@@ -11,7 +11,7 @@ from prunus.params import for_stage
 from prunus.reporting import statistics, tables
 from prunus.runtime import one_line_errors, write_atomically, write_json
 
-PARAMS = ["study", "imposed"]
+PARAMS = ["study", "imposed", "information.methods"]
 
 
 def main() -> None:
@@ -32,7 +32,8 @@ def main() -> None:
         "channels": tables.channels(study),
         "layers": tables.layers(study),
         "histories": tables.histories(study),
-        "runs": tables.runs(study),
+        "runs": tables.runs(study, params.information.methods),
+        "information": tables.information(study, params.information.methods),
     }
     for name, table in results.items():
         with write_atomically(layout.TABLES / f"{name}.csv") as partial:
