@@ -106,6 +106,17 @@ def test_linear_gaussian_information_is_the_explained_variance(predictor):
     assert estimate.high - estimate.low < 0.2 * exact
 
 
+def test_the_share_is_one_where_all_is_explained_and_none_where_nothing_is():
+    x = normal(400, 3, 0)
+    whole = predictive_information(x, x @ normal(3, 2, 1), predictor="linear", share=True)
+    assert (whole.low, whole.mean, whole.high) == pytest.approx((1, 1, 1), abs=1e-9)
+    half = predictive_information(normal(8000, 2, 2)[:, :1], normal(8000, 2, 2), predictor="linear", share=True)
+    assert half.mean == pytest.approx(0.5, abs=0.03)
+    rare = torch.zeros(400, 1)
+    rare[0] = 1  # the held-out images of some splits are all alike
+    assert predictive_information(x, rare, predictor="linear", share=True).mean == pytest.approx(0, abs=0.1)
+
+
 @pytest.mark.parametrize("predictor", BOTH)
 def test_without_an_irrelevant_input_the_loss_returns_to_the_baseline(predictor):
     x = normal(4000, 3, 0)

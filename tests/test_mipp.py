@@ -176,7 +176,8 @@ def test_a_unit_keeps_the_inputs_it_needs():
     kept = eliminate_weights(network, images)["hidden2.weight"]
     assert sorted((kept[0].nonzero().flatten() % 6).tolist()) == [0, 1]
     assert (kept[1].nonzero().flatten() % 6).tolist() == [2]
-    assert (kept[2:].sum(1) == 1).all() and kept[2:][:, [5, 11]].any(1).all()
+    others = kept[2:][kept[2:].any(1)]  # they say the same: of most of them nothing is needed
+    assert len(others) and (others.sum(1) == 1).all() and others[:, [5, 11]].any(1).all()
 
 
 def test_weights_into_units_that_nothing_reads_go():
@@ -185,8 +186,9 @@ def test_weights_into_units_that_nothing_reads_go():
         network.classifier.weight[:, [1, 5]] = 0
         network.hidden2.weight[:, 3] = 0
     kept = eliminate_weights(network, images)
+    for row in kept["classifier.weight"]:
+        assert (row[:4] ^ row[4:]).tolist() == [True, False, True, True] and not row[[1, 5]].any()
     read = kept["classifier.weight"].any(0)
-    assert (read[:4] ^ read[4:])[[0, 2, 3]].all()
     assert not kept["hidden2.weight"][~read].any()
     assert kept["hidden2.weight"][read].any(1).all()
     assert torch.equal(kept["hidden1.weight"].all(1), kept["hidden2.weight"].any(0))
@@ -205,31 +207,28 @@ def test_a_convolution_loses_whole_kernel_slices():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_weight_masks_nest_and_every_unit_that_is_read_reads(name):
-    data = dataset(400)
+    data = dataset(300)
     network = NETWORKS[name]()
-    recipe = methods.recipe("mipp", settings(structure="weight", samples=400, cells=1, repeats=3, regularisation=[0.2]))
-    before = candidates(network, data)
-    for _ in range(2):
-        masks = recipe.masks(before)
-        again = recipe.masks(candidates(network, data, masks=before.masks))
-        assert all(torch.equal(masks[key], again[key]) for key in masks)
-        assert all(not (masks[key] & ~before.masks[key]).any() for key in masks)
-        assert masking.alive_count(masks) < masking.alive_count(before.masks)
-        assert all(mask.any() for mask in masks.values())
-        alive = channels.alive(before.groups, masks)
-        for group in before.groups:
-            for part in group.writes:
-                if part.parameter in masks:
-                    rows = masks[part.parameter].flatten(1).any(1)[part.index]
-                    assert torch.equal(rows.all(1), alive[group.name]) and torch.equal(rows.any(1), alive[group.name])
-        before = before.at(masks)
+    recipe = methods.recipe("mipp", settings(structure="weight", samples=300, cells=1, repeats=2, regularisation=[0.2]))
+    groups = candidates(network, data).groups
+    few = {group.name: torch.arange(group.size) < 4 for group in groups}  # so that the test is quick
+    before = candidates(network, data, masks=channels.expand(groups, few, masking.ones(network)))
+    masks = recipe.masks(before)
+    again = recipe.masks(candidates(network, data, masks=before.masks))
+    assert all(torch.equal(masks[key], again[key]) for key in masks)
+    assert all(not (masks[key] & ~before.masks[key]).any() for key in masks)
+    assert masking.alive_count(masks) < masking.alive_count(before.masks)
+    assert all(mask.any() for mask in masks.values())
+    alive = channels.alive(groups, masks)
+    for part, living in ((part, alive[group.name]) for group in groups for part in group.writes):
+        if part.parameter in masks:
+            rows = masks[part.parameter].flatten(1).any(1)[part.index]
+            assert torch.equal(rows.all(1), living) and torch.equal(rows.any(1), living)
     pruned = candidates(network, data, masks=masks).networks("current")
     images = data.normalise(data.splits["train"].images[:32])
     with torch.no_grad():
-        answers = pruned(images)
-        torch.testing.assert_close(
-            channels.compact(pruned, before.groups, masks)(images), answers, rtol=1e-5, atol=1e-5
-        )
+        small = channels.compact(pruned, groups, masks)
+        torch.testing.assert_close(small(images), pruned(images), rtol=1e-5, atol=1e-5)
 
 
 def test_include_input_asks_every_unit_for_its_pixels():

@@ -39,19 +39,29 @@ class Estimate:
 
 
 def predictive_information(
-    features, target, *, predictor: str = "mlp", repeats: int = 5, confidence: float = 0.95, seed: int = 0
+    features,
+    target,
+    *,
+    predictor: str = "mlp",
+    repeats: int = 5,
+    confidence: float = 0.95,
+    seed: int = 0,
+    share: bool = False,
 ) -> Estimate:
     """What ``predictor`` learns from the features about the target, on held-out samples.
 
     Arguments as for ``terc``. Units: nats, summed over the columns, for a discrete target (int or bool); explained
     variance in the target's own units, summed over the columns, for floats. ``linear`` sees linear dependence only and
-    takes a discrete target as its one-hot code, whose explained variance it returns. The estimate is low where the
+    takes a discrete target as its one-hot code, whose explained variance it returns. ``share``: instead as a share of
+    the loss of the best constant on the same split, for floats the variance: at most 1. The estimate is low where the
     predictor is not the best one; it may fall below 0. The interval is Student's t over the repeats, whose splits
     overlap, so it covers less than its name says.
     """
     _check(predictor, repeats, confidence)
     fitted = _fitted(predictor, _data(features, target, repeats, seed, in_units=True), seed)
     gains = fitted.constant - fitted.full
+    if share:
+        gains = gains / torch.where(fitted.constant > 0, fitted.constant, 1)
     half = _half_width(gains, confidence)
     return Estimate(float(gains.mean()), float(gains.mean() - half), float(gains.mean() + half))
 

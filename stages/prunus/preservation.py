@@ -4,7 +4,7 @@
 X_l are the units of a channel group as the layers that read it see them, X_{l+1} what those layers write as the next
 ones read it (``prunus.readings``), in network t - 1 and of the units alive there; a unit is alive while any weight that
 reads it is. The information is what a predictor explains of the target's variance on held-out images
-(``predictive_information``), as a share of that variance, so that layers and networks compare. Quantities:
+(``predictive_information``), as a share of that variance (at most 1), so that layers and networks compare. Quantities:
 
 ``before``     I(X_l; X_{l+1}) in network t - 1, the one that is pruned.
 ``kept``       I(X'_l; X_{l+1}), the paper's: X'_l = m_l * X_l are those units of X_l, as network t - 1 computes them,
@@ -23,6 +23,7 @@ from torch import Tensor
 from prunus.channels import Group
 from prunus.information import predictive_information
 from prunus.masks import Masks
+from prunus.predictors import standardised
 from prunus.readings import Readings
 
 QUANTITIES = ("before", "kept", "pruned", "retrained")
@@ -36,13 +37,13 @@ def explained(variables: Tensor, target: Tensor, **options) -> dict[str, float |
     ``options`` and the interval are those of ``predictive_information``. No unit explains nothing; of a target that
     does not vary, or of numbers that are none, there is no share (None).
     """
-    variance = float(target.double().var(0, correction=0).sum())
+    variance = float(standardised(target.double())[1].square().sum()) if target.shape[1] else 0.0
     share = dict.fromkeys(("mean", "low", "high"))
     if math.isfinite(variance) and variance > 0 and variables.isfinite().all():
         share = dict.fromkeys(share, 0.0)
         if variables.shape[1]:
-            found = predictive_information(variables.flatten(1), target, **options)
-            share = {name: getattr(found, name) / variance for name in share}
+            found = predictive_information(variables.flatten(1), target, share=True, **options)
+            share = {name: getattr(found, name) for name in share}
     return share | {"variance": variance if math.isfinite(variance) else None}
 
 
