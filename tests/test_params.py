@@ -110,6 +110,26 @@ def test_an_imposed_ratio_needs_a_study_that_has_it_and_methods_that_take_it(raw
     assert params.validate(raw).imposed.chains == ["thinet_at_mipp"]
 
 
+def test_information_is_measured_between_the_layers_of_chains_of_the_study(raw):
+    raw["study"]["methods"] = ["sap", "mipp"]
+    raw["imposed"] = {"ratio_of": "mipp", "methods": ["thinet"]}
+    raw["information"]["methods"] = ["mipp", "thinet_at_mipp"]
+    assert params.validate(raw).information.methods == ["mipp", "thinet_at_mipp"]
+    raw["information"]["methods"] = ["thinet", "sap", "sap"]
+    with pytest.raises(params.ParamsError) as error:
+        params.validate(raw)
+    assert str(error.value).splitlines() == [
+        "information.methods: 'sap' is listed twice",
+        "information.methods: 'thinet' is no chain of this study; allowed: sap, mipp, thinet_at_mipp",
+    ]
+    raw["study"].update(network="linear", methods=["sap"])
+    raw["imposed"]["methods"], raw["information"]["methods"] = [], ["sap"]
+    with pytest.raises(params.ParamsError, match="information.methods: measures between layers, and linear has one"):
+        params.validate(raw)
+    raw["information"]["methods"] = []
+    assert params.validate(raw).study.network == "linear"
+
+
 def test_pretrained_needs_rgb(raw):
     raw["network"]["pretrained"], raw["study"]["network"], raw["study"]["dataset"] = True, "resnet18", "mnist"
     with pytest.raises(params.ParamsError, match="pretrained needs RGB images"):
