@@ -76,7 +76,7 @@ def test_information_is_gathered_where_it_is_measured(build):
 
 
 def test_the_columns_of_information_are_those_the_stage_writes():
-    assert tables.INFORMATION_COLUMNS == ["seed", "method", "iteration", *preservation.COLUMNS]
+    assert ["seed", "method", "iteration", *preservation.COLUMNS] == tables.INFORMATION_COLUMNS
 
 
 def test_latency_comes_from_the_record_of_the_evaluation(build):
