@@ -30,7 +30,7 @@ from prunus import channels
 from prunus.catalogue import SINGLE_LAYER
 from prunus.channels import Group, Slice
 from prunus.information import terc, terc_each
-from prunus.masks import Masks
+from prunus.masks import Masks, alive_count
 from prunus.params import NonNegative, Positive
 from prunus.readings import Readings, capture, cells, reader_name, written_cells
 from prunus.recipe import Candidates, FixedEpochsSettings, Recipe, StructureSettings
@@ -149,7 +149,7 @@ def eliminate_weights(
 
     kept = capture(network, images, {name: reduce(name) for name in layers if name in index})
     for name in reversed(kept):
-        masks = channels.expand(groups, channels.alive(groups, masks), masks)
+        masks = _without_unread(groups, masks)
         variables, written = kept[name]
         mask = masks[f"{name}.weight"]
         reads = mask.flatten(2).any(2) if mask.dim() > 2 else mask
@@ -171,7 +171,16 @@ def eliminate_weights(
         for unit, candidates, chosen in zip(units, among, needed, strict=True):
             gone = sorted(set(candidates) - set(chosen))
             mask[unit, index[name][gone].flatten()] = False
-    return channels.expand(groups, channels.alive(groups, masks), masks)
+    return _without_unread(groups, masks)
+
+
+def _without_unread(groups: list[Group], masks: Masks) -> Masks:
+    """``masks`` without the weights into units that nothing reads, and into those that only they read."""
+    before = None
+    while before != alive_count(masks):
+        before = alive_count(masks)
+        masks = channels.expand(groups, channels.alive(groups, masks), masks)
+    return masks
 
 
 def recipe(settings: Settings) -> Recipe:
