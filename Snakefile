@@ -23,7 +23,7 @@ sys.path.insert(0, "stages")
 from prunus import params as study_params
 
 COMPUTING = {"pretrain", "reference_flow", "prune_iteration", "prune_at_ratio", "evaluate", "evaluate_at_ratio"}
-COMPUTING |= {"transfer"}
+COMPUTING |= {"measure_information", "transfer"}
 
 
 def refuse_mistakes():

@@ -11,7 +11,7 @@ from prunus.params import for_stage
 from prunus.reporting import matched, statistics, tables
 from prunus.runtime import one_line_errors, write_atomically, write_json
 
-PARAMS = ["study", "imposed", "transfer.datasets", "transfer.methods"]
+PARAMS = ["study", "imposed", "transfer.datasets", "transfer.methods", "information.methods"]
 
 KEYS = ["seed", "method", "iteration"]
 
@@ -23,7 +23,7 @@ def main() -> None:
     imposed = params.imposed.chains
     study = params.study.model_copy(update={"methods": [*params.study.methods, *imposed]})
     comparison = tables.comparison(study)
-    summary, runs = statistics.summary(comparison, study.methods), tables.runs(study)
+    summary, runs = statistics.summary(comparison, study.methods), tables.runs(study, params.information.methods)
     transfer = tables.transfer(study, comparison, params.transfer.datasets, params.transfer.methods)
     results = {
         "comparison": comparison,
@@ -39,6 +39,7 @@ def main() -> None:
         "transfer": transfer,
         "transfer_summary": statistics.transfer_summary(transfer),
         "runs": runs,
+        "information": tables.information(study, params.information.methods),
     }
     for name, table in results.items():
         with write_atomically(layout.TABLES / f"{name}.csv") as partial:

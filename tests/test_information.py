@@ -106,6 +106,17 @@ def test_linear_gaussian_information_is_the_explained_variance(predictor):
     assert estimate.high - estimate.low < 0.2 * exact
 
 
+def test_the_share_is_one_where_all_is_explained_and_none_where_nothing_is():
+    x = normal(400, 3, 0)
+    whole = predictive_information(x, x @ normal(3, 2, 1), predictor="linear", share=True)
+    assert (whole.low, whole.mean, whole.high) == pytest.approx((1, 1, 1), abs=1e-9)
+    half = predictive_information(normal(8000, 2, 2)[:, :1], normal(8000, 2, 2), predictor="linear", share=True)
+    assert half.mean == pytest.approx(0.5, abs=0.03)
+    rare = torch.zeros(400, 1)
+    rare[0] = 1  # the held-out images of some splits are all alike
+    assert predictive_information(x, rare, predictor="linear", share=True).mean == pytest.approx(0, abs=0.1)
+
+
 @pytest.mark.parametrize("predictor", BOTH)
 def test_without_an_irrelevant_input_the_loss_returns_to_the_baseline(predictor):
     x = normal(4000, 3, 0)
@@ -356,3 +367,44 @@ def test_bad_input_is_refused(arguments, options, message):
 def test_bad_options_of_terc_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         terc(X, Y, **options)
+
+
+# --- many targets at once --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("predictor", BOTH)
+def test_each_target_keeps_what_terc_keeps_for_it_alone(predictor):
+    x = normal(1200, 7, 40)
+    x[:, 5] = x[:, 0] - 2 * x[:, 3]
+    features = [x[:, :1], x[:, 1:3], *x[:, 3:].split(1, 1)]
+    mixing = normal(7, 4, 41) * torch.tensor([1, 1, 0, 1, 0, 0, 1])[:, None]
+    targets = [*(x @ mixing + 0.1 * normal(1200, 4, 42)).split([1, 2, 1], 1)]
+    among = [list(range(6)), [0, 1, 3, 4], [2]]
+    test = {"order": "mi", "confidence": 0.95, "regularisation": 0.01, "keep_at_least": 1}
+    options = {"predictor": predictor, "repeats": 3, "seed": 0} | test
+    found = information.terc_each(features, targets, among, **options)
+    alone = [
+        [own[k] for k in terc([features[i] for i in own], target, **options)]
+        for target, own in zip(targets, among, strict=True)
+    ]
+    assert found == alone
+    assert found[2] == [2] and len(found[0]) < 6
+
+
+def test_a_part_of_a_fit_is_the_fit_of_the_part():
+    x, target = normal(600, 6, 50), normal(600, 5, 51)
+    target[:, :3] += x[:, :3]
+    whole = predictors.Linear(prepared(list(x.split([1, 2, 1, 2], 1)), target), 0)
+    for features, columns in ([0, 2, 3], [0, 3, 4, 5]), ([0, 1, 2, 3], range(6)):
+        part = whole.part(features, slice(1, 4))
+        widths = [len(whole.columns[feature]) for feature in features]
+        alone = predictors.Linear(prepared(list(x[:, list(columns)].split(widths, 1)), target[:, 1:4]), 0)
+        for left in range(len(features)):
+            assert part.without(left).tolist() == pytest.approx(alone.without(left).tolist(), rel=1e-9)
+            part.remove(left)
+            alone.remove(left)
+        for name in ("constant", "full"):
+            assert getattr(part, name).tolist() == pytest.approx(getattr(alone, name).tolist(), rel=1e-9)
+        assert part.single().tolist() == pytest.approx(alone.single().tolist(), rel=1e-9, abs=1e-12)
+    whole.remove(0)
+    assert whole.full.isfinite().all()

@@ -153,3 +153,100 @@ def test_each_iteration_has_its_regularisation_and_the_last_one_holds():
         given = Candidates(network, masking.ones(network), iteration, data, 0, None)
         counts.append(masking.alive_count(methods.recipe("mipp", own).masks(given)))
     assert counts[0] > counts[1] == counts[2]
+
+
+# --- structure: weight -----------------------------------------------------------------------------------------------
+
+
+def eliminate_weights(network, images, masks=None, **changes):
+    groups = channels.groups(network, tuple(images.shape[1:]))
+    own = settings(structure="weight", **changes)
+    return mipp.eliminate_weights(network, groups, masks or masking.ones(network), images, own, 0)
+
+
+def test_a_unit_keeps_the_inputs_it_needs():
+    """Of hidden1, units 0-5 are unique and 6-11 their copies; what a unit reads with weight zero tells it nothing."""
+    network, images = duplicated(), torch.randn(1500, 1, 4, 4)
+    with torch.no_grad():
+        network.hidden1.bias[:6], network.hidden1.bias[6:] = 3.0, 9.0  # nearly always active: sums are exact
+        network.hidden2.weight.zero_()
+        network.hidden2.weight[0, [0, 1]] = torch.tensor([1.0, -1.0])  # needs 0 and 1, or their copies
+        network.hidden2.weight[1, [2, 8]] = 1.0  # reads 2 and its copy: needs one of them
+        network.hidden2.weight[2:, 5] = 1.0
+    kept = eliminate_weights(network, images)["hidden2.weight"]
+    assert sorted((kept[0].nonzero().flatten() % 6).tolist()) == [0, 1]
+    assert (kept[1].nonzero().flatten() % 6).tolist() == [2]
+    others = kept[2:][kept[2:].any(1)]  # they say the same: of most of them nothing is needed
+    assert len(others) and (others.sum(1) == 1).all() and others[:, [5, 11]].any(1).all()
+
+
+def test_weights_into_units_that_nothing_reads_go():
+    network, images = duplicated(), torch.randn(1500, 1, 4, 4)
+    with torch.no_grad():
+        network.classifier.weight[:, [1, 5]] = 0
+        network.hidden2.weight[:, 3] = 0
+    kept = eliminate_weights(network, images)
+    for row in kept["classifier.weight"]:
+        assert (row[:4] ^ row[4:]).tolist() == [True, False, True, True] and not row[[1, 5]].any()
+    read = kept["classifier.weight"].any(0)
+    assert not kept["hidden2.weight"][~read].any()
+    assert kept["hidden2.weight"][read].any(1).all()
+    assert torch.equal(kept["hidden1.weight"].all(1), kept["hidden2.weight"].any(0))
+    assert torch.equal(kept["hidden1.weight"].any(1), kept["hidden2.weight"].any(0))
+
+
+def test_a_convolution_loses_whole_kernel_slices():
+    network, images = networks.build("lenet5", 1, 8, 3).eval(), torch.randn(600, 1, 8, 8)
+    with torch.no_grad():
+        network.conv2.weight[4, 3:] = 0
+    kept = eliminate_weights(network, images, cells=1, regularisation=[0.05])["conv2.weight"]
+    slices = kept.flatten(2)
+    assert torch.equal(slices.any(2), slices.all(2))
+    assert not kept[4, 3:].any() and not kept.all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weight_masks_nest_and_every_unit_that_is_read_reads(name):
+    data = dataset(300)
+    network = NETWORKS[name]()
+    recipe = methods.recipe("mipp", settings(structure="weight", samples=300, cells=1, repeats=2, regularisation=[0.2]))
+    groups = candidates(network, data).groups
+    few = {group.name: torch.arange(group.size) < 4 for group in groups}  # so that the test is quick
+    before = candidates(network, data, masks=channels.expand(groups, few, masking.ones(network)))
+    masks = recipe.masks(before)
+    again = recipe.masks(candidates(network, data, masks=before.masks))
+    assert all(torch.equal(masks[key], again[key]) for key in masks)
+    assert all(not (masks[key] & ~before.masks[key]).any() for key in masks)
+    assert masking.alive_count(masks) < masking.alive_count(before.masks)
+    assert all(mask.any() for mask in masks.values())
+    alive = channels.alive(groups, masks)
+    for part, living in ((part, alive[group.name]) for group in groups for part in group.writes):
+        if part.parameter in masks:
+            rows = masks[part.parameter].flatten(1).any(1)[part.index]
+            assert torch.equal(rows.all(1), living) and torch.equal(rows.any(1), living)
+    pruned = candidates(network, data, masks=masks).networks("current")
+    images = data.normalise(data.splits["train"].images[:32])
+    with torch.no_grad():
+        small = channels.compact(pruned, groups, masks)
+        torch.testing.assert_close(small(images), pruned(images), rtol=1e-5, atol=1e-5)
+
+
+def test_include_input_asks_every_unit_for_its_pixels():
+    data = dataset(1500)
+    network = networks.build("mlp", *data.form)
+    groups = candidates(network, data).groups
+    few = {group.name: torch.arange(group.size) < 4 for group in groups}  # so that the test is quick
+    given = candidates(network, data, masks=channels.expand(groups, few, masking.ones(network)))
+    own = settings(structure="weight", include_input=True, regularisation=[1e-8])
+    read = methods.recipe("mipp", own).masks(given)["hidden1.weight"][:4].view(4, 8, 8)
+    assert not read[:, :, -1].any()
+    assert (read[:, :, 0] ^ read[:, :, 1]).all()
+    assert read[:, :, 2:-1].all()
+    left = methods.recipe("mipp", own.model_copy(update={"include_input": False})).masks(given)
+    assert torch.equal(left["hidden1.weight"], given.masks["hidden1.weight"])
+
+
+def test_the_structure_says_whether_channels_go():
+    assert settings().prunes_channels and not settings(structure="weight").prunes_channels
+    assert "one layer" in settings(structure="weight").misfit("linear", 1)
+    assert settings(structure="weight", include_input=True).misfit("linear", 1) is None

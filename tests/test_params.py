@@ -171,6 +171,26 @@ def test_transfers_that_make_sense(raw):
     assert transfer(raw, datasets=["cifar100", "image_folder"], classes=[0, 60]) == []
 
 
+def test_information_is_measured_between_the_layers_of_chains_of_the_study(raw):
+    raw["study"]["methods"] = ["sap", "mipp"]
+    raw["imposed"] = {"ratio_of": "mipp", "methods": ["thinet"]}
+    raw["information"]["methods"] = ["mipp", "thinet_at_mipp"]
+    assert params.validate(raw).information.methods == ["mipp", "thinet_at_mipp"]
+    raw["information"]["methods"] = ["thinet", "sap", "sap"]
+    with pytest.raises(params.ParamsError) as error:
+        params.validate(raw)
+    assert str(error.value).splitlines() == [
+        "information.methods: 'sap' is listed twice",
+        "information.methods: 'thinet' is no chain of this study; allowed: sap, mipp, thinet_at_mipp",
+    ]
+    raw["study"].update(network="linear", methods=["sap"])
+    raw["imposed"]["methods"], raw["information"]["methods"] = [], ["sap"]
+    with pytest.raises(params.ParamsError, match="information.methods: measures between layers, and linear has one"):
+        params.validate(raw)
+    raw["information"]["methods"] = []
+    assert params.validate(raw).study.network == "linear"
+
+
 def test_pretrained_needs_rgb(raw):
     raw["network"]["pretrained"], raw["study"]["network"], raw["study"]["dataset"] = True, "resnet18", "mnist"
     with pytest.raises(params.ParamsError, match="pretrained needs RGB images"):

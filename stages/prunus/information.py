@@ -39,19 +39,29 @@ class Estimate:
 
 
 def predictive_information(
-    features, target, *, predictor: str = "mlp", repeats: int = 5, confidence: float = 0.95, seed: int = 0
+    features,
+    target,
+    *,
+    predictor: str = "mlp",
+    repeats: int = 5,
+    confidence: float = 0.95,
+    seed: int = 0,
+    share: bool = False,
 ) -> Estimate:
     """What ``predictor`` learns from the features about the target, on held-out samples.
 
     Arguments as for ``terc``. Units: nats, summed over the columns, for a discrete target (int or bool); explained
     variance in the target's own units, summed over the columns, for floats. ``linear`` sees linear dependence only and
-    takes a discrete target as its one-hot code, whose explained variance it returns. The estimate is low where the
+    takes a discrete target as its one-hot code, whose explained variance it returns. ``share``: instead as a share of
+    the loss of the best constant on the same split, for floats the variance: at most 1. The estimate is low where the
     predictor is not the best one; it may fall below 0. The interval is Student's t over the repeats, whose splits
     overlap, so it covers less than its name says.
     """
     _check(predictor, repeats, confidence)
     fitted = _fitted(predictor, _data(features, target, repeats, seed, in_units=True), seed)
     gains = fitted.constant - fitted.full
+    if share:
+        gains = gains / torch.where(fitted.constant > 0, fitted.constant, 1)
     half = _half_width(gains, confidence)
     return Estimate(float(gains.mean()), float(gains.mean() - half), float(gains.mean() + half))
 
@@ -103,7 +113,38 @@ def terc(
     if not 0 <= keep_at_least <= count:
         raise ValueError(f"keep_at_least: {keep_at_least!r}; there are {count} features")
     _check_order(order, count)
-    fitted = _fitted(predictor, data, seed)
+    return _eliminated(_fitted(predictor, data, seed), order, confidence, regularisation, keep_at_least)
+
+
+def terc_each(
+    features: list, targets: list[Tensor], among: list[list[int]], *, predictor: str, repeats: int, seed: int, **test
+) -> list[list[int]]:
+    """``terc`` for each of several targets (floats [N, T_j]), which chooses among the features ``among[j]`` (ascending,
+    at least one). ``test``: order, confidence, regularisation and keep_at_least, all given; else as for ``terc``.
+
+    With the linear predictor the targets share the Gram matrices, and those that choose among all features their
+    inverse; the result is that of ``terc`` one by one, up to rounding.
+    """
+    _check(predictor, repeats, test["confidence"])
+    shared = predictor == "linear"
+    if shared:
+        whole = _fitted(predictor, _data(features, torch.cat(targets, 1), repeats, seed, in_units=False), seed)
+    kept, end = [], 0
+    for target, own in zip(targets, among, strict=True):
+        start, end = end, end + target.shape[1]
+        if shared:
+            chosen = _eliminated(whole.part(own, slice(start, end)), **test)
+        else:
+            given = [features[i] for i in own]
+            chosen = terc(given, target, predictor=predictor, repeats=repeats, seed=seed, **test)
+        kept.append([own[k] for k in chosen])
+    return kept
+
+
+def _eliminated(
+    fitted: Linear | MLP, order: str | Sequence[int], confidence: float, regularisation: float, keep_at_least: int
+) -> list[int]:
+    count = len(fitted.columns)
     upper = float(fitted.full.mean() + _half_width(fitted.full, confidence))
     information = max(0.0, float((fitted.constant - fitted.full).mean()))
     limits = [upper + regularisation * information * (count - gone) / count for gone in range(count + 1)]

@@ -46,7 +46,8 @@ def chain(method: str, ratio_of: str | None = None) -> str:
 
 
 def evaluation(seed: int, method: str) -> Path:
-    """Folder of a chain's evaluation: ``iterations.csv``, ``layers.csv`` and ``history.csv``."""
+    """Folder of a chain's evaluation: ``iterations.csv``, ``layers.csv``, ``history.csv``, and where measured
+    ``information.csv``."""
     return RUNS / "evaluations" / f"seed{seed}" / method
 
 

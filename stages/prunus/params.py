@@ -11,7 +11,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from prunus import layout
-from prunus.catalogue import DATASETS, SMALLEST_SIDE, misfit
+from prunus.catalogue import DATASETS, SINGLE_LAYER, SMALLEST_SIDE, misfit
 
 METHOD_FILES = Path(__file__).parent / "methods"
 
@@ -123,6 +123,14 @@ class Flow(Section):
     samples: Annotated[int, Field(ge=2)]
 
 
+class Information(Section):
+    methods: list[str]
+    samples: Annotated[int, Field(ge=20)]
+    predictor: Literal["linear", "mlp"]
+    repeats: Annotated[int, Field(ge=2)]
+    cells: Positive
+
+
 class Device(Section):
     accelerator: Literal["auto", "cpu", "cuda"]
     threads: Positive
@@ -139,6 +147,7 @@ class _Sections(Section):
     network: Network
     training: Training
     flow: Flow
+    information: Information
     device: Device
     methods: dict[str, dict[str, Any]]
 
@@ -268,6 +277,16 @@ def _transfer_lines(sections: _Sections) -> list[str]:
     ]
 
 
+def _information_lines(sections: _Sections) -> list[str]:
+    wanted, study = sections.information.methods, sections.study
+    lines = _duplicates("information.methods", wanted)
+    if wanted and study.network in SINGLE_LAYER:
+        lines.append(f"information.methods: measures between layers, and {study.network} has one; allowed: []")
+    chains = [*study.methods, *sections.imposed.chains]
+    allowed = f"is no chain of this study; allowed: {', '.join(chains)}"
+    return lines + [_line("information.methods", name, allowed) for name in wanted if name not in chains]
+
+
 def validate(raw: object, methods: bool = True) -> SimpleNamespace:
     """Check the content of params.yaml and return its sections as attributes.
 
@@ -291,6 +310,7 @@ def validate(raw: object, methods: bool = True) -> SimpleNamespace:
     lines += _classes_lines("data.classes", sections.data.classes, study.dataset)
     lines += _imposed_lines(sections, settings) if methods else []
     lines += _transfer_lines(sections)
+    lines += _information_lines(sections)
     lines += [
         f"study.methods: {name!r} has no block under methods; blocks: {', '.join(sections.methods)}"
         for name in study.methods

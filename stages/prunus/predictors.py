@@ -3,6 +3,7 @@
 ``information`` builds its estimates and tests on them. Both predictors are fitted R times, each time on another split.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -60,7 +61,7 @@ class Linear:
         self.columns = data.columns
         both = torch.cat([x, y], 1)
         width, total, total_sum = x.shape[1], x.T @ both, both.sum(0)
-        fits, helds, constants = [], [], []
+        fits, helds, constants, spreads = [], [], [], []
         for rows in data.held:
             part, n = both[rows], len(rows)
             held, held_sum = part[:, :width].T @ part, part.sum(0)
@@ -69,18 +70,40 @@ class Linear:
             held_mean = held_sum / n
             cross = held_mean[:width, None] * mean + mean[:width, None] * held_mean
             helds.append(held / n - cross + mean[:width, None] * mean)
-            constants.append((part[:, width:] - mean[width:]).square().sum(1).mean())
+            squares = (part[:, width:] - mean[width:]).square()
+            constants.append(squares.sum(1).mean())
+            spreads.append(squares.mean(0))
         fit, held = torch.stack(fits), torch.stack(helds)
         self._fit, self._fit_xy = fit[..., :width], fit[..., width:]
         self._held, self._held_xy = held[..., :width], held[..., width:]
         self._fit.diagonal(dim1=1, dim2=2).add_(RIDGE)
-        self.constant = torch.stack(constants)
+        self.constant, self._spread = torch.stack(constants), torch.stack(spreads)
         self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(self._fit))
+        self._solve()
+
+    def _solve(self) -> None:
         self._weights = self._inverse @ self._fit_xy
         self._residual = self._held_xy - self._held @ self._weights
         self.full = self.constant - ((self._held_xy + self._residual) * self._weights).sum((1, 2))
         self._now = self.full
         self._panel, self._places, self._removed = None, {}, []
+
+    def part(self, features: list[int], outputs: slice) -> "Linear":
+        """The fit of some outputs by some features (ascending), from the same Gram matrices, nothing removed yet."""
+        other = copy.copy(self)
+        whole = self.columns
+        columns = torch.cat([whole[feature] for feature in features])
+        other.columns = list(torch.arange(len(columns), device=columns.device).split([len(whole[f]) for f in features]))
+        other.constant = self._spread[:, outputs].sum(1)
+        other._fit_xy, other._held_xy = (xy[:, columns, outputs] for xy in (self._fit_xy, self._held_xy))
+        if len(features) == len(whole):
+            other._inverse = self._inverse.clone()
+        else:
+            rows = columns[:, None]
+            other._fit, other._held = self._fit[:, rows, columns], self._held[:, rows, columns]
+            other._inverse = torch.cholesky_inverse(torch.linalg.cholesky(other._fit))
+        other._solve()
+        return other
 
     def single(self) -> Tensor:
         """[F]: the information in each feature alone, mean over the repeats."""

@@ -1,4 +1,8 @@
-"""What the readers of a channel group see: inputs and outputs of conv and linear layers, channel by channel."""
+"""What the readers of a channel group see: inputs and outputs of conv and linear layers, channel by channel.
+
+`Readings` pairs each group with the layers that read it, for what mutual information between layers needs (MIPP,
+arXiv 2411.00147: X_l and X_{l+1}).
+"""
 
 import math
 from collections.abc import Callable, Iterable
@@ -7,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prunus.channels import Slice
+from prunus.channels import Group, Slice
+from prunus.masks import Masks
 
 Kept = Tensor | tuple[Tensor | None, ...]
 Reduce = Callable[[Tensor, Tensor], Kept]
@@ -87,3 +92,52 @@ def cells(reading: Tensor, index: Tensor, cells: int) -> Tensor:
 def _pooled(maps: Tensor, cells: int) -> Tensor:
     height, width = maps.shape[2:]
     return F.adaptive_avg_pool2d(maps, (min(cells, height), min(cells, width)))
+
+
+def written_cells(written: Tensor, side: int) -> Tensor:
+    """The output of a layer as [N, T], channel by channel: ``side`` x ``side`` cells of maps, means over tokens."""
+    if written.dim() == 4:
+        return _pooled(written, side).flatten(1)
+    return written.mean(1) if written.dim() == 3 else written
+
+
+class Readings:
+    """What each group's readers see and write, on a sample of images.
+
+    Arguments: ``groups`` of ``network``; ``images`` [N, C, H, W] as it takes them; ``side``: a map is read as
+    ``side`` x ``side`` means. Every channel of the network is there, alive or not.
+    """
+
+    def __init__(self, network: nn.Module, groups: list[Group], images: Tensor, side: int):
+        layers = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+        self.position = {name: position for position, name in enumerate(layers)}  # named_modules is forward order
+        self.writer = {reader_name(part): group for group in groups for part in group.writes}
+        self.readers = {
+            group.name: sorted((reader_name(part) for part in group.reads), key=self.position.get) for group in groups
+        }
+        index = {reader_name(part): part.index for group in groups for part in group.reads}
+
+        def reduce(name: str):
+            last = name not in self.writer  # nothing prunable reads what it writes
+
+            def keep(read: Tensor, written: Tensor) -> tuple[Tensor, Tensor | None]:
+                return cells(read, index[name], side), written_cells(written, side) if last else None
+
+            return keep
+
+        self._kept = capture(network, images, {name: reduce(name) for name in index})
+
+    def variables(self, group: Group) -> Tensor:
+        """[N, channels, k]: the cells of each channel, of all readers side by side."""
+        return torch.cat([self._kept[name][0] for name in self.readers[group.name]], 2)
+
+    def target(self, group: Group, alive: Masks) -> Tensor:
+        """[N, T]: what the readers write, as the next layer reads it, of the channels that are alive."""
+        return torch.cat([self._written(name, alive) for name in self.readers[group.name]], 1)
+
+    def _written(self, name: str, alive: Masks) -> Tensor:
+        if name not in self.writer:
+            return self._kept[name][1]
+        group = self.writer[name]
+        following = next(reader for reader in self.readers[group.name] if self.position[reader] > self.position[name])
+        return self._kept[following][0][:, alive[group.name]].flatten(1)

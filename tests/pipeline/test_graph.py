@@ -111,6 +111,22 @@ def test_networks_go_to_another_task_by_stages_of_their_own(fresh):
     }
 
 
+def test_information_is_measured_of_the_chains_that_are_listed(fresh):
+    project = fresh("information")
+    project.edit(study__methods=["imp_channels"], imposed__ratio_of="imp_channels", imposed__methods=["thinet"])
+    project.edit(information__methods=["imp_channels", "thinet_at_imp_channels"])
+    graph = Repo(str(project.root)).index.graph
+    before = {stage.name: {other.name for other in graph.successors(stage)} for stage in graph.nodes}
+    own = {"prepare_data", "pretrain@0"}
+    for chain, stage in (
+        ("imp_channels", "prune_iteration@0-imp_channels"),
+        ("thinet_at_imp_channels", "prune_at_ratio@0-thinet"),
+    ):
+        pruning = {f"{stage}-iteration{position}" for position in (0, 1)}
+        assert before[f"measure_information@0-{chain}"] == own | pruning
+        assert f"measure_information@0-{chain}" in before["compare"]
+
+
 def declared_code(name):
     """Files under stages/ that a stage lists, folders spelled out, without the method's own file."""
     listed = {ROOT / path for path in GRAPH[name]["deps"] if path.startswith("stages/") and "${" not in path}

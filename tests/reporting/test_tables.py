@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import compare
-from prunus import layout
+from prunus import layout, preservation
 from prunus.reporting import tables
 from prunus.runtime import StageError
 
@@ -47,10 +47,36 @@ def test_missing_record_is_unknown_not_zero(build):
     table = tables.comparison(study).set_index(["seed", "iteration"])
     assert np.isnan(table.loc[(0, 2), "train_seconds"])
     assert table.loc[(0, 1), "train_seconds"] > 0
-    runs = tables.runs(study)
+    runs = tables.runs(study, [])
     assert len(runs) == 1 + 2 * (2 + 2 + 1)
     assert runs["seconds_total"].isna().sum() == 1
     assert runs.loc[runs["seconds_total"].isna(), "stage"].tolist() == ["prune_iteration"]
+
+
+def test_information_is_gathered_where_it_is_measured(build):
+    study = build(seeds=[0, 1], methods=["mipp", "sap"], iterations=2)
+    nothing = tables.information(study, [])
+    assert nothing.empty and list(nothing.columns) == tables.INFORMATION_COLUMNS
+    with pytest.raises(StageError, match=r"`python stages/measure_information.py --seed 0 --method mipp` makes it"):
+        tables.information(study, ["mipp"])
+    for seed in study.seeds:
+        rows = [
+            dict.fromkeys(tables.INFORMATION_COLUMNS, 0.5)
+            | {"seed": seed, "method": "mipp", "iteration": t, "layer": "fc1", "quantity": "kept"}
+            for t in (1, 2, 3)  # the third is a leftover
+        ]
+        pd.DataFrame(rows).to_csv(layout.evaluation(seed, "mipp") / "information.csv", index=False)
+    table = tables.information(study, ["mipp"])
+    assert list(table.columns) == tables.INFORMATION_COLUMNS
+    assert table[["seed", "iteration"]].values.tolist() == [[0, 1], [0, 2], [1, 1], [1, 2]]
+    assert tables.runs(study, ["mipp"])["stage"].eq("measure_information").sum() == 2
+    longer = study.model_copy(update={"iterations": [*study.iterations, study.iterations[-1], study.iterations[-1]]})
+    with pytest.raises(StageError, match="has no iteration 4; .*measure_information"):
+        tables.information(longer, ["mipp"])
+
+
+def test_the_columns_of_information_are_those_the_stage_writes():
+    assert ["seed", "method", "iteration", *preservation.COLUMNS] == tables.INFORMATION_COLUMNS
 
 
 def test_latency_comes_from_the_record_of_the_evaluation(build):

@@ -13,29 +13,34 @@ sample shows: ``confidence`` is the level of the intervals that must separate be
 prunes more), ``regularisation`` the information a layer may lose, see ``terc``. One iteration of a chain is one run of
 the algorithm, on the network as retrained last (``when: trained``) or as drawn with the pruned channels at zero
 (``when: initial``).
+
+``structure: weight`` puts the same question to every unit of the next layer by itself (an open question of the paper's;
+how is ours): which channels does its own pre-activation need? The weights with which it reads the others go (of a
+convolution a whole kernel slice w[j, i]), as do all weights into units that nothing reads any more. The target is the
+pre-activation because the unit's activation is a function of it, and because a skip connection adds nothing to it.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from prunus import channels
+from prunus.catalogue import SINGLE_LAYER
 from prunus.channels import Group, Slice
-from prunus.information import terc
-from prunus.masks import Masks
+from prunus.information import terc, terc_each
+from prunus.masks import Masks, alive_count
 from prunus.params import NonNegative, Positive
-from prunus.readings import capture, cells, reader_name
-from prunus.recipe import Candidates, ChannelSettings, FixedEpochsSettings, Recipe
+from prunus.readings import Readings, capture, cells, reader_name, written_cells
+from prunus.recipe import Candidates, FixedEpochsSettings, Recipe, StructureSettings
 from prunus.runtime import StageError
 
 INPUT = "input"
 FLAT_INPUT = ("linear", "mlp")  # networks whose first layer reads pixels one by one
 
 
-class Settings(ChannelSettings, FixedEpochsSettings):
+class Settings(StructureSettings, FixedEpochsSettings):
     """``regularisation``: entry t is iteration t's, the last one holds from there on. ``include_input``: also choose
     among the pixels (linear, mlp) or the colour channels that the network reads."""
 
@@ -51,10 +56,24 @@ class Settings(ChannelSettings, FixedEpochsSettings):
 
     def misfit(self, network: str, channels: int) -> str | None:
         if not self.include_input:
+            if network in SINGLE_LAYER and not self.prunes_channels:
+                return f"chooses what the layers after the first one read, and {network} has one layer"
             return super().misfit(network, channels)
         if channels == 1 and network not in FLAT_INPUT:
             return f"has include_input: true, and the first layer of {network} reads one channel: nothing to choose"
         return None
+
+    def test(self, iteration: int, seed: int) -> dict[str, Any]:
+        """What ``terc`` is told at an iteration."""
+        return {
+            "order": self.order,
+            "predictor": self.predictor,
+            "confidence": self.confidence,
+            "regularisation": self.regularisation[min(iteration, len(self.regularisation)) - 1],
+            "repeats": self.repeats,
+            "keep_at_least": 1,
+            "seed": seed,
+        }
 
 
 def input_group(network: nn.Module) -> Group:
@@ -62,51 +81,6 @@ def input_group(network: nn.Module) -> Group:
     name, first = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear))
     index = torch.arange(first.weight.shape[1], device=first.weight.device)[:, None]
     return Group(INPUT, len(index), (Slice(f"{name}.weight", 1, index),))
-
-
-class _Readings:
-    """What each group's readers see and write, on a sample of images."""
-
-    def __init__(self, network: nn.Module, groups: list[Group], images: Tensor, side: int):
-        layers = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-        self.position = {name: position for position, name in enumerate(layers)}  # named_modules is forward order
-        self.writer = {reader_name(part): group for group in groups for part in group.writes}
-        self.readers = {
-            group.name: sorted((reader_name(part) for part in group.reads), key=self.position.get) for group in groups
-        }
-        index = {reader_name(part): part.index for group in groups for part in group.reads}
-
-        def reduce(name: str):
-            last = name not in self.writer  # nothing prunable reads what it writes
-
-            def keep(read: Tensor, written: Tensor) -> tuple[Tensor, Tensor | None]:
-                return cells(read, index[name], side), _pooled(written, side) if last else None
-
-            return keep
-
-        self._kept = capture(network, images, {name: reduce(name) for name in index})
-
-    def variables(self, group: Group) -> Tensor:
-        """[N, channels, k]: the cells of each channel, of all readers side by side."""
-        return torch.cat([self._kept[name][0] for name in self.readers[group.name]], 2)
-
-    def target(self, group: Group, alive: Masks) -> Tensor:
-        """[N, T]: what the readers write, as the next layer reads it, of the channels that are alive."""
-        return torch.cat([self._written(name, alive) for name in self.readers[group.name]], 1)
-
-    def _written(self, name: str, alive: Masks) -> Tensor:
-        if name not in self.writer:
-            return self._kept[name][1]
-        group = self.writer[name]
-        following = next(reader for reader in self.readers[group.name] if self.position[reader] > self.position[name])
-        return self._kept[following][0][:, alive[group.name]].flatten(1)
-
-
-def _pooled(written: Tensor, side: int) -> Tensor:
-    """A layer's output as [N, T]: cells of maps, means over tokens."""
-    if written.dim() == 4:
-        return F.adaptive_avg_pool2d(written, min(side, written.shape[2])).flatten(1)
-    return written.mean(1) if written.dim() == 3 else written
 
 
 def eliminate(
@@ -123,7 +97,7 @@ def eliminate(
     ``alive`` [channels] bool by group; ``images`` as the network takes them. No group is emptied. StageError where the
     images are too few for the predictor.
     """
-    readings = _Readings(network, groups, images, settings.cells)
+    readings = Readings(network, groups, images, settings.cells)
     alive = dict(alive)
     for group in sorted(groups, key=lambda g: readings.position[readings.readers[g.name][-1]], reverse=True):
         candidates = alive[group.name].nonzero().flatten()
@@ -131,25 +105,82 @@ def eliminate(
             continue
         variables, target = readings.variables(group)[:, candidates], readings.target(group, alive)
         try:
-            kept = terc(
-                list(variables.unbind(1)),
-                target,
-                order=settings.order,
-                predictor=settings.predictor,
-                confidence=settings.confidence,
-                regularisation=settings.regularisation[min(iteration, len(settings.regularisation)) - 1],
-                repeats=settings.repeats,
-                keep_at_least=1,
-                seed=seed,
-            )
+            kept = terc(list(variables.unbind(1)), target, **settings.test(iteration, seed))
         except ValueError as error:
-            raise StageError(
-                f"methods.mipp: {group.name}: {error}; raise samples, lower cells, or take predictor: mlp"
-            ) from None
+            raise _too_little(group.name, error) from None
         mask = torch.zeros_like(alive[group.name])
         mask[candidates[kept]] = True
         alive[group.name] = mask
     return alive
+
+
+def _too_little(name: str, error: ValueError) -> StageError:
+    return StageError(f"methods.mipp: {name}: {error}; raise samples, lower cells, or take predictor: mlp")
+
+
+def eliminate_weights(
+    network: nn.Module,
+    groups: list[Group],
+    masks: Masks,
+    images: Tensor,
+    settings: Settings,
+    seed: int,
+    iteration: int = 1,
+) -> Masks:
+    """Weight masks, nested in ``masks``: what the units of ``network`` (eval mode, dead weights at zero) need to read.
+
+    Every layer that reads a group chooses, and every other but the first, among the entries it reads. A unit that
+    anything reads keeps at least one of the channels it has; grouped convolutions read one each, and keep it.
+    StageError where the images are too few for the predictor.
+    """
+    layers = {
+        name: layer
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear) and getattr(layer, "groups", 1) == 1
+    }
+    index = {reader_name(part): part.index for group in groups for part in group.reads}
+    first = input_group(network).slices[0]
+    for name, layer in layers.items():
+        if name != reader_name(first):
+            index.setdefault(name, torch.arange(layer.weight.shape[1], device=layer.weight.device)[:, None])
+
+    def reduce(name: str):
+        return lambda read, written: (cells(read, index[name], settings.cells), written_cells(written, settings.cells))
+
+    kept = capture(network, images, {name: reduce(name) for name in layers if name in index})
+    for name in reversed(kept):
+        masks = _without_unread(groups, masks)
+        variables, written = kept[name]
+        mask = masks[f"{name}.weight"]
+        reads = mask.flatten(2).any(2) if mask.dim() > 2 else mask
+        reads = reads[:, index[name]].any(2)  # [units, channels]
+        units = (reads.sum(1) > 1).nonzero().flatten().tolist()
+        if not units:
+            continue
+        targets = written.unflatten(1, (len(mask), -1))
+        among = [reads[unit].nonzero().flatten().tolist() for unit in units]
+        try:
+            needed = terc_each(
+                list(variables.unbind(1)),
+                [targets[:, unit] for unit in units],
+                among,
+                **settings.test(iteration, seed),
+            )
+        except ValueError as error:
+            raise _too_little(name, error) from None
+        for unit, candidates, chosen in zip(units, among, needed, strict=True):
+            gone = sorted(set(candidates) - set(chosen))
+            mask[unit, index[name][gone].flatten()] = False
+    return _without_unread(groups, masks)
+
+
+def _without_unread(groups: list[Group], masks: Masks) -> Masks:
+    """``masks`` without the weights into units that nothing reads, and into those that only they read."""
+    before = None
+    while before != alive_count(masks):
+        before = alive_count(masks)
+        masks = channels.expand(groups, channels.alive(groups, masks), masks)
+    return masks
 
 
 def recipe(settings: Settings) -> Recipe:
@@ -159,6 +190,10 @@ def recipe(settings: Settings) -> Recipe:
             groups = [input_group(network), *groups]
         pruned = candidates.networks("initial" if settings.when == "initial" else "current")
         images, _ = candidates.sample(settings.samples)
+        if settings.structure == "weight":
+            return eliminate_weights(
+                pruned, groups, candidates.masks, images, settings, candidates.seed, candidates.iteration
+            )
         alive = channels.alive(groups, candidates.masks)
         kept = eliminate(pruned, groups, alive, images, settings, candidates.seed, candidates.iteration)
         return channels.expand(groups, kept, candidates.masks)

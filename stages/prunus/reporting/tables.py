@@ -17,6 +17,8 @@ SECONDS = [f"{activity}_seconds" for activity in ("train", "flow", "evaluation",
 BATCHES = (1, 256)  # images at a time that evaluate measures latency with
 TRANSFER_COLUMNS = ["seed", "method", "iteration", "source_dataset", "dataset", "start", "density"]
 TRANSFER_COLUMNS += ["source_test_accuracy", "test_accuracy", "epochs", "train_loss"]
+INFORMATION_COLUMNS = ["seed", "method", "iteration", "layer", "next_layer", "quantity", "units"]
+INFORMATION_COLUMNS += ["mean", "low", "high", "variance"]
 INTEGERS = ("seed", "iteration", "threads")
 
 
@@ -75,6 +77,26 @@ def channels(study: Study) -> pd.DataFrame:
     removed = 1 - table["alive"] / table["channels"]
     mean = removed.groupby([table[key] for key in ("seed", "method", "iteration")]).transform("mean")
     return table.assign(removed=removed, relative=removed / mean.where(mean > 0))
+
+
+def information(study: Study, methods: list[str]) -> pd.DataFrame:
+    """One row per seed, chain of ``methods``, iteration, pair of layers and quantity, as measure_information says.
+
+    Without any row where nothing is measured.
+    """
+    if not methods:
+        return pd.DataFrame(columns=INFORMATION_COLUMNS)
+    found = []
+    for seed in study.seeds:
+        for method in methods:
+            command = f"python stages/measure_information.py --seed {seed} --method {method}"
+            path = layout.evaluation(seed, method) / "information.csv"
+            table = read_table(path, command)
+            absent = sorted(set(range(1, len(study.iterations) + 1)) - set(table["iteration"]))
+            if absent:
+                raise StageError(f"{path} has no iteration {absent[0]}; `{command}` makes it")
+            found.append(table[table["iteration"] <= len(study.iterations)])
+    return pd.concat(found, ignore_index=True)
 
 
 def _read_record(path: Path) -> dict:
@@ -158,7 +180,7 @@ def transfer(study: Study, comparison: pd.DataFrame, datasets: list[str], method
     return pd.concat(filled, ignore_index=True)[TRANSFER_COLUMNS]
 
 
-def _stages(study: Study):
+def _stages(study: Study, measured: list[str]):
     """Every stage run of the study: its name, seed, method, iteration and the path of its record."""
     yield "prepare_data", None, None, None, layout.record("data")
     for seed in study.seeds:
@@ -168,12 +190,17 @@ def _stages(study: Study):
             for t in range(1, len(study.iterations) + 1):
                 yield "prune_iteration", seed, method, t, layout.iteration_record(seed, method, t)
             yield "evaluate", seed, method, None, layout.record(f"seed{seed}", f"{method}/evaluate")
+        for method in measured:
+            yield "measure_information", seed, method, None, layout.record(f"seed{seed}", f"{method}/information")
 
 
-def runs(study: Study) -> pd.DataFrame:
-    """One row per stage run: what made it and how long it took; a run without a record has only its name and keys."""
+def runs(study: Study, measured: list[str]) -> pd.DataFrame:
+    """One row per stage run: what made it and how long it took; a run without a record has only its name and keys.
+
+    ``measured``: the chains whose mutual information is measured.
+    """
     rows = []
-    for stage, seed, method, t, path in _stages(study):
+    for stage, seed, method, t, path in _stages(study, measured):
         record = _read_record(path)
         versions = record.get("versions", {})
         rows.append(

@@ -1,0 +1,93 @@
+"""Measure the mutual information between the layers of a chain's networks, before and after pruning and retraining.
+
+python stages/measure_information.py --seed 0 --method mipp
+
+The table, runs/evaluations/seed<S>/<method>/information.csv, has a row per iteration, pair of layers and quantity:
+``seed``, ``method``, ``iteration``; ``layer``, a channel group; ``next_layer``, the layers that read it; ``quantity``
+(before, kept, pruned or retrained: see ``prunus.preservation``); ``units`` of the layer that take part; ``mean``,
+``low`` and ``high``: the share of the target's variance that they explain on held-out images, and the Student-t
+interval at 95 % over the repeats (its splits overlap); ``variance`` of the target, in squared activations.
+"""
+
+import argparse
+import copy
+import os
+
+from prunus import channels, checkpoint, layout, masks, networks, preservation
+from prunus.datasets import load
+from prunus.params import for_stage
+from prunus.readings import Readings
+from prunus.runtime import Recorder, StageError, derive_seed, one_line_errors, open_device, write_csv
+
+PARAMS = [
+    "study.network",
+    "study.iterations",
+    "network",
+    "information.samples",
+    "information.predictor",
+    "information.repeats",
+    "information.cells",
+    "device.accelerator",
+    "device.threads",
+]
+
+
+def main() -> None:
+    os.chdir(layout.ROOT)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--method", required=True, help="a method, or a chain of an imposed ratio: thinet_at_mipp")
+    arguments = parser.parse_args()
+    seed, method = arguments.seed, arguments.method
+    own, _, ratio_of = method.partition("_at_")
+    params = for_stage(PARAMS)
+    device = open_device(params.device.accelerator, params.device.threads)
+    seeds = {"information": derive_seed(seed, "information")}  # the same images and splits for every chain
+    options = {
+        "predictor": params.information.predictor,
+        "repeats": params.information.repeats,
+        "seed": seeds["information"],
+    }
+    pretrain, table = f"python stages/pretrain.py --seed {seed}", layout.evaluation(seed, method) / "information.csv"
+    record, rows = layout.record(f"seed{seed}", f"{method}/information"), []
+    with Recorder(record, device, params.device.threads, seeds) as recorder:
+        dataset = load(layout.DATASET, device, splits=("train",))
+        subset = dataset.sample("train", params.information.samples, seeds["information"])
+        images = dataset.normalise(subset.images)
+        network = networks.build(
+            params.study.network, *dataset.form, pretrained=params.network.pretrained, download=False
+        ).to(device)
+        groups = channels.groups(network, dataset.shape)
+
+        def loaded(t):
+            made_by = layout.prune_command(seed, own, t, ratio_of or None) if t else pretrain
+            return checkpoint.load_into(network, layout.iteration(seed, method, t) / layout.NETWORK, device, made_by)
+
+        def read(network, alive):
+            return Readings(network, groups, images, params.information.cells), channels.alive(groups, alive)
+
+        before = read(network, loaded(0))
+        for t in range(1, len(params.study.iterations) + 1):
+            pruned = copy.deepcopy(network)
+            alive = loaded(t)
+            masks.apply(pruned, alive)
+            after = read(network, alive)
+            try:
+                with recorder.clock.time("information"):
+                    measured = list(preservation.step(groups, before, read(pruned, alive)[0], after, **options))
+            except ValueError as error:
+                raise StageError(f"{error}; raise information.samples, or lower information.cells") from None
+            rows += [{"seed": seed, "method": method, "iteration": t} | row for row in measured]
+            before = after
+        write_csv(table, rows, ["seed", "method", "iteration", *preservation.COLUMNS])
+    last = [row for row in rows if row["iteration"] == rows[-1]["iteration"] and row["mean"] is not None]
+    shares = {
+        quantity: [row["mean"] for row in last if row["quantity"] == quantity] for quantity in preservation.QUANTITIES
+    }
+    means = ", ".join(f"{quantity} {sum(found) / len(found):.3f}" for quantity, found in shares.items() if found)
+    print(f"seed {seed} {method}: mean share explained in the last iteration: {means}, in {table}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
