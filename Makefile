@@ -1,10 +1,11 @@
-# `make` reproduces the study of params.yaml, `make test` runs the tests, `make bench` measures; each sets up .venv first.
+# `make` reproduces the study of params.yaml, `make test` runs the tests, `make bench` measures, `make docs` builds the
+# documentation into site/; each sets up .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study setup test bench lint
+.PHONY: study setup test bench docs lint
 
 study: setup
 	snakemake
@@ -24,6 +25,10 @@ test: setup
 
 bench: setup
 	$(BIN)/python benchmarks/run.py $(ONLY)
+
+docs: setup
+	$(BIN)/python docs/reference.py
+	$(BIN)/mkdocs build --strict
 
 lint: setup
 	$(BIN)/ruff check .
