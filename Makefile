@@ -28,7 +28,7 @@ bench: setup
 
 docs: setup
 	$(BIN)/python docs/reference.py
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: setup
 	$(BIN)/ruff check .

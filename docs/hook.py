@@ -12,6 +12,8 @@ from mkdocs.structure.files import File, Files
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+SINGLE = re.compile(r"(?:\\[bB]ig[lr])?\\([lr])([vV]ert|floor)(?![a-zA-Z])")
+PAIRED = {"l": "\\left", "r": "\\right"}
 
 
 def links(page: Path) -> set[Path]:
@@ -22,7 +24,7 @@ def links(page: Path) -> set[Path]:
 
 def published(root: Path) -> list[Path]:
     """Every file of the site but the theme's, relative to ``root``."""
-    found, new = set(), {root / "README.md", *root.glob("docs/**/*.md")}
+    found, new = set(), {root / "README.md", *root.glob("docs/**/*.md"), *root.glob("docs/*.css")}
     while new:
         found |= new
         named = set().union(*(links(page) for page in new if page.suffix == ".md"))
@@ -36,8 +38,13 @@ def on_files(files, config):
     return Files([file for file in files if file.src_dir != config.docs_dir] + own)
 
 
+def mathml(tex: str, display: str) -> str:
+    """A formula as MathML. Bars and floors are paired first: latex2mathml draws single ones as operators."""
+    return convert(SINGLE.sub(lambda found: rf"{PAIRED[found[1]]}\{found[1]}{found[2]}", tex), display=display)
+
+
 def on_page_content(content, **_):
-    def drawn(match):
-        return convert(html.unescape(match[2]), display="block" if match[1] == "div" else "inline")
+    def drawn(found):
+        return mathml(html.unescape(found[2]), "block" if found[1] == "div" else "inline")
 
     return FORMULA.sub(drawn, content)
