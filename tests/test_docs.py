@@ -10,10 +10,8 @@ from functools import cache
 
 import pytest
 
+import reference
 from prunus import layout, params
-
-sys.path.insert(0, str(layout.ROOT / "docs"))
-import reference  # noqa: E402
 
 PAGES = sorted(
     layout.ROOT / path
