@@ -1,11 +1,12 @@
 # `make` reproduces the study of params.yaml, `make study NAME=...` a ready-made one (SCALE=paper: at the paper's size),
-# `make experiments` lists a study's variants, `make test` runs the tests, `make bench` measures; each sets up .venv first.
+# `make experiments` lists a study's variants, `make test` runs the tests, `make bench` measures, `make docs` builds the
+# documentation into site/; each sets up .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study setup test bench lint experiments
+.PHONY: study setup test bench experiments docs lint
 
 study: setup
 	$(if $(NAME),python studies/run.py $(NAME) $(if $(SCALE),--scale $(SCALE)),snakemake)
@@ -29,6 +30,10 @@ bench: setup
 # Only what the experiments differ in; neither files, whose hashes say little, nor seconds, which always differ.
 experiments: setup
 	dvc exp show --only-changed --drop '.*(/|seconds)' --md
+
+docs: setup
+	$(BIN)/python docs/reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""A file of results as the Markdown table that the README shows: every promise and what came out of it.
+"""A file of results as the Markdown table that docs/speed.md shows: every promise and what came out of it.
 
 python benchmarks/table.py benchmarks/results/<machine>-<date>.csv         # --all: also comparisons without a promise
 """

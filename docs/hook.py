@@ -1,0 +1,50 @@
+"""The site has the paths of the repository: README.md, docs/ and whatever they link to, so that one relative link is
+right on a forge and in the site. Formulas become MathML, which browsers draw without a script.
+"""
+
+import html
+import re
+from pathlib import Path
+
+from latex2mathml.converter import convert
+from mkdocs.structure.files import File, Files
+
+LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+SINGLE = re.compile(r"(?:\\[bB]ig[lr])?\\([lr])([vV]ert|floor)(?![a-zA-Z])")
+PAIRED = {"l": "\\left", "r": "\\right"}
+
+
+def links(page: Path) -> set[Path]:
+    """The files that a page's relative links and images name, whether they exist or not."""
+    targets = LINK.findall(FENCED.sub("", page.read_text(encoding="utf-8")))
+    return {(page.parent / target).resolve() for target in targets if "://" not in target}
+
+
+def published(root: Path) -> list[Path]:
+    """Every file of the site but the theme's, relative to ``root``."""
+    found, new = set(), {root / "README.md", *root.glob("docs/**/*.md"), *root.glob("docs/*.css")}
+    while new:
+        found |= new
+        named = set().union(*(links(page) for page in new if page.suffix == ".md"))
+        new = {path for path in named - found if path.is_file() and path.is_relative_to(root)}
+    return sorted(path.relative_to(root) for path in found)
+
+
+def on_files(files, config):
+    root = Path(config.config_file_path).resolve().parent
+    own = [File(path.as_posix(), str(root), config.site_dir, config.use_directory_urls) for path in published(root)]
+    return Files([file for file in files if file.src_dir != config.docs_dir] + own)
+
+
+def mathml(tex: str, display: str) -> str:
+    """A formula as MathML. Bars and floors are paired first: latex2mathml draws single ones as operators."""
+    return convert(SINGLE.sub(lambda found: rf"{PAIRED[found[1]]}\{found[1]}{found[2]}", tex), display=display)
+
+
+def on_page_content(content, **_):
+    def drawn(found):
+        return mathml(html.unescape(found[2]), "block" if found[1] == "div" else "inline")
+
+    return FORMULA.sub(drawn, content)
