@@ -26,6 +26,7 @@ ORDERS = ("mi", "plain", "reversed", "descending")
 HELD_OUT = 0.25
 MIN_SAMPLES = 20
 SCREEN = 8
+ALIKE = 0.01
 PANEL = 32  # features whose tests by the linear predictor share a pass over its matrices
 
 
@@ -61,7 +62,10 @@ def predictive_information(
     fitted = _fitted(predictor, _data(features, target, repeats, seed, in_units=True), seed)
     gains = fitted.constant - fitted.full
     if share:
-        gains = gains / torch.where(fitted.constant > 0, fitted.constant, 1)
+        usual = fitted.constant.mean()
+        # A split whose held-out samples are all but alike has no scale of its own.
+        loss = torch.where(fitted.constant > ALIKE * usual, fitted.constant, usual)
+        gains = gains / torch.where(loss > 0, loss, 1)
     half = _half_width(gains, confidence)
     return Estimate(float(gains.mean()), float(gains.mean() - half), float(gains.mean() + half))
 
