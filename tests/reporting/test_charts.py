@@ -88,8 +88,7 @@ def test_curves_of_channels_are_of_the_methods_that_removed_any(build, run):
     study = build(seeds=[0, 1], methods=["sap", "mipp", "iter_snip"])
     tables = _tables(run)
     chart = accuracy_against_channels(tables, study.methods)
-    legend = next(part for part in _parts(chart.panels, "legend") if part)
-    assert legend["values"] == ["MIPP", "IterSNIP"]
+    assert chart.key["encoding"]["color"]["legend"]["values"] == ["MIPP", "IterSNIP"]
     removed = [row["channels_removed"] for row in chart.datasets["rows"] if row["method"] == "MIPP"]
     assert removed == pytest.approx([0, 0.14, 0.28, 0.42, 0.56, 0.7])
     # The collapsed network at 10 % is out of the frame, and the chart says so.
