@@ -197,12 +197,12 @@ def names_width(names: list[str]) -> int:
 
 
 def density_ticks(sparsest: float) -> list[float]:
-    """Round densities from 1 down to ``sparsest``, far enough apart on a log axis for their labels."""
+    """Round densities from 1 down to ``sparsest``, in this order, far enough apart on a log axis for their labels."""
     span, chosen = np.log(1 / sparsest), []
     for tick in TICKS:
         if tick >= sparsest and all(abs(np.log(tick / other)) >= TICK_DISTANCE * span for other in chosen):
             chosen.append(tick)
-    return chosen
+    return sorted(chosen, reverse=True)  # where labels do not fit after all, Vega leaves out later ones
 
 
 def density_encoding(name: str, sparsest: float, title: str, label: str = "100 * datum.value") -> dict:
