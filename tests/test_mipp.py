@@ -10,6 +10,7 @@ from prunus import channels, methods, networks, params
 from prunus import masks as masking
 from prunus.datasets import Dataset, Split
 from prunus.methods import mipp
+from prunus.networks.vit import VisionTransformer
 from prunus.networks.wide_resnet import WideResNet
 from prunus.readings import capture
 from prunus.recipe import Candidates
@@ -208,10 +209,10 @@ def test_a_convolution_loses_whole_kernel_slices():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_weight_masks_nest_and_every_unit_that_is_read_reads(name):
     data = dataset(300)
-    network = NETWORKS[name]()
+    network = VisionTransformer(1, 8, 3, width=16, depth=2) if name == "vit" else NETWORKS[name]()  # to be quick
     recipe = methods.recipe("mipp", settings(structure="weight", samples=300, cells=1, repeats=2, regularisation=[0.2]))
     groups = candidates(network, data).groups
-    few = {group.name: torch.arange(group.size) < 4 for group in groups}  # so that the test is quick
+    few = {group.name: torch.arange(group.size) < 4 for group in groups}
     before = candidates(network, data, masks=channels.expand(groups, few, masking.ones(network)))
     masks = recipe.masks(before)
     again = recipe.masks(candidates(network, data, masks=before.masks))
@@ -235,7 +236,7 @@ def test_include_input_asks_every_unit_for_its_pixels():
     data = dataset(1500)
     network = networks.build("mlp", *data.form)
     groups = candidates(network, data).groups
-    few = {group.name: torch.arange(group.size) < 4 for group in groups}  # so that the test is quick
+    few = {group.name: torch.arange(group.size) < 4 for group in groups}
     given = candidates(network, data, masks=channels.expand(groups, few, masking.ones(network)))
     own = settings(structure="weight", include_input=True, regularisation=[1e-8])
     read = methods.recipe("mipp", own).masks(given)["hidden1.weight"][:4].view(4, 8, 8)

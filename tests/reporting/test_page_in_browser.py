@@ -217,7 +217,8 @@ CLIPPED = """() => [...document.querySelectorAll(".chart .panel")].flatMap((pane
     return [...panel.querySelectorAll("svg text")].filter((text) => {
         const box = text.getBoundingClientRect();
         const shown = Number(text.getAttribute("opacity") ?? 1) > 0 && text.textContent.trim() !== "";
-        return shown && (box.left < frame.left - 1 || box.right > frame.right + 1);
+        return shown && (box.left < frame.left - 1 || box.right > frame.right + 1
+            || box.top < frame.top - 1 || box.bottom > frame.bottom + 1);
     }).map((text) => `${panel.closest(".chart").dataset.chart}: ${text.textContent}`);
 })"""
 
@@ -229,6 +230,8 @@ def test_page_fits_the_window_and_no_word_is_clipped(browser, made, viewport):
     page.wait_for_selector("html[data-drawn]", state="attached", timeout=120_000)
     assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
     assert page.evaluate(CLIPPED) == []
+    for chart in ("accuracy_against_density", "headline", "pq_dynamics"):
+        assert page.locator(f"[data-chart={chart}] .role-legend-label text").all_text_contents() == NAMES
     page.close()
 
 

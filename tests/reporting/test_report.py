@@ -180,7 +180,7 @@ def test_a_speed_that_was_not_measured_is_not_told(build, run, monkeypatch):
 
 def test_without_removed_channels_nothing_is_said_of_them(build, run, monkeypatch):
     text = _text(run, build(methods=["sap", "lth"], iterations=2), monkeypatch)
-    for word in ("Whole channels", "cut out", "times as fast", "Layer collapse", "untrainable", "imposed ratio"):
+    for word in ("Whole channels", "cut out", "times as fast", "Layer collapse", "untrainable", "at an imposed ratio"):
         assert word not in text
 
 

@@ -89,8 +89,7 @@ def _curves(comparison: pd.DataFrame, count: int, looks: dict, x: dict, seen: di
         layer("line", at | color | {"opacity": if_picked(0.5)}, where=start, strokeWidth=1, clip=True),
         *lines(looks["color"]["scale"]["domain"], at | color | bright, measured, strokeWidth=2, clip=True),
         *([layer("circle", singles, "seeds", size=16, clip=True)] if dots else []),
-        layer("point", means, where=measured, filled=True, size=64, clip=True)
-        | {"params": picking(bool(looks["color"]["legend"]))},
+        layer("point", means, where=measured, filled=True, size=64, clip=True) | {"params": picking()},
     ]
     return {"layer": layers + notes, "height": HEIGHT}
 
@@ -108,6 +107,7 @@ def accuracy_against_density(tables: Tables, methods: list[str]) -> Chart:
         _datasets(comparison, methods, {"density": 1.0}),
         f"Lines of mean test accuracy against density, from dense to sparse, for {listed(method_names(methods))}.",
         MEAN,
+        key=legend(method_names(methods)),
     )
 
 
@@ -122,10 +122,11 @@ def accuracy_against_channels(tables: Tables, methods: list[str]) -> Chart | Non
     sparsest = left.loc[left["method"].isin(drawn), "left"].min()
     x = density_encoding("left", sparsest, title, label="100 - 100 * datum.value")
     return Chart(
-        [_curves(left, len(drawn), identity(method_names(methods), method_names(drawn)), x, MEAN | REMOVED, dots=True)],
+        [_curves(left, len(drawn), identity(method_names(methods)), x, MEAN | REMOVED, dots=True)],
         _datasets(left, drawn, {"density": 1.0, "left": 1.0, "channels_removed": 0.0}),
         f"Lines of mean test accuracy against the fraction of channels removed, for {listed(method_names(drawn))}.",
         MEAN | REMOVED,
+        key=legend(method_names(methods), method_names(drawn)),
     )
 
 
@@ -148,7 +149,7 @@ def headline(tables: Tables, methods: list[str]) -> Chart:
     comparison, (costs, unit), looks = (
         tables["comparison"],
         _costs(tables["summary"], methods),
-        identity(method_names(methods), []),
+        identity(method_names(methods)),
     )
     x = {"type": "quantitative", "axis": axis(f"{unit} in all, mean of the seeds", SHORT, 4)}
     x["scale"] = {"domainMin": 0} | room_for(costs["label"])
@@ -159,7 +160,7 @@ def headline(tables: Tables, methods: list[str]) -> Chart:
     cost = {
         "title": "Cost",
         "layer": [
-            layer("bar", y | bar, "costs") | {"params": picking(legend=False)},
+            layer("bar", y | bar, "costs") | {"params": picking()},
             layer("rule", y | whisker, "costs", style="whisker"),
             layer("text", y | words, "costs", style="label", align="left", dx=7),
         ],

@@ -16,13 +16,14 @@ from prunus.reporting.names import NARROW
 
 VEGA_LITE = "6.4"  # of the versions that vl-convert holds; page and PNG use the same
 PAPER_WIDTH, PANEL_GAP = 880, 28  # pixels
+KEY_MARGIN = 16  # of a key with an axis, whose outer labels are half outside
 PNG_SCALE = 2
 DIMMED = 0.1  # opacity of methods that are not among those picked in a legend
 MOST_CELLS_LABELLED = 200  # in a heat map; more would not be read
 # Densities worth a tick, the most welcome first.
 TICKS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.8, 0.3, 0.6, 0.4, 0.7, 0.9, 0.15, 0.03, 0.003)
 TICK_DISTANCE = 0.1  # smallest distance of two ticks, as a share of the axis; nearer labels would touch
-SPAN, WHOLE = "span", "whole"  # how expressions call the width of a panel's plot, and of that of a key
+SPAN, WHOLE = "span", "whole"  # how expressions call the width of a panel's plot, and that of a whole chart
 LETTER = 6.2  # pixels that a letter of a label takes, on average
 
 UNITS = (1.0, "seconds", "s"), (60.0, "minutes", "min"), (3600.0, "hours", "h")
@@ -51,7 +52,9 @@ class Chart:
     def for_page(self) -> dict:
         """What the page's script draws the chart and writes the table of its numbers from, to be put into JSON."""
         sized = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
-        widths = [{"name": name, "expr": "width"} for name in (SPAN, WHOLE)]
+        # The width of the page's column does not change while a plot is fitted into it, unlike the plot's.
+        column = "width > 0 && isFinite(containerSize()[0]) ? containerSize()[0] : 300"
+        widths = [{"name": SPAN, "expr": "width"}, {"name": WHOLE, "expr": column}]
         columns = [{"field": name, "title": title, "format": form} for name, (title, form) in self.columns.items()]
         views = [*self.panels, *([self.key] if self.key else [])]
         return {
@@ -68,11 +71,10 @@ class Chart:
         widths = [share - self.margins[position % len(self.margins)] for position in range(len(self.panels))]
         panels = [panel | {"width": width} for panel, width in zip(self.panels, widths, strict=True)]
         spec = {"concat": panels, "columns": across, "spacing": PANEL_GAP}
-        whole = PAPER_WIDTH - self.margins[0]
         if self.key:
             apart = {"scale": dict.fromkeys(("x", "y", "color", "shape"), "independent")}
-            spec = {"vconcat": [spec, self.key | {"width": whole}], "spacing": 6, "resolve": apart}
-        spec |= {"params": [{"name": SPAN, "value": min(widths)}, {"name": WHOLE, "value": whole}]}
+            spec = {"vconcat": [spec, self.key | {"width": PAPER_WIDTH - KEY_MARGIN}], "spacing": 6, "resolve": apart}
+        spec |= {"params": [{"name": SPAN, "value": min(widths)}, {"name": WHOLE, "value": PAPER_WIDTH}]}
         spec |= {"datasets": self.datasets}
         spec |= {"config": theme.paper_config(), "padding": 12}
         return vl_convert.vegalite_to_png(
@@ -122,11 +124,8 @@ def axis(title: str | None, form: str = SHORT, ticks: int | None = 6, **more) ->
     return {"title": title, "format": form, "grid": True} | ({"tickCount": ticks} if ticks else {}) | more
 
 
-def picking(legend: bool = True) -> list[dict]:
-    """A click on a method picks it; with the shift key it is added to those picked, or taken out.
-
-    The click is on the legend or, without one, on a mark.
-    """
+def picking(legend: bool = False) -> list[dict]:
+    """A click on a mark, or in the ``legend``, picks a method; with the shift key it is added or taken out."""
     return [
         {"name": "picked", "select": {"type": "point", "fields": ["method"]}} | ({"bind": "legend"} if legend else {})
     ]
@@ -138,18 +137,20 @@ def if_picked(opacity: float, otherwise: float | None = None) -> dict:
     return {"condition": {"param": "picked", "value": opacity}, "value": dimmed}
 
 
-def identity(names: list[str], shown: list[str] | None = None, span: str = SPAN) -> dict:
-    """The encodings that tell methods apart, by their readable names in the column ``method``, with one legend.
+def identity(names: list[str]) -> dict:
+    """The encodings that tell methods apart, by their readable names in the column ``method``; see ``legend``.
 
     ``names``: of all methods of the study, in its order, so that each keeps its colour in every chart; with more
-    methods than colours these come again with another shape. ``shown``: those of the legend, if not all; there is
-    none where it is [].
+    methods than colours these come again with another shape.
     """
-    listed = names if shown is None else shown
-    width = round(LETTER * max(map(len, listed), default=0) + 46)
-    legend = listed and {"columns": {"expr": f"max(1, min({len(listed)}, floor({span} / {width})))"}, "values": listed}
-    same = {"field": "method", "type": "nominal", "scale": {"domain": names}, "legend": legend or None}
+    same = {"field": "method", "type": "nominal", "scale": {"domain": names}, "legend": None}
     return {"color": same, "shape": same}
+
+
+def legend_columns(labels: list[str], margin: int = 0) -> dict:
+    """As many columns of a legend as fit the width of a chart without ``margin`` pixels at its left."""
+    width = round(LETTER * max(map(len, labels), default=0) + 46)
+    return {"expr": f"max(1, min({len(labels)}, floor(({WHOLE} - {margin}) / {width})))"}
 
 
 def lines(names: list[str], encoding: dict, where: str = "true", **properties) -> list[dict]:
@@ -163,11 +164,15 @@ def lines(names: list[str], encoding: dict, where: str = "true", **properties) -
     ]
 
 
-def legend(names: list[str]) -> dict:
-    """A legend without a plot, the ``key`` of a chart with several panels."""
-    looks = identity(names, span=WHOLE)
-    looks["color"]["legend"]["offset"] = 0
-    return layer("point", looks, None, filled=True, opacity=0) | {"params": picking(), "height": 1}
+def legend(names: list[str], shown: list[str] | None = None) -> dict:
+    """A legend of ``shown`` (if not all) of the methods ``names`` without a plot: the ``key`` of a chart.
+
+    In a view of its own it can be as wide as the chart, and its height does not depend on the axes of a plot.
+    """
+    listed = names if shown is None else shown
+    form = {"columns": legend_columns(listed), "values": listed, "offset": 0}
+    looks = {channel: encoding | {"legend": form} for channel, encoding in identity(names).items()}
+    return layer("point", looks, None, filled=True, opacity=0) | {"params": picking(legend=True), "height": 1}
 
 
 def methods_axis(names: list[str]) -> dict:
@@ -192,12 +197,12 @@ def names_width(names: list[str]) -> int:
 
 
 def density_ticks(sparsest: float) -> list[float]:
-    """Round densities from 1 down to ``sparsest``, far enough apart on a log axis for their labels."""
+    """Round densities from 1 down to ``sparsest``, in this order, far enough apart on a log axis for their labels."""
     span, chosen = np.log(1 / sparsest), []
     for tick in TICKS:
         if tick >= sparsest and all(abs(np.log(tick / other)) >= TICK_DISTANCE * span for other in chosen):
             chosen.append(tick)
-    return chosen
+    return sorted(chosen, reverse=True)  # where labels do not fit after all, Vega leaves out later ones
 
 
 def density_encoding(name: str, sparsest: float, title: str, label: str = "100 * datum.value") -> dict:

@@ -11,6 +11,7 @@ from prunus.reporting.charts import (
     identity,
     if_picked,
     layer,
+    legend_columns,
     methods_axis,
     names_width,
     picking,
@@ -40,7 +41,7 @@ def epochs_per_iteration(tables: Tables, methods: list[str]) -> Chart:
     table["method"] = table["method"].map(method_name)
     totals = ends.groupby(table["method"], sort=False).max().rename("end").reset_index()
     totals["label"] = [f"{value:.4g} in all" for value in totals["end"]]
-    y, looks = {"y": methods_axis(method_names(methods))}, identity(method_names(methods), [])
+    y, looks = {"y": methods_axis(method_names(methods))}, identity(method_names(methods))
     longest, room = max(totals["end"].max(), 1), room_for(totals["label"])
     x = {"type": "quantitative", "axis": axis("retraining epochs, mean of the seeds")}
     x["scale"] = {"domain": [0, longest], "nice": False} | room
@@ -50,7 +51,7 @@ def epochs_per_iteration(tables: Tables, methods: list[str]) -> Chart:
     after = {"x": x | {"field": "end"}, "text": {"field": "label"}}
     fits = f"datum.epochs / {longest} * ({room['rangeMax']['expr']}) > 7 * length(datum.label) + 5"
     layers = [
-        layer("bar", y | bar | {"tooltip": tooltip(columns)}, style="cell") | {"params": picking(legend=False)},
+        layer("bar", y | bar | {"tooltip": tooltip(columns)}, style="cell") | {"params": picking()},
         layer("text", y | inside, where=f"datum.deep && {fits}", style="on-deep"),
         layer("text", y | inside, where=f"!datum.deep && {fits}", style="on-bright"),
         layer("text", y | after, "totals", style="label", align="left", dx=6),
@@ -94,7 +95,8 @@ def time_split(tables: Tables, methods: list[str]) -> Chart | None:
     columns = {"method": ("method", None), "part": ("time went into", None), "time": (unit, ",.2f")}
     columns |= {"share": ("share", ".1%")}
     color = {"field": "part", "type": "ordinal", "sort": None, "scale": {"domain": list(PARTS.values())}}
-    color["legend"] = {"columns": {"expr": "max(1, min(4, floor(span / 165)))"}}
+    margin = names_width(method_names(methods))
+    color["legend"] = {"columns": legend_columns(list(PARTS.values()), margin)}
     bar = {"x": x | {"field": "time", "stack": "zero"}, "color": color, "order": {"field": "order"}}
     layers = [
         layer("bar", y | bar | {"tooltip": tooltip(columns)}),
@@ -112,7 +114,7 @@ def time_split(tables: Tables, methods: list[str]) -> Chart | None:
         {"rows": records(parts), "totals": records(totals)},
         f"Stacked bars of the time that {listed(method_names(methods))} took: {listed(list(PARTS.values()))}.",
         columns,
-        margins=(names_width(method_names(methods)),),
+        margins=(margin,),
     )
 
 
@@ -158,7 +160,7 @@ def _distance_panel(tables: Tables, method: str, methods: list[str]) -> tuple[di
     x["axis"] |= {"grid": False, "ticks": False}
     y = {"type": "quantitative", "axis": axis("distance to Φ*", SHORT, 5)}
     y["scale"] = {"domain": [0, 1.1 * max([places["distance"].max(), *limits])], "nice": False}
-    color = identity(method_names(methods), [])["color"]
+    color = identity(method_names(methods))["color"]
     at = {
         "x": x | {"field": "at"},
         "y": y | {"field": "distance"},

@@ -163,7 +163,7 @@ def pq_dynamics(tables: Tables, methods: list[str]) -> Chart | None:
     drawn = {name: title for name, title in DYNAMICS.items() if name in table and table[name].notna().any()}
     if "pruned" not in phases:
         drawn.pop("test_accuracy", None)  # over iterations it adds nothing to accuracy against density
-    looks, columns = identity(method_names(methods), []), {"method": ("method", None), "phase": ("network", None)}
+    looks, columns = identity(method_names(methods)), {"method": ("method", None), "phase": ("network", None)}
     columns |= {"iteration": ("iteration", "d")}
     columns |= {
         name: (title.lower().replace("pq", "PQ").replace("gini", "Gini"), POINTS if name == "test_accuracy" else ".4f")
@@ -181,7 +181,7 @@ def pq_dynamics(tables: Tables, methods: list[str]) -> Chart | None:
         lines = [layer("line", at | bright, where=where[phase], **STROKES[phase]) for phase in phases]
         points = at | bright | {"shape": looks["shape"], "tooltip": tooltip(columns)}
         points["size"] = {"condition": {"test": where["retrained"], "value": 50}, "value": 22}
-        lines.append(layer("point", points, filled=True) | {"params": picking(legend=False)})
+        lines.append(layer("point", points, filled=True) | {"params": picking()})
         panels.append({"title": title, "layer": lines, "height": 260})
     alt = f"Lines of {listed(list(drawn.values()))} over the iterations, for {listed(method_names(methods))}."
     datasets, key = {"rows": records(table)}, legend(method_names(methods))

@@ -84,7 +84,7 @@ def trade_off(table: pd.DataFrame, series: list[str]) -> Chart:
 def _panel(table: pd.DataFrame, series: list[str], cost: str, title: str, columns: dict) -> dict:
     x = {"type": "quantitative", "scale": {"domainMin": 0, "padding": 12}, "axis": axis(title, SHORT, 5)}
     y = {"type": "quantitative", "scale": {"zero": False, "padding": 18}, "axis": axis("final test accuracy", PERCENT)}
-    looks, shown = identity(series, []), {"opacity": if_picked(1.0)}
+    looks, shown = identity(series), {"opacity": if_picked(1.0)}
     color = {"color": looks["color"]}
     at = {"x": x | {"field": cost}, "y": y | {"field": "accuracy"}}
     upright = {"x": x | {"field": cost}, "y": y | {"field": "low"}, "y2": {"field": "high"}}
@@ -101,7 +101,7 @@ def _panel(table: pd.DataFrame, series: list[str], cost: str, title: str, column
         *lines(series, at | color | shown, strokeWidth=1.6),
         layer("rule", upright | color | faint, strokeWidth=1.4),
         layer("rule", level | color | faint, strokeWidth=1.4),
-        layer("point", point, where="!datum.reference", filled=True, size=80) | {"params": picking(legend=False)},
+        layer("point", point, where="!datum.reference", filled=True, size=80) | {"params": picking()},
         layer("point", point, where="datum.reference", filled=False, size=80, strokeWidth=2),
         layer("text", at | {"text": {"field": "label"}} | shown, style="label", baseline="middle", **place),
     ]
