@@ -10,7 +10,7 @@ import yaml
 import compare
 import report
 from prunus import layout
-from prunus.reporting import figures, frame, page
+from prunus.reporting import figures, frame, page, question_figures
 from prunus.reporting.files import read_table
 from prunus.reporting.names import method_name
 
@@ -83,7 +83,7 @@ def test_report_stands_alone(build, run):
     assert policy.startswith("default-src 'none';") and "http" not in policy
     assert source.count("</script") == source.count("<script") == 3
     charts = {attributes["data-chart"]: attributes for _, attributes in found.tags if "data-chart" in attributes}
-    assert set(charts) == set(figures.CHARTS) - {"accuracy_against_channels", "layer_ratios"}
+    assert set(charts) == set(figures.CHARTS) - {"accuracy_against_channels", "layer_ratios", "transfer", "information"}
     assert all(chart["role"] == "img" and len(chart["aria-label"]) > 40 for chart in charts.values())
     drawing = json.loads(re.search(r'<script type="application/json" id="drawing">(.+?)</script>', source)[1])
     assert set(drawing["charts"]) == set(charts)
@@ -152,7 +152,11 @@ def test_removed_channels_have_figures_and_tables(build, run):
     build(seeds=[0, 1], methods=["sap", "mipp", "iter_snip", "thinet"], imposed=["thinet"])
     found = Page(_report(run))
     drawn = {attributes["data-chart"] for _, attributes in found.tags if "data-chart" in attributes}
-    assert drawn == set(figures.CHARTS) - {"distance_to_reference"}  # none of these methods measures its flow
+    assert drawn == set(figures.CHARTS) - {
+        "distance_to_reference",
+        "transfer",
+        "information",
+    }  # none of these methods measures its flow
     assert "Left out, since they remove hardly a whole channel: SAP." in found.text
     assert "4 methods (1 also at an imposed ratio), 2 seeds" in found.text
     assert "MIPP (70.0 % removed) is 3.33 ± 0.00 times as fast as the dense network" in found.text
@@ -248,3 +252,36 @@ def test_names_of_methods():
     assert method_name("imp_channels") == "IMP (channels)"
     assert method_name("thinet_at_mipp") == "ThiNet at MIPP's ratio"
     assert method_name("my_own") == "my own"
+
+
+def _moved(datasets):
+    rows = []
+    for dataset in datasets:
+        for seed in (0, 1):
+            rows.append((seed, "dense", 0, dataset, "initial", 1.0, 0.80 + 0.02 * seed, 8))
+            rows += [(seed, "sap", t, dataset, "initial", 0.5**t, 0.8 - 0.1 * t, 8) for t in (1, 2)]
+    columns = ["seed", "method", "iteration", "dataset", "start", "density", "test_accuracy", "epochs"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_networks_on_another_task_are_drawn_beside_the_dense_one_there():
+    chart = question_figures.transfer({"transfer": _moved(["mnist"])}, ["sap", "lth"])
+    rows = pd.DataFrame(chart.datasets["rows"])
+    assert list(rows["method"].unique()) == ["SAP"]
+    assert rows.set_index("iteration")["accuracy"].to_dict() == pytest.approx({0: 0.81, 1: 0.7, 2: 0.6})
+    both = question_figures.transfer({"transfer": _moved(["mnist", "fashion_mnist"])}, ["sap"])
+    assert {row["method"] for row in both.datasets["rows"]} == {"SAP on MNIST", "SAP on Fashion-MNIST"}
+    assert question_figures.transfer({"transfer": _moved([])}, ["sap"]) is None
+
+
+def test_information_between_layers_is_a_mean_over_the_pairs():
+    columns = ["seed", "method", "iteration", "layer", "quantity", "mean"]
+    rows = [(0, "mipp", 1, layer, "before", 0.9) for layer in ("a", "b")]
+    rows += [(0, "mipp", 1, "a", "kept", 0.8), (0, "mipp", 1, "b", "kept", 0.4)]
+    rows += [(0, "mipp", 1, layer, name, 0.5) for layer in ("a", "b") for name in ("pruned", "retrained")]
+    chart = question_figures.information({"information": pd.DataFrame(rows, columns=columns)}, ["lth", "mipp"])
+    found = {(row["quantity"], row["iteration"]): row["mean"] for row in chart.datasets["rows"]}
+    assert found["kept", 0] == found["pruned", 0] == 0.9
+    assert found["kept", 1] == pytest.approx(0.6)
+    assert len(chart.panels) == 3 and chart.png().startswith(b"\x89PNG")
+    assert question_figures.information({"information": pd.DataFrame(columns=columns)}, ["mipp"]) is None

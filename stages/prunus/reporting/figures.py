@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from prunus.reporting import accuracy_figures, cost_figures, sparsity_figures, trade_off
+from prunus.reporting import accuracy_figures, cost_figures, question_figures, sparsity_figures, trade_off
 from prunus.reporting.charts import Chart, sentence
 
 CHARTS: dict[str, Callable[[dict[str, pd.DataFrame], list[str]], Chart | None]] = {
@@ -18,6 +18,8 @@ CHARTS: dict[str, Callable[[dict[str, pd.DataFrame], list[str]], Chart | None]] 
     "layer_density": sparsity_figures.layer_density,
     "layer_ratios": sparsity_figures.layer_ratios,
     "pq_dynamics": sparsity_figures.pq_dynamics,
+    "transfer": question_figures.transfer,
+    "information": question_figures.information,
 }
 NO_CHANNELS = "No method of this study removed whole channels."
 ABSENT = {
@@ -26,6 +28,8 @@ ABSENT = {
     "distance_to_reference": "No method of this study measures its flow.",
     "time_split": "No stage of this study left a record of its time.",
     "pq_dynamics": "No PQ index was measured in this study.",
+    "transfer": "No network of this study was moved to another task.",
+    "information": "No information between layers was measured in this study.",
 }
 
 

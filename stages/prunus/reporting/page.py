@@ -233,6 +233,7 @@ def render(
         matched_channels=_matched_channels(tables["matched_channels"], methods),
         reference=method_name(reference),
         collapse=_collapse(tables["collapse"]),
+        elsewhere=listed([dataset_name(name) for name in tables["transfer"]["dataset"].unique()]),
         tests=_tests(tables["paired_tests"]),
         recipes=_recipes(tables["comparison"], methods),
         settings=_settings(settings, methods),

@@ -51,7 +51,7 @@ def information(tables: Tables, methods: list[str]) -> Chart | None:
     rows += [dense.assign(quantity=name) for name in QUANTITIES]
     means = pd.concat(rows).groupby(["quantity", "method", "iteration"])["mean"].agg(["mean", "std"]).reset_index()
     means["method"] = means["method"].map(method_name)
-    looks, columns = identity(method_names(methods), []), {"method": ("method", None), "iteration": ("iteration", "d")}
+    looks, columns = identity(method_names(methods)), {"method": ("method", None), "iteration": ("iteration", "d")}
     columns |= {"mean": ("share explained", POINTS), "std": ("standard deviation", POINTS)}
     ticks = sorted(int(t) for t in means["iteration"].unique())
     x = {"field": "iteration", "type": "quantitative", "axis": axis("iteration (0: dense)", "d", None, values=ticks)}
@@ -65,10 +65,16 @@ def information(tables: Tables, methods: list[str]) -> Chart | None:
         points = at | {"shape": looks["shape"], "tooltip": tooltip(columns)}
         layers = [
             layer("line", at, where=where, strokeWidth=2),
-            layer("point", points, where=where, filled=True, size=50) | {"params": picking(legend=False)},
+            layer("point", points, where=where, filled=True, size=50) | {"params": picking()},
         ]
         panels.append({"title": title[0].upper() + title[1:], "layer": layers, "height": 240})
     alt = f"Lines of the share of the next layer's variance that a layer explains, for {listed(method_names(drawn))}."
     return Chart(
-        panels, {"rows": records(means)}, alt, columns, across=3, key=legend(method_names(drawn)), margins=(48,)
+        panels,
+        {"rows": records(means)},
+        alt,
+        columns,
+        across=3,
+        key=legend(method_names(methods), method_names(drawn)),
+        margins=(48,),
     )
