@@ -100,6 +100,8 @@ def allowed(schema: dict) -> str:
         return " or ".join(allowed(part) for part in schema["anyOf"])
     if choices := schema.get("enum") or ([schema["const"]] if "const" in schema else None):
         return ", ".join(f"`{choice}`" for choice in choices)
+    if schema.keys() <= {"title"}:
+        return "see meaning"  # only a validator knows, and the comment in params.yaml tells
     if schema["type"] == "null":
         return "`null`"
     if schema["type"] == "boolean":

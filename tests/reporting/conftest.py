@@ -71,6 +71,8 @@ def _chain(study, seed, method, root):
                     "pq_index": 0.25 * density**0.5 + 0.01 * position,
                     "gini_index": 0.45 * density**0.5,
                     "macs": size * own * 10,
+                    "pruned_pq_index": 0.2 * density**0.5 + 0.01 * position,
+                    "pruned_gini_index": 0.4 * density**0.5,
                 }
             )
         if t == 0:
@@ -100,6 +102,7 @@ def _chain(study, seed, method, root):
                 "channels": sum(GROUPS.values()),
                 "channels_removed": fraction,
                 "test_accuracy": accuracy,
+                "pruned_test_accuracy": 0.9 * accuracy,
                 "validation_accuracy": accuracy + 0.001,
                 "dense_test_accuracy": DENSE_ACCURACY,
                 "macs": int(93900 * density),

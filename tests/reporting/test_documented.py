@@ -7,6 +7,7 @@ import pandas as pd
 
 import compare
 from prunus import layout
+from prunus.reporting import sweep
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/how-to/read-the-tables.md"
 
@@ -24,4 +25,7 @@ def test_every_column_is_explained(build, run):
     build(methods=("sap", "mipp"), imposed=("thinet",))
     run(compare)
     written = {path.stem: sorted(pd.read_csv(path).columns) for path in Path(layout.TABLES).glob("*.csv")}
-    assert documented() == written
+    comparison = pd.read_csv(layout.TABLES / "comparison.csv")
+    variants = sweep.variants([sweep.Experiment(sweep.WORKSPACE, {}, comparison)])
+    assert sorted(sweep.combined(variants).columns) == written["comparison"]
+    assert documented() == written | {"sweep": sorted(sweep.table(variants).columns)}
