@@ -67,33 +67,38 @@ def queued(options: list[list[str]]) -> list[str]:
     return re.findall(r"Queued experiment '([^']+)'", said)
 
 
+def states(status: str, names: list[str]) -> dict[str, str]:
+    """What `dvc queue status` says of the experiments ``names``: Queued, Running, Success or Failed."""
+    rows = [line.split() for line in status.splitlines()]
+    return {row[1]: row[-1] for row in rows if len(row) > 2 and row[1] in names}
+
+
 def run_queue(names: list[str], jobs: int) -> None:
     """Run the queued experiments, ``jobs`` at a time, and wait for them."""
     run("dvc", "queue", "start", "-j", str(jobs), capture=True)
-    left, start = len(names), time.monotonic()
+    left, start, found = len(names), time.monotonic(), {}
     try:
         while left:
             time.sleep(POLL_SECONDS)
-            status = run("dvc", "queue", "status", capture=True)
-            open_now = len(re.findall(r"\b(?:Queued|Running)\b", status))
-            if open_now != left:
-                left = open_now
-                minutes = (time.monotonic() - start) / 60
+            found = states(run("dvc", "queue", "status", capture=True), names)
+            if (still := sum(state in ("Queued", "Running") for state in found.values())) != left:
+                left, minutes = still, (time.monotonic() - start) / 60
                 print(f"{len(names) - left} of {len(names)} experiments have ended ({minutes:.1f} min)", flush=True)
     finally:
         with suppress(SystemExit):
             run("dvc", "queue", "stop", *(["--kill"] if left else []), capture=True)
-    if failed := [line.split()[1] for line in status.splitlines() if line.rstrip().endswith("Failed")]:
+    if failed := [name for name, state in found.items() if state == "Failed"]:
         sys.exit(f"{len(failed)} experiments failed; `dvc queue logs {failed[0]}` says why")
 
 
-def keep_results(folder: Path) -> None:
-    """Copy tables, figures and pages to ``folder``."""
+def keep_results(folder: Path, swept: bool) -> None:
+    """Copy tables, figures and pages to ``folder``, those of a sweep where this study is one."""
     for source, pattern in ((layout.TABLES, "*.csv"), (layout.FIGURES, "*.png"), (layout.REPORT.parent, "*.html")):
         target = folder / source.name if source != layout.REPORT.parent else folder
         target.mkdir(parents=True, exist_ok=True)
         for path in (layout.ROOT / source).glob(pattern):
-            shutil.copy2(path, target)
+            if swept or not path.name.startswith("sweep"):
+                shutil.copy2(path, target)
 
 
 def main() -> None:
@@ -109,13 +114,14 @@ def main() -> None:
         sys.exit(f"studies/{arguments.study}: " + "\n".join(str(error).splitlines()))
     folder = studies.STUDIES / arguments.study
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that params.yaml is restored
+    options = grid(folder)
     with applied(studies.text(content)):
         run("snakemake")
-        if options := grid(folder):
+        if options:
             names = queued(options)
             run_queue(names, arguments.jobs)
             run("python", "stages/sweep_report.py", *names)
-        keep_results(folder if arguments.scale == studies.LAPTOP else folder / arguments.scale)
+        keep_results(folder if arguments.scale == studies.LAPTOP else folder / arguments.scale, bool(options))
     print(f"the results are in {folder.relative_to(layout.ROOT)}, params.yaml is as it was")
 
 

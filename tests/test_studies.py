@@ -99,6 +99,16 @@ def test_params_are_as_they_were_however_the_study_ends(project):
     assert not RUN.KEPT.exists()
 
 
+def test_only_a_study_s_own_experiments_are_waited_for():
+    status = """Task     Name        Created    Status
+1a2b3c4  big-aunt    06:54 PM   Running
+5d6e7f8  shy-dogs    06:54 PM   Failed
+90ab12c  old-hare    Nov 02, 2026 Queued
+
+Worker status: 1 active, 0 idle"""
+    assert RUN.states(status, ["big-aunt", "shy-dogs"]) == {"big-aunt": "Running", "shy-dogs": "Failed"}
+
+
 def test_a_study_that_was_killed_is_not_run_over(project):
     RUN.KEPT.write_text("own: 1\n")
     with pytest.raises(SystemExit, match="mv params.yaml.before-study params.yaml"), RUN.applied("study: 2\n"):
