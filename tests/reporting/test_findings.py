@@ -213,6 +213,12 @@ def test_a_pq_index_that_falls_and_rises_in_every_seed():
     assert "SAP (lowest after iteration 1, then up by 0.100, 95 % interval 0.075 to 0.125)" in sentence
 
 
+def test_a_pq_index_that_falls_again_is_collapse():
+    layers = _indices([[0.3, 0.2, 0.30, 0.25], [0.3, 0.19, 0.28, 0.24], [0.3, 0.21, 0.32, 0.26]])
+    sentence = about(study(chain("sap"), layers=layers), "PQ index")
+    assert "to 0.125, and down again after iteration 2: collapse)" in sentence
+
+
 @pytest.mark.parametrize(
     "by_seed",
     [

@@ -192,7 +192,8 @@ def _flow(tables: Tables, methods: list[str]) -> str | None:
 
 
 def _phases(tables: Tables, methods: list[str]) -> str | None:
-    """Whose PQ index falls and then rises again over the iterations, in the mean and in every seed's paired change."""
+    """Whose PQ index falls, rises and falls again over the iterations: SAP's three phases, in the mean and in every
+    seed's paired change. The last one may be missing."""
     layers = tables["layers"].dropna(subset="pq_index")
     weighted = layers.assign(pq=layers["pq_index"] * layers["alive"])
     sums = weighted.groupby(["method", "seed", "iteration"])[["pq", "alive"]].sum()
@@ -200,12 +201,15 @@ def _phases(tables: Tables, methods: list[str]) -> str | None:
     for method in methods:
         chains = index.loc[method].dropna(axis=1)
         lowest, last = chains.mean().idxmin(), chains.columns[-1]
+        peak = chains.loc[:, lowest:].mean().idxmax()
         fall = Estimate.of(chains[lowest] - chains[chains.columns[0]])
-        rise = Estimate.of(chains[last] - chains[lowest])
+        rise = Estimate.of(chains[peak] - chains[lowest])
         if fall.high < 0 and rise.low > 0:
+            again = Estimate.of(chains[last] - chains[peak]).high < 0
             parts.append(
                 f"{method_name(method)} (lowest after iteration {lowest}, then up by {number(rise.mean, 3)}, 95\u202f% "
-                f"interval {number(rise.low, 3)} to {number(rise.high, 3)})"
+                f"interval {number(rise.low, 3)} to {number(rise.high, 3)}"
+                + (f", and down again after iteration {peak}: collapse)" if again else ")")
             )
     if not parts:
         return None
