@@ -31,6 +31,15 @@ DATASET_NAMES = {
     "image_folder": "an image folder",
 }
 
+NETWORK_NAMES = {
+    "linear": "a linear classifier",
+    "mlp": "an MLP",
+    "cnn": "a CNN",
+    "lenet5": "LeNet-5",
+    "wide_resnet28_8": "WideResNet-28-8",
+    "vit": "a vision transformer",
+}
+
 NARROW = "\u202f"  # between a number and its unit: no line break there
 UNKNOWN = "\u2013"
 
@@ -49,6 +58,12 @@ def method_names(methods: list[str]) -> list[str]:
 
 def dataset_name(dataset: str) -> str:
     return DATASET_NAMES.get(dataset, dataset)
+
+
+def network_name(network: str) -> str:
+    """What readers know the network as: ``LeNet-5``, ``ResNet-18``, ``VGG-16 with batch norm``."""
+    name = network.removesuffix("_bn").replace("resnet", "ResNet-").replace("vgg", "VGG-")
+    return NETWORK_NAMES.get(network, name + " with batch norm" * network.endswith("_bn"))
 
 
 def number(value: float, digits: int = 1) -> str:

@@ -20,10 +20,12 @@ from prunus.reporting.names import (
     method_name,
     method_names,
     milliseconds,
+    network_name,
     number,
     percent,
     probability,
 )
+from prunus.reporting.statistics import BASELINES
 
 Table = dict[str, list]
 MOST_COLUMNS = 6  # of methods, beside each other; more become rows
@@ -42,7 +44,9 @@ def _with_std(mean: float, std: float) -> str:
 
 def _summary(summary: pd.DataFrame) -> Table:
     head = ["method", "test accuracy", "95 % CI", "density", "multiply-accumulates", "epochs", "seconds"]
-    head += [f"{what} saved against {base}" for what in ("epochs", "seconds") for base in ("SAP", "LTH")]
+    present = [base for base in BASELINES if base in set(summary["method"])]
+    saved = [(what, base) for what in ("epochs", "seconds") for base in present]
+    head += [f"{what} saved against {method_name(base)}" for what, base in saved]
     rows = []
     for row in summary.to_dict("records"):
         half = row["test_accuracy_ci95"]
@@ -55,11 +59,7 @@ def _summary(summary: pd.DataFrame) -> Table:
                 percent(row["macs_fraction_mean"]),
                 number(row["epochs_mean"]),
                 number(row["seconds_mean"]),
-                *(
-                    percent(row[f"{what}_saved_against_{base}"], 0)
-                    for what in ("epochs", "seconds")
-                    for base in ("sap", "lth")
-                ),
+                *(percent(row[f"{what}_saved_against_{base}"], 0) for what, base in saved),
             ]
         )
     return {"head": head, "rows": rows}
@@ -218,7 +218,7 @@ def render(
     uncut = [method for method in methods if method not in cut]
     return frame.render(
         "report.html.j2",
-        title=f"Pruning {study.network} on {dataset_name(study.dataset)}",
+        title=f"Pruning {network_name(study.network)} on {dataset_name(study.dataset)}",
         charts=charts,
         methods=method_names(methods),
         scope=f"{said}, {seeds}, {counted(len(study.iterations), 'iteration')}",

@@ -4,7 +4,17 @@ import pandas as pd
 
 from prunus.reporting import accuracy_figures, frame, statistics, trade_off
 from prunus.reporting.charts import Chart
-from prunus.reporting.names import UNKNOWN, counted, dataset_name, density, listed, number, percent, probability
+from prunus.reporting.names import (
+    UNKNOWN,
+    counted,
+    dataset_name,
+    density,
+    listed,
+    network_name,
+    number,
+    percent,
+    probability,
+)
 from prunus.reporting.sweep import WORKSPACE, Experiment, Variant, combined, varied
 
 SIGNIFICANT = 0.05
@@ -110,7 +120,7 @@ def render(experiments: list[Experiment], found: Found, rows: pd.DataFrame, draw
     names = [experiment.name for experiment in experiments if experiment.name != WORKSPACE]
     return frame.render(
         "sweep.html.j2",
-        title=f"Sweep: {first['study.network']} on {dataset_name(first['study.dataset'])}",
+        title=f"Sweep: {network_name(first['study.network'])} on {dataset_name(first['study.dataset'])}",
         charts=drawn,
         methods=list(rows["variant"]),
         scope=f"{counted(len(rows), 'variant')} from {counted(len(experiments), 'experiment')}, "
