@@ -24,6 +24,7 @@ from prunus.reporting.charts import (
 from prunus.reporting.files import removers
 from prunus.reporting.names import NARROW, listed, method_name, method_names
 
+MOST_COLUMNS_LABELLED = 9  # of a third of a page's width; more would touch each other
 Tables = dict[str, pd.DataFrame]
 LAYER = {"method": ("method", None), "layer": ("layer", None), "iteration": ("iteration", "d")}
 LAYER |= {"density": ("density", PERCENT)}
@@ -61,7 +62,8 @@ def layer_density(tables: Tables, methods: list[str]) -> Chart:
         only = f"datum.method == {quoted(method_name(method))}"
         cell = {"x": x, "y": y, "color": color, "tooltip": tooltip(LAYER)}
         drawn = [layer("rect", cell, where=only, style="cell")]
-        if len(names) * (table["iteration"].nunique()) <= MOST_CELLS_LABELLED:
+        columns = table["iteration"].nunique()
+        if columns <= MOST_COLUMNS_LABELLED and len(names) * columns <= MOST_CELLS_LABELLED:
             words = {"x": x, "y": y, "text": {"field": "label"}, "color": ink}
             drawn.append(layer("text", words, where=only, fontSize=10.5))
         height = len(names) * (12 if crowded else 22)
