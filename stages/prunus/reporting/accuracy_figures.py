@@ -99,15 +99,15 @@ def _over_density(comparison: pd.DataFrame, methods: list[str], looks: dict, dot
     return _curves(comparison, len(methods), looks, x, MEAN, dots)
 
 
-def accuracy_against_density(tables: Tables, methods: list[str]) -> Chart:
-    """Mean test accuracy of each iteration at its mean density, the single seeds beside it."""
-    comparison = tables["comparison"]
+def accuracy_against_density(tables: Tables, methods: list[str], drawn: list[str] | None = None) -> Chart:
+    """Mean test accuracy of each iteration at its mean density, the single seeds beside it; ``drawn``: of these only."""
+    comparison, shown = tables["comparison"], methods if drawn is None else drawn
     return Chart(
-        [_over_density(comparison, methods, identity(method_names(methods)), dots=True)],
-        _datasets(comparison, methods, {"density": 1.0}),
-        f"Lines of mean test accuracy against density, from dense to sparse, for {listed(method_names(methods))}.",
+        [_over_density(comparison, shown, identity(method_names(methods)), dots=True)],
+        _datasets(comparison, shown, {"density": 1.0}),
+        f"Lines of mean test accuracy against density, from dense to sparse, for {listed(method_names(shown))}.",
         MEAN,
-        key=legend(method_names(methods)),
+        key=legend(method_names(methods), method_names(shown)),
     )
 
 

@@ -31,11 +31,11 @@ def transfer(tables: Tables, methods: list[str]) -> Chart | None:
     pruned = table[table["method"] != "dense"]
     keys = pd.MultiIndex.from_frame(pruned[["dataset", "seed"]])
     pruned = pruned.assign(dense_test_accuracy=dense.reindex(keys).to_numpy(), untrainable=0)
-    names = {name: method_name(name) for name in methods if name in set(pruned["method"])}
     if pruned["dataset"].nunique() > 1:
-        pruned["method"] = pruned["method"].map(names) + " on " + pruned["dataset"].map(dataset_name)
-    drawn = list(dict.fromkeys(pruned["method"]))
-    return accuracy_against_density({"comparison": pruned}, drawn) if drawn else None
+        pruned["method"] = pruned["method"].map(method_name) + " on " + pruned["dataset"].map(dataset_name)
+        methods = list(dict.fromkeys(pruned["method"]))
+    drawn = [name for name in methods if name in set(pruned["method"])]
+    return accuracy_against_density({"comparison": pruned}, methods, drawn) if drawn else None
 
 
 def information(tables: Tables, methods: list[str]) -> Chart | None:
