@@ -100,7 +100,7 @@ def _over_density(comparison: pd.DataFrame, methods: list[str], looks: dict, dot
 
 
 def accuracy_against_density(tables: Tables, methods: list[str], drawn: list[str] | None = None) -> Chart:
-    """Mean test accuracy of each iteration at its mean density, the single seeds beside it; ``drawn``: of these only."""
+    """Mean test accuracy of each iteration at its mean density, single seeds beside it; ``drawn``: of these only."""
     comparison, shown = tables["comparison"], methods if drawn is None else drawn
     return Chart(
         [_over_density(comparison, shown, identity(method_names(methods)), dots=True)],
