@@ -19,6 +19,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
@@ -29,11 +30,10 @@ KEPT = layout.ROOT / "params.yaml.before-study"
 POLL_SECONDS = 5
 
 
-def run(*command: str, capture: bool = False) -> str:
+def run(*command: str, output: int | None = None) -> str:
     """Run ``command`` in the project, with this interpreter's tools; ends the script with its status if it fails."""
     tools = os.path.dirname(sys.executable)
     environment = os.environ | {"PATH": os.pathsep.join([tools, os.environ["PATH"]])}
-    output = subprocess.PIPE if capture else None
     done = subprocess.run(command, cwd=layout.ROOT, env=environment, stdout=output, text=True)
     if done.returncode:
         sys.exit(f"{Path(__file__).name}: `{shlex.join(command)}` ended with status {done.returncode}")
@@ -63,7 +63,7 @@ def grid(folder: Path) -> list[list[str]]:
 
 def queued(options: list[list[str]]) -> list[str]:
     """Queue a grid; the names of its experiments."""
-    said = "".join(run("dvc", "exp", "run", "--queue", *line, capture=True) for line in options)
+    said = "".join(run("dvc", "exp", "run", "--queue", *line, output=PIPE) for line in options)
     return re.findall(r"Queued experiment '([^']+)'", said)
 
 
@@ -75,18 +75,18 @@ def states(status: str, names: list[str]) -> dict[str, str]:
 
 def run_queue(names: list[str], jobs: int) -> None:
     """Run the queued experiments, ``jobs`` at a time, and wait for them."""
-    run("dvc", "queue", "start", "-j", str(jobs), capture=True)
+    run("dvc", "queue", "start", "-j", str(jobs), output=DEVNULL)  # its workers would keep a pipe open till they end
     left, start, found = len(names), time.monotonic(), {}
     try:
         while left:
             time.sleep(POLL_SECONDS)
-            found = states(run("dvc", "queue", "status", capture=True), names)
+            found = states(run("dvc", "queue", "status", output=PIPE), names)
             if (still := sum(state in ("Queued", "Running") for state in found.values())) != left:
                 left, minutes = still, (time.monotonic() - start) / 60
                 print(f"{len(names) - left} of {len(names)} experiments have ended ({minutes:.1f} min)", flush=True)
     finally:
         with suppress(SystemExit):
-            run("dvc", "queue", "stop", *(["--kill"] if left else []), capture=True)
+            run("dvc", "queue", "stop", *(["--kill"] if left else []), output=DEVNULL)
     if failed := [name for name, state in found.items() if state == "Failed"]:
         sys.exit(f"{len(failed)} experiments failed; `dvc queue logs {failed[0]}` says why")
 
