@@ -116,7 +116,7 @@ def variants(experiments: list[Experiment]) -> dict[Variant, pd.DataFrame]:
 
 def _order(variant: Variant) -> tuple:
     numbers = [value for _, value in variant._told if _is_number(value)]
-    return variant.method, variant.series, numbers
+    return not variant.settings, variant.method, variant.series, numbers
 
 
 def combined(found: dict[Variant, pd.DataFrame]) -> pd.DataFrame:

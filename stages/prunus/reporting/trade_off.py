@@ -27,6 +27,7 @@ from prunus.reporting.names import listed, method_name
 REFERENCES = ("sap", "lth")
 NOMINAL = 300, 260  # pixels of a plot in a narrow window: labels that are apart there are apart everywhere
 LINE = 13  # pixels
+MOST_ON_LINEAR = 4  # times the least cost
 # Where a label may stand: the alignment of its text, and how far it is from its point; clear of the error bars.
 PLACES = ("left", 8, -10), ("left", 8, 11), ("right", -8, -10), ("right", -8, 11)
 
@@ -66,13 +67,19 @@ def trade_off(table: pd.DataFrame, series: list[str]) -> Chart:
     )
     columns = {"method": ("method", None), "label": ("label", None), "accuracy": ("test accuracy", POINTS)}
     columns |= {"std": ("standard deviation", POINTS)}
+    apart = {}
     for cost, (divisor, title) in costs.items():
         mean, std = table[f"{cost}_mean"] / divisor, table[f"{cost}_std"].fillna(0.0) / divisor
-        table = table.assign(**{cost: mean, f"{cost}_from": (mean - std).clip(lower=0), f"{cost}_to": mean + std})
-        placed = _places(mean.to_numpy(), table["accuracy"].to_numpy(), list(table["label"]))
+        apart[cost] = _factors_apart(mean)
+        least = 0.5 * mean.min() if apart[cost] else 0.0
+        table = table.assign(**{cost: mean, f"{cost}_from": (mean - std).clip(lower=least), f"{cost}_to": mean + std})
+        across = (
+            _pixels(np.log(mean), np.log(mean.min()), NOMINAL[0]) if apart[cost] else _pixels(mean, 0.0, NOMINAL[0])
+        )
+        placed = _places(across.to_numpy(), table["accuracy"].to_numpy(), list(table["label"]))
         table = table.assign(**{f"{cost}_{what}": values for what, values in placed.items()})
         columns |= {cost: (title.removesuffix(" in all"), TENTHS)}
-    panels = [_panel(table, series, cost, title, columns) for cost, (_, title) in costs.items()]
+    panels = [_panel(table, series, cost, title, columns, apart[cost]) for cost, (_, title) in costs.items()]
     kept = ["method", "label", "reference", "accuracy", "std", "low", "high"]
     kept += [name for name in table if name.split("_")[0] in costs and not name.endswith(("_mean", "_std"))]
     alt = (
@@ -81,8 +88,14 @@ def trade_off(table: pd.DataFrame, series: list[str]) -> Chart:
     return Chart(panels, {"rows": records(table[kept])}, alt, columns, across=2, key=legend(series))
 
 
-def _panel(table: pd.DataFrame, series: list[str], cost: str, title: str, columns: dict) -> dict:
-    x = {"type": "quantitative", "scale": {"domainMin": 0, "padding": 12}, "axis": axis(title, SHORT, 5)}
+def _factors_apart(costs: pd.Series) -> bool:
+    """Whether a log axis is due: costs that lie factors apart would crowd at the left of a linear one."""
+    return bool(costs.min() > 0 and costs.max() > MOST_ON_LINEAR * costs.min())
+
+
+def _panel(table: pd.DataFrame, series: list[str], cost: str, title: str, columns: dict, log: bool) -> dict:
+    scale = {"type": "log", "nice": False} if log else {"domainMin": 0}
+    x = {"type": "quantitative", "scale": scale | {"padding": 12}, "axis": axis(title, SHORT, 5)}
     y = {"type": "quantitative", "scale": {"zero": False, "padding": 18}, "axis": axis("final test accuracy", PERCENT)}
     looks, shown = identity(series), {"opacity": if_picked(1.0)}
     color = {"color": looks["color"]}
@@ -109,8 +122,9 @@ def _panel(table: pd.DataFrame, series: list[str], cost: str, title: str, column
 
 
 def _places(x: np.ndarray, y: np.ndarray, labels: list[str]) -> dict[str, list]:
-    """Alignment and offset of the label of each point [n]: of the places about it the one with least in its way."""
-    points = np.column_stack([_pixels(x, 0.0, NOMINAL[0]), NOMINAL[1] - _pixels(y, y.min(), NOMINAL[1])])
+    """Alignment and offset of the label of each point [n]: of the places about it the one with least in its way; ``x``
+    is in pixels already."""
+    points = np.column_stack([x, NOMINAL[1] - _pixels(y, y.min(), NOMINAL[1])])
     taken = [(px - 5, py - 5, px + 5, py + 5) for px, py in points]
     chosen = []
     for (px, py), label in zip(points, labels, strict=True):
