@@ -73,20 +73,28 @@ def states(status: str, names: list[str]) -> dict[str, str]:
     return {row[1]: row[-1] for row in rows if len(row) > 2 and row[1] in names}
 
 
+def start_workers(jobs: int) -> None:
+    run("dvc", "queue", "start", "-j", str(jobs), output=DEVNULL)  # they would keep a pipe open till they end
+
+
 def run_queue(names: list[str], jobs: int) -> None:
     """Run the queued experiments, ``jobs`` at a time, and wait for them."""
-    run("dvc", "queue", "start", "-j", str(jobs), output=DEVNULL)  # its workers would keep a pipe open till they end
+    start_workers(jobs)
     left, start, found = len(names), time.monotonic(), {}
     try:
         while left:
             time.sleep(POLL_SECONDS)
-            found = states(run("dvc", "queue", "status", output=PIPE), names)
+            status = run("dvc", "queue", "status", output=PIPE)
+            found = states(status, names)
             if (still := sum(state in ("Queued", "Running") for state in found.values())) != left:
                 left, minutes = still, (time.monotonic() - start) / 60
                 print(f"{len(names) - left} of {len(names)} experiments have ended ({minutes:.1f} min)", flush=True)
+            if "Queued" in found.values() and "0 active, 0 idle" in status:
+                start_workers(jobs)  # one that was told to stop takes the order with it into the next queue
     finally:
-        with suppress(SystemExit):
-            run("dvc", "queue", "stop", *(["--kill"] if left else []), output=DEVNULL)
+        if left:
+            with suppress(SystemExit):
+                run("dvc", "queue", "stop", "--kill", output=DEVNULL)
     if failed := [name for name, state in found.items() if state == "Failed"]:
         sys.exit(f"{len(failed)} experiments failed; `dvc queue logs {failed[0]}` says why")
 
