@@ -84,20 +84,40 @@ def test_the_table_is_in_the_order_of_the_setting_and_measures_against_sap(epsil
     assert table["series"].tolist() == ["InCoP-IF"] * 3 + ["SAP"]
 
 
-def test_one_setting_at_a_time_has_a_series_each_and_a_place_for_the_rest():
+def test_where_one_number_varies_words_make_the_series_and_the_number_the_mark():
     found = sweep.variants(
         [
             experiment("workspace", {"sap": [0.9, 0.8]}),
             experiment("p", {"sap": [0.9, 0.8]}, methods__sap__p=0.2),
             experiment("scope", {"sap": [0.9, 0.8]}, methods__sap__scope="layer"),
-            experiment("both", {"sap": [0.9, 0.8]}, methods__sap__scope="layer", methods__sap__p=0.2),
         ]
     )
-    assert [(variant.label, variant.series) for variant in found] == [
-        ("as in params.yaml", "SAP"),
-        ("p 0.2", "SAP, p"),
-        ("scope layer", "SAP, layer"),
-        ("p 0.2, scope layer", "SAP, layer, p"),
+    assert [(variant.name, variant.mark, variant.series) for variant in found] == [
+        ("SAP, global, p 0.5", "p 0.5", "SAP, global"),
+        ("SAP, global, p 0.2", "p 0.2", "SAP, global"),
+        ("SAP, layer, p 0.5", "p 0.5", "SAP, layer"),
+    ]
+
+
+def test_one_setting_at_a_time_has_a_series_each_and_a_place_for_the_rest():
+    def one(name, **changes):
+        return experiment(name, {"sap": [0.9, 0.8]}, **({"methods__sap__q": 1.0} | changes))
+
+    found = sweep.variants(
+        [
+            one("workspace"),
+            one("p", methods__sap__p=0.2),
+            one("q", methods__sap__q=2.0),
+            one("scope", methods__sap__scope="layer"),
+            one("both", methods__sap__p=0.3, methods__sap__q=2.0),
+        ]
+    )
+    assert [(variant.label, variant.mark, variant.series) for variant in found] == [
+        ("as in params.yaml", "as in params.yaml", "SAP"),
+        ("p 0.2", "p 0.2", "SAP, p"),
+        ("q 2", "q 2", "SAP, q"),
+        ("layer", "layer", "SAP, layer"),
+        ("p 0.3, q 2", "p 0.3, q 2", "SAP, p, q"),
     ]
 
 

@@ -36,15 +36,21 @@ class Variant:
     experiment: str
 
     @property
-    def _told(self) -> tuple[tuple[str, object], ...]:
-        return self.settings if len(self.settings) == 1 else self.changed
+    def _one_number(self) -> bool:
+        """Whether one number varies, perhaps beside words; else settings were varied one at a time."""
+        return sum(_is_number(value) for _, value in self.settings) <= 1
+
+    @property
+    def _told(self) -> list[tuple[str, object]]:
+        """What tells this variant from the method's others, words before numbers: all its settings where one number
+        varies, else those that differ."""
+        return sorted(self.settings if self._one_number else self.changed, key=lambda item: _is_number(item[1]))
 
     @property
     def label(self) -> str:
-        """What tells this variant from the method's others: the one setting that varies, or those that differ."""
         if not self.settings:
             return ""
-        return ", ".join(f"{_short(key)} {_shown(value)}" for key, value in self._told) or "as in params.yaml"
+        return ", ".join(_shown(key, value) for key, value in self._told) or "as in params.yaml"
 
     @property
     def name(self) -> str:
@@ -52,13 +58,17 @@ class Variant:
         return f"{method_name(self.method)}, {self.label}" if self.label else method_name(self.method)
 
     @property
+    def mark(self) -> str:
+        """What stands beside its point on the line of its series."""
+        numbers = [_shown(key, value) for key, value in self._told if _is_number(value)]
+        return ", ".join(numbers) or self.label
+
+    @property
     def series(self) -> str:
         """What a line joins: the variants of a method that differ in one number alone."""
-        numbers = [key for key, value in self._told if _is_number(value)]
-        told = [method_name(self.method), *(_shown(value) for key, value in self._told if not _is_number(value))]
-        if len(numbers) == 1 and len(self.settings) > 1:
-            told.append(_short(numbers[0]))
-        return ", ".join(told)
+        words = [_shown(key, value) for key, value in self._told if not _is_number(value)]
+        numbers = [] if self._one_number else [_short(key) for key, value in self._told if _is_number(value)]
+        return ", ".join([method_name(self.method), *words, *numbers])
 
 
 def _is_number(value: object) -> bool:
@@ -69,8 +79,11 @@ def _short(key: str) -> str:
     return {"epsilon": "ε"}.get(last := key.rpartition(".")[2], last)
 
 
-def _shown(value: object) -> str:
-    return f"{value:g}" if _is_number(value) else str(value)
+def _shown(key: str, value: object) -> str:
+    """A setting in a few letters; of a word (l2, cosine) the word."""
+    if _is_number(value):
+        return f"{_short(key)} {value:g}"
+    return value if isinstance(value, str) else f"{_short(key)} {str(value).lower()}"
 
 
 def flat(params: dict, prefix: str = "") -> dict[str, object]:
@@ -139,7 +152,7 @@ def table(found: dict[Variant, pd.DataFrame]) -> pd.DataFrame:
             "variant": [variant.name for variant in ordered],
             "method": [variant.method for variant in ordered],
             "series": [variant.series for variant in ordered],
-            "label": [variant.label for variant in ordered],
+            "label": [variant.mark for variant in ordered],
             "reference": [not variant.settings for variant in ordered],
             "experiment": [variant.experiment for variant in ordered],
         }
