@@ -28,6 +28,7 @@ from prunus.params import ParamsError, validate
 
 KEPT = layout.ROOT / "params.yaml.before-study"
 POLL_SECONDS = 5
+POLLS_UNATTENDED = 8  # without a worker; starting one takes some seconds
 
 
 def run(*command: str, output: int | None = None) -> str:
@@ -80,7 +81,7 @@ def start_workers(jobs: int) -> None:
 def run_queue(names: list[str], jobs: int) -> None:
     """Run the queued experiments, ``jobs`` at a time, and wait for them."""
     start_workers(jobs)
-    left, start, found = len(names), time.monotonic(), {}
+    left, start, found, unattended = len(names), time.monotonic(), {}, 0
     try:
         while left:
             time.sleep(POLL_SECONDS)
@@ -89,8 +90,10 @@ def run_queue(names: list[str], jobs: int) -> None:
             if (still := sum(state in ("Queued", "Running") for state in found.values())) != left:
                 left, minutes = still, (time.monotonic() - start) / 60
                 print(f"{len(names) - left} of {len(names)} experiments have ended ({minutes:.1f} min)", flush=True)
-            if "Queued" in found.values() and "0 active, 0 idle" in status:
-                start_workers(jobs)  # one that was told to stop takes the order with it into the next queue
+            unattended = unattended + 1 if "0 active, 0 idle" in status and "Queued" in found.values() else 0
+            if unattended == POLLS_UNATTENDED:  # workers that were told to stop take the order into the next queue
+                start_workers(jobs)
+                unattended = 0
     finally:
         if left:
             with suppress(SystemExit):
