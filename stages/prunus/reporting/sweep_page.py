@@ -42,10 +42,11 @@ def _extremes(rows: pd.DataFrame, finals: dict[str, pd.Series]) -> list[str]:
             continue
         first, last = part.iloc[0], part.iloc[-1]
         mean, _, half = statistics.mean_std_interval(finals[last["variant"]] - finals[first["variant"]])
-        epochs = f"{number(first['epochs_mean'])} to {number(last['epochs_mean'])} epochs"
-        densities = f"{density(first['density_mean'])} to {density(last['density_mean'])}"
+        epochs = f"retraining goes from {number(first['epochs_mean'])} to {number(last['epochs_mean'])} epochs, "
+        densities = f"density goes from {density(first['density_mean'])} to {density(last['density_mean'])}"
         sentences.append(
-            f"{series}: from {first['label']} to {last['label']} retraining goes from {epochs}, density from "
+            f"{series}: from {first['label']} to {last['label']} "
+            f"{epochs if first['epochs_mean'] != last['epochs_mean'] else ''}"
             f"{densities}, and final accuracy changes by {_points(mean, half)}."
         )
     return sentences
