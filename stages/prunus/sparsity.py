@@ -8,6 +8,7 @@ Algorithm 1; the Gini index after Hurley and Rickard, "Comparing Measures of Spa
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -131,8 +132,19 @@ def floor_count(d: int, share: float) -> int:
     return min(d, math.floor(d * share + 1e-12 * d))
 
 
+class _ByPQIndex:
+    """An amount that follows from a group's PQ index at ``p`` and ``q``, None where that is undefined."""
+
+    def __call__(self, alive: Tensor) -> int:
+        [count] = self.per_row(*_one_row(alive)) if alive.numel() else [0]
+        return count
+
+    def per_row(self, values: Sequence[Tensor], masks: Sequence[Tensor]) -> list[int]:
+        return [self._count(d, index) for d, index in _indices(values, masks, self.p, self.q)]
+
+
 @dataclass(frozen=True)
-class PQAmount:
+class PQAmount(_ByPQIndex):
     """SAP's c_t = floor(d min(gamma (1 - r/d), beta)), Algorithm 1: how many of the d alive values to prune.
 
     All-zero values carry no scale to judge by: none is pruned. The authors' code rounds r up first, which prunes up
@@ -144,13 +156,6 @@ class PQAmount:
     eta: float = 0.0
     gamma: float = 1.0
     beta: float = 0.9
-
-    def __call__(self, alive: Tensor) -> int:
-        [count] = self.per_row(*_one_row(alive)) if alive.numel() else [0]
-        return count
-
-    def per_row(self, values: Sequence[Tensor], masks: Sequence[Tensor]) -> list[int]:
-        return [self._count(d, index) for d, index in _indices(values, masks, self.p, self.q)]
 
     def _count(self, d: int, index: float | None) -> int:
         if index is None:
@@ -174,21 +179,16 @@ class GiniAmount:
 
 
 @dataclass(frozen=True)
-class HoyerAmount:
-    """The same with the Hoyer index."""
+class HoyerAmount(_ByPQIndex):
+    """The same with the Hoyer index, which the PQ index at (1, 2) determines."""
 
     gamma: float = 1.0
     beta: float = 0.9
+    p: ClassVar[float] = 1.0
+    q: ClassVar[float] = 2.0
 
-    def __call__(self, alive: Tensor) -> int:
-        [count] = self.per_row(*_one_row(alive)) if alive.numel() else [0]
-        return count
-
-    def per_row(self, values: Sequence[Tensor], masks: Sequence[Tensor]) -> list[int]:
-        return [self._count(d, index) for d, index in _indices(values, masks, 1.0, 2.0)]
-
-    def _count(self, d: int, one_two: float | None) -> int:
-        return 0 if one_two is None else floor_count(d, min(self.gamma * _hoyer(d, one_two), self.beta))
+    def _count(self, d: int, index: float | None) -> int:
+        return 0 if index is None else floor_count(d, min(self.gamma * _hoyer(d, index), self.beta))
 
 
 @dataclass(frozen=True)
