@@ -9,6 +9,7 @@ RAW_DATA = Path("data/raw")
 DATASET = Path("data/prepared/dataset.safetensors")
 TRANSFER_DATASETS = Path("data/prepared/transfer")
 RUNS = Path("runs")
+RECORDS = RUNS / "records"
 TABLES = Path("reports/tables")
 FIGURES = Path("reports/figures")
 METRICS = Path("reports/metrics.json")
@@ -74,7 +75,12 @@ def export(dataset: str, network: str, seed: int, chain: str, t: int, suffix: st
 
 def record(*parts: str) -> Path:
     """The run record of one stage, e.g. ``record("seed0", "sap", "iteration-1")``: what made it and its times."""
-    return RUNS.joinpath("records", *parts, "record.json")
+    return RECORDS.joinpath(*parts, "record.json")
+
+
+def unfinished(record: Path) -> Path:
+    """Folder of what a stage that has not ended leaves for its next run; ``record`` is the stage's run record."""
+    return RUNS / "unfinished" / record.parent.relative_to(RECORDS)
 
 
 def iteration_record(seed: int, method: str, t: int) -> Path:
