@@ -1,6 +1,5 @@
 """Damaged outputs, cached objects and records of DVC's are found, removed and brought back; the rest is left alone."""
 
-import json
 import re
 
 import pytest
