@@ -96,12 +96,8 @@ def test_plateau_stops_by_patience_and_at_the_latest_at_the_cap(name, changes, r
     recipe = methods.recipe(name, settings(name, patience=3, **changes))
     stop = recipe.stop(retraining)
     assert stop.max_epochs == 9
-    assert [stop.after_epoch(epoch, None, [0.5] * epoch).reason for epoch in (1, 2, 3, 4)] == [
-        None,
-        None,
-        None,
-        "plateau",
-    ]
+    reasons = [stop.after_epoch(epoch, None, [0.5] * epoch).reason for epoch in range(1, 5)]
+    assert reasons == [None, None, None, "plateau"]
     better = recipe.stop(retraining)
     reasons = [better.after_epoch(epoch, None, list(range(epoch))).reason for epoch in range(1, 10)]
     assert reasons == [None] * 8 + ["cap"]
@@ -117,11 +113,8 @@ def test_fixed_does_not_look_at_patience(retraining):
     [("incop_if", {}), ("incop_if", {"correlation": "signed"}), ("incop_gf", {}), ("incop_gf", {"metric": "cosine"})],
 )
 def test_the_dense_network_is_at_distance_zero_of_its_own_flow(name, changes, retraining, small_network):
-    look = (
-        methods.recipe(name, settings(name, epsilon=1e-5, **changes))
-        .stop(retraining)
-        .after_epoch(1, small_network, [0.5])
-    )
+    stop = methods.recipe(name, settings(name, epsilon=1e-5, **changes)).stop(retraining)
+    look = stop.after_epoch(1, small_network, [0.5])
     assert (look.reason, look.distance) == ("flow", pytest.approx(0, abs=1e-6))
 
 
