@@ -129,6 +129,7 @@ class Case:
     stop: object = FixedEpochs(4)
     epochs: int = 4
     oto: str | None = None
+    penalty: float = 0.3
     memory_format: torch.memory_format = torch.contiguous_format
     sgd: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
@@ -145,7 +146,13 @@ class Case:
         if self.oto:
             masks, groups = masking.ones(network), channels.groups(network, dataset.shape)
             settings = Settings(
-                form=self.oto, fraction=0.5, penalty=0.3, epsilon=0.9, warmup_epochs=1, epochs=4, rewind="trained"
+                form=self.oto,
+                fraction=0.5,
+                penalty=self.penalty,
+                epsilon=0.9,
+                warmup_epochs=1,
+                epochs=4,
+                rewind="trained",
             )
             options["sparsifier"] = HalfSpace(network, groups, masks, settings)
         recorder = Recorder(RECORD, CPU, 1)
@@ -195,6 +202,9 @@ CASES = {
     "infinite distance": Case(stop=flow_stop(lambda network: torch.tensor([math.inf, 0.0]))),
     "hspg": Case(lambda: networks.build("lenet5", 1, 8, 3), oto="hspg"),
     "dhspg": Case(lambda: networks.build("lenet5", 1, 8, 3), oto="dhspg"),
+    "dhspg, zeroed at its last step": Case(
+        lambda: networks.build("lenet5", 1, 8, 3), stop=flow_stop(norms), oto="dhspg", penalty=1e-4
+    ),
 }
 
 
