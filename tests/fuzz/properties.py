@@ -2,6 +2,7 @@
 
 import math
 import re
+import time
 from pathlib import Path
 
 from dvc.utils.serialize import parse_yaml
@@ -52,22 +53,25 @@ def settings_of(found) -> dict:
     }
 
 
-def verdict(content: bytes, folder: Path) -> list[str]:
-    """The lines that a params.yaml of ``content`` gets, none where it is valid; AssertionError where it must not be so.
+def verdict(content: bytes, folder: Path) -> tuple[list[str], float]:
+    """The lines that a params.yaml of ``content`` gets, none where it is valid, and the processor's seconds for reading
+    it; AssertionError where it must not be so.
 
     What is accepted DVC reads in the same way, or a stage would be run with another value than it checked.
     """
     path = folder / "params.yaml"
     path.write_bytes(content)
+    start = time.process_time()
     try:
         found = params.read(path)
     except ParamsError as error:
-        return lines_of(error)
+        return lines_of(error), time.process_time() - start
+    seconds = time.process_time() - start
     settings = settings_of(found)
     harmless(settings)
     assert settings == plain(parse_yaml(content.decode("utf-8"), path)), "DVC reads something else"
     assert params.validate(settings) == found
-    return []
+    return [], seconds
 
 
 def plain(value: object) -> object:

@@ -1,6 +1,5 @@
 """Any mutation of params.yaml is valid, or is refused in short lines that name the key. `make fuzz` tries thousands."""
 
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
