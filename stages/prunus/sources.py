@@ -215,10 +215,8 @@ def _load(files: list[tuple[Path, int]], side: int, what: str) -> Split:
     try:
         images = torch.empty(len(files), 3, side, side, dtype=torch.uint8)
     except RuntimeError:
-        size = f"{len(files):,} images of {side} x {side} pixels"
-        raise DataError(
-            f"data.image_folder.side: {size} do not fit into memory; lower it, or use fewer images"
-        ) from None
+        size = f"{len(files):,} images of {side} x {side} pixels do not fit into memory"
+        raise DataError(f"data.image_folder.side: {size}; lower it, or use fewer images") from None
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for index, (path, _) in enumerate(tqdm(files, what, unit="image", disable=not sys.stderr.isatty())):

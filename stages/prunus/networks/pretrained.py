@@ -33,9 +33,7 @@ def load_imagenet(network: nn.Module, name: str) -> None:
     file, folder = Path(weights.url).name, Path(torch.hub.get_dir()) / "checkpoints"
     try:
         if (folder / file).exists() and not is_published(folder / file):
-            raise OSError(
-                "the file there is not the published one"
-            )  # torch checks what it downloads, not what it finds
+            raise OSError("the file is not the published one")  # torch checks what it downloads, not what it finds
         state = weights.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
         network.load_state_dict(state)
     except (OSError, HTTPException, RuntimeError, EOFError, pickle.UnpicklingError) as error:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from prunus import layout
 from prunus.reporting.files import read_table
-from prunus.runtime import StageError
+from prunus.runtime import StageError, read_json
 
 ACTIVITIES = ("prune", "train", "flow", "evaluation")
 FIRST_COLUMNS = ["dataset", "network", "seed", "method", "iteration", "density", "test_accuracy", "epochs"]
