@@ -40,7 +40,7 @@ PARAMS = [
 
 
 # What is read of reference_flow.json.
-REFERENCE = {"samples": int, "subset_seed": int, "quirks": dict[str, float]}
+REFERENCE = {"samples": int, "subset_seed": int, "quirks": dict[str, float | list[float]]}
 REFERENCE |= dict.fromkeys(("information", "information_signed", "gradient"), list[float])
 
 

@@ -48,6 +48,11 @@ def _damaged(path: Path, why: object, made_by: str) -> StageError:
     return StageError(f"{path} is damaged ({why}); delete it, `{made_by}` makes it again")
 
 
+def _of_another(path: Path, why: str, made_by: str) -> StageError:
+    why = why if len(why) <= 100 else why[:97] + "..."
+    return StageError(f"{path} holds another network than params.yaml asks for ({why}); `{made_by}` makes it anew")
+
+
 def load_into(network: nn.Module, path: Path, device: torch.device, made_by: str) -> Masks:
     """Load a network's tensors in place and return its masks in the network's order (empty if none are stored).
 
@@ -58,7 +63,7 @@ def load_into(network: nn.Module, path: Path, device: torch.device, made_by: str
         network.load_state_dict(state)
     except RuntimeError as error:
         first = str(error).splitlines()[1:2] or [str(error)]
-        raise _damaged(path, f"or of another network: {first[0].strip()}", made_by) from None
+        raise _of_another(path, first[0].strip(), made_by) from None
     if masks and (odd := sorted(set(masks) ^ set(prunable(network)))):
-        raise _damaged(path, f"or of another network: {MASK}{odd[0]}", made_by)
+        raise _of_another(path, f"{MASK}{odd[0]}", made_by)
     return {name: masks[name] for name, _ in network.named_parameters() if name in masks}

@@ -42,7 +42,7 @@ class _Refused(yaml.MarkedYAMLError):
 class Loader(yaml.SafeLoader):
     """Plain values only: no tags, no directives; aliases count as what they stand for. Keys are written once.
 
-    What YAML 1.1 and 1.2 read differently (``no``, ``0o17``, ``1:30``, ``2020-01-01``) is text.
+    ``no`` and ``1:30`` are text, as in YAML 1.2.
     """
 
     yaml_implicit_resolvers = {}
@@ -78,6 +78,10 @@ class Loader(yaml.SafeLoader):
         self._sizes.setdefault(node, self._values - before)
         return node
 
+    def _refuse_unclear(self, node):
+        said = f"{shortened(node.value, 40)} is not read alike by all; write a plain decimal number, or text in quotes"
+        raise _Refused(None, None, said, node.start_mark)
+
     def construct_mapping(self, node, deep=False):
         times = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         twice = [key for key, count in times.items() if count > 1]
@@ -88,6 +92,10 @@ class Loader(yaml.SafeLoader):
 
 INTEGER = r"[-+]?(0|[1-9][0-9]{0,299})"  # no leading zero: octal to some; Python reads no integer of 5,000 digits
 FLOAT = r"[-+]?[0-9]+(\.[0-9]*([eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+)|[-+]?\.[0-9]+([eE][-+][0-9]+)?"
+# What is a number or a date to YAML 1.1, to 1.2 or to DVC, but not to all of them: 017, 0x1F, 1_000, .5e3, 2020-01-01.
+UNCLEAR = (
+    r"[-+]?0(o?[0-7_]+|b[01_]+|x[0-9a-fA-F_]+)|[-+]?\.?[0-9][0-9_]*\.?[0-9_]*([eE][-+]?[0-9_]+)?|[0-9]{4}-[0-9]+-.*"
+)
 SPECIAL = r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 
 for tag, pattern, first in (
@@ -95,8 +103,12 @@ for tag, pattern, first in (
     ("int", INTEGER, "-+0123456789"),
     ("float", f"{FLOAT}|{SPECIAL}", "-+.0123456789"),
     ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("unclear", UNCLEAR, "-+.0123456789"),  # after the others: the first that fits counts
 ):
     Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"(?:{pattern})\Z"), list(first))
+
+
+Loader.add_constructor("tag:yaml.org,2002:unclear", Loader._refuse_unclear)
 
 
 def parse(text: str, name: object) -> object:

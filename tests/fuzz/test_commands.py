@@ -7,10 +7,8 @@ import mutations
 from prunus import params
 from prunus.plain_yaml import ParamsError
 
-BAD = {
-    "a method's setting": (mutations.written(mutations.put(("methods", "sap", "p"), -1)), "Prunus"),
-    "no YAML": (mutations.REAL + b"[", "DVC"),
-}
+SETTING = mutations.written(mutations.put(("methods", "sap", "p"), -1))
+NO_YAML = mutations.REAL + b"["
 
 
 @pytest.fixture(scope="module")
@@ -18,11 +16,12 @@ def project(tmp_path_factory):
     return commands.project(tmp_path_factory.mktemp("bad") / "project")
 
 
-@pytest.mark.parametrize("what", BAD)
-@pytest.mark.parametrize("command", commands.COMMANDS)
-def test_a_bad_file_starts_nothing(project, command, what):
-    content, by_dvc = BAD[what]
+@pytest.mark.parametrize(
+    ("command", "content", "by"),
+    [("snakemake", SETTING, "Prunus"), ("dvc repro", SETTING, "Prunus"), ("dvc repro", NO_YAML, "DVC")],
+)
+def test_a_bad_file_starts_nothing(project, command, content, by):
     (project / "params.yaml").write_bytes(content)
     with pytest.raises(ParamsError) as error:
         params.read(project / "params.yaml")
-    assert commands.refused(project, command, content, error.value) == (by_dvc if command == "dvc repro" else "Prunus")
+    assert commands.refused(project, command, content, error.value) == by

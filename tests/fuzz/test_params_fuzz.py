@@ -15,7 +15,7 @@ def methods_are_imported():
 
 
 @pytest.mark.parametrize("kind", mutations.KINDS)
-@settings(max_examples=15, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_mutation_is_valid_or_gets_its_lines(tmp_path_factory, kind, data):
     properties.verdict(data.draw(mutations.KINDS[kind]), tmp_path_factory.getbasetemp())
