@@ -56,14 +56,13 @@ def settings_of(found) -> dict:
 def alike(ours: object, theirs: object) -> bool:
     """Whether DVC's values are ours; where a real number is wanted, ours is its nearest."""
     if isinstance(ours, dict):
-        return (
-            isinstance(theirs, dict) and set(ours) == set(theirs) and all(alike(ours[key], theirs[key]) for key in ours)
-        )
+        same_keys = isinstance(theirs, dict) and set(ours) == set(theirs)
+        return same_keys and all(alike(ours[key], theirs[key]) for key in ours)
     if isinstance(ours, list):
         return isinstance(theirs, list) and len(ours) == len(theirs) and all(map(alike, ours, theirs))
-    return ours == (float(theirs) if isinstance(ours, float) else theirs) and isinstance(theirs, bool) == isinstance(
-        ours, bool
-    )
+    if isinstance(ours, float):
+        return isinstance(theirs, int | float) and ours == float(theirs)
+    return isinstance(ours, bool) == isinstance(theirs, bool) and ours == theirs
 
 
 def verdict(content: bytes, folder: Path) -> tuple[list[str], float]:
