@@ -1,12 +1,13 @@
 # `make` reproduces the study of params.yaml, `make study NAME=...` a ready-made one (SCALE=paper: at the paper's size),
-# `make experiments` lists a study's variants, `make test` runs the tests, `make bench` measures, `make docs` builds the
-# documentation into site/, `make verify` finds damaged outputs and cached objects; each sets up .venv first.
+# `make experiments` lists a study's variants, `make test` runs the tests, `make fuzz` tries thousands of damaged
+# params.yaml, `make verify` finds damaged outputs and cached objects, `make audit` looks the pinned packages up among
+# known vulnerabilities, `make bench` measures, `make docs` builds the documentation into site/; each sets up .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study setup test bench experiments docs verify lint
+.PHONY: study setup test fuzz verify audit bench experiments docs lint
 
 study: setup
 	$(if $(NAME),python studies/run.py $(NAME) $(if $(SCALE),--scale $(SCALE)),snakemake)
@@ -23,6 +24,14 @@ setup: .venv/.complete
 
 test: setup
 	$(BIN)/python -m pytest
+
+fuzz: setup
+	$(BIN)/python tests/fuzz/run.py
+
+audit: setup
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --group audit 2> /dev/null || \
+		{ echo "audit: not done, pip-audit could not be installed; is there a network?" >&2; exit 2; }
+	@$(BIN)/python tests/audit/run.py
 
 bench: setup
 	$(BIN)/python benchmarks/run.py $(ONLY)

@@ -6,7 +6,6 @@ python stages/evaluate.py --seed 0 --method sap
 """
 
 import argparse
-import csv
 import os
 
 import torch
@@ -17,13 +16,16 @@ from prunus.evaluation import accuracy, is_constant, layer_table, logits, share_
 from prunus.latency import latency
 from prunus.macs import multiply_accumulates
 from prunus.params import for_stage
-from prunus.runtime import Recorder, StageError, one_line_errors, open_device, read_json, write_csv
+from prunus.runtime import Recorder, StageError, one_line_errors, open_device, read_json, read_rows, write_csv
 
 PARAMS = ["study.dataset", "study.network", "study.iterations", "network", "device.accelerator", "device.threads"]
 
 BATCHES = (1, 256)  # images a latency is measured on
 CHECKED_IMAGES = 256
 INDICES = ("pq_index", "gini_index")
+# What is read of an iteration's metrics.json.
+METRICS = {"density": float, "alive": int, "validation_accuracy": float, "collapsed": list[str], "epochs": int}
+METRICS |= {"stopped_by": str, "distance": float | None, "epsilon": float | None, "settings": dict}
 CHANNEL_COLUMNS = ["seed", "method", "iteration", "group", "channels", "alive"]
 
 
@@ -75,7 +77,7 @@ def main() -> None:
             command = layout.prune_command(seed, arguments.method, t, arguments.ratio_of)
             made_by = command if t else f"python stages/pretrain.py --seed {seed}"
             alive = checkpoint.load_into(network, source / layout.NETWORK, device, made_by)
-            metrics = read_json(source / layout.METRICS_NAME, made_by)
+            metrics = read_json(source / layout.METRICS_NAME, made_by, METRICS if t else {})
             macs = multiply_accumulates(network, dataset.shape, alive)
             with recorder.clock.time("evaluation"):
                 answers = logits(network, dataset, "test")
@@ -89,8 +91,7 @@ def main() -> None:
                 dense.load_state_dict(network.state_dict())
                 dense_accuracy, dense_macs = test_accuracy, sum(macs.values())
                 continue
-            with open(source / layout.HISTORY, newline="") as file:
-                histories += [keys | row for row in csv.DictReader(file)]
+            histories += [keys | row for row in read_rows(source / layout.HISTORY, made_by)]
             left = {group: int(mask.sum()) for group, mask in channels.alive(coupled, alive).items()}
             groups += [keys | {"group": g.name, "channels": g.size, "alive": left[g.name]} for g in coupled]
             compact = checked(channels.compact(network, coupled, alive), network, dataset, label)

@@ -40,6 +40,11 @@ PARAMS = [
 ]
 
 
+# What is read of reference_flow.json.
+REFERENCE = {"samples": int, "subset_seed": int, "quirks": dict[str, float | list[float]]}
+REFERENCE |= dict.fromkeys(("information", "information_signed", "gradient"), list[float])
+
+
 def at_ratio(settings, candidates, ratio):
     """``settings`` with the fraction of the channels left that has to go for ``ratio`` of all to be removed."""
     already = channels.share_removed(candidates.groups, candidates.masks)
@@ -80,14 +85,14 @@ def main() -> None:
         )
         network = computed.place(network, device)
         alive = checkpoint.load_into(network, before, device, pretrain if t == 1 else earlier)
-        reference = read_json(layout.reference_flow(seed), f"python stages/reference_flow.py --seed {seed}")
+        reference = read_json(layout.reference_flow(seed), f"python stages/reference_flow.py --seed {seed}", REFERENCE)
         subset = dataset.sample("train", reference["samples"], reference["subset_seed"])
         flow_sample = dataset.normalise(subset.images), subset.labels
         candidates = Candidates(network, alive, t, dataset, seeds["selection"], dense_state, flow_sample)
         if ratio_of:
             command = layout.prune_command(seed, ratio_of, t)
             inputs.append(layout.iteration(seed, ratio_of, t) / layout.METRICS_NAME)
-            realised = read_json(inputs[-1], command)
+            realised = read_json(inputs[-1], command, {"channels_removed": float})
             settings = at_ratio(settings, candidates, realised["channels_removed"])
         recipe = methods.recipe(method, settings)
         with recorder.clock.time("prune"):

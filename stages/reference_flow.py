@@ -32,7 +32,9 @@ def main() -> None:
             params.study.network, *dataset.form, pretrained=params.network.pretrained, download=False
         ).to(device)
         masks = checkpoint.load_into(network, layout.rewind_point(seed, "trained"), device, pretrain)
-        dense = read_json(layout.dense(seed) / layout.METRICS_NAME, pretrain)
+        dense = read_json(
+            layout.dense(seed) / layout.METRICS_NAME, pretrain, {"last_batch_gradient": dict[str, list[float]]}
+        )
         subset = dataset.sample("train", params.flow.samples, seeds["flow"])
         images = dataset.normalise(subset.images)
         with recorder.clock.time("flow"):

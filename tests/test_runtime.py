@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from prunus import checkpoint, layout, runtime
+from prunus import masks as masking
 
 
 def test_seeds_differ_by_purpose_and_are_stable():
@@ -67,11 +68,12 @@ def test_missing_and_damaged_files_name_the_command_that_makes_them(tmp_path):
     with pytest.raises(runtime.StageError, match="is damaged"):
         checkpoint.load(path, torch.device("cpu"), "python x.py")
     with pytest.raises(runtime.StageError, match="`python y.py` makes it"):
-        runtime.read_json(tmp_path / "reference_flow.json", "python y.py")
+        runtime.read_json(tmp_path / "reference_flow.json", "python y.py", {})
 
 
 def test_a_checkpoint_comes_back_with_its_masks(tmp_path, small_network):
-    masks = {"0.weight": torch.rand(4, 1, 3, 3) < 0.5}
+    masks = masking.ones(small_network) | {"0.weight": torch.rand(4, 1, 3, 3) < 0.5}
+    masking.apply(small_network, masks)
     checkpoint.save(tmp_path / "a", small_network.state_dict(), masks)
     state, loaded = checkpoint.load(tmp_path / "a", torch.device("cpu"), "")
     assert all(torch.equal(state[name], tensor) for name, tensor in small_network.state_dict().items())

@@ -19,13 +19,21 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pydantic import ValidationError, create_model
+
 from prunus import layout
 
 RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy", "torch-pruning")
 
 
 class StageError(Exception):
-    """A stage cannot go on; the message is one line that says what is wrong and what to do."""
+    """A stage cannot go on; the message is one line that says what is wrong and what to do.
+
+    What would break or disguise the line, in the name of a file for one, is shown as its escape.
+    """
+
+    def __init__(self, message: str):
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
 @contextmanager
@@ -59,12 +67,37 @@ def write_csv(path: Path, rows: list[dict], columns: list[str] | None = None) ->
         writer.writerows(rows)
 
 
-def read_json(path: Path, made_by: str) -> dict:
-    """The content of a stage's JSON output; a missing file raises ``StageError`` naming the command that makes it."""
+def read_json(path: Path, made_by: str, keys: dict[str, object]) -> dict:
+    """The content of a stage's JSON output. ``keys``: those that the caller reads, and the types of their values.
+
+    A missing or damaged file raises ``StageError`` naming ``made_by``, the command that makes it.
+    """
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StageError(f"{path} is missing; `{made_by}` makes it") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise StageError(f"{path} is damaged (no JSON: {error}); delete it, `{made_by}` makes it again") from None
+    try:
+        create_model("Content", **{key: (kind, ...) for key, kind in keys.items()}).model_validate(content, strict=True)
+    except ValidationError as error:
+        key, said = ".".join(map(str, error.errors()[0]["loc"])), error.errors()[0]["msg"]
+        raise StageError(f"{path} is damaged ({key}: {said}); delete it, `{made_by}` makes it again") from None
+    return content
+
+
+def read_rows(path: Path, made_by: str) -> list[dict[str, str]]:
+    """The rows of a stage's CSV output; a missing or damaged file raises ``StageError`` naming ``made_by``."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except FileNotFoundError:
+        raise StageError(f"{path} is missing; `{made_by}` makes it") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise StageError(f"{path} is damaged ({error}); delete it, `{made_by}` makes it again") from None
+    if not rows or any(None in row or None in row.values() for row in rows):
+        raise StageError(f"{path} is damaged (no rows of equal length); delete it, `{made_by}` makes it again")
+    return rows
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Gather a study's evaluations and run records into tables, reading only what it lists: folders hold leftovers."""
 
-import json
 from itertools import product
 from pathlib import Path
 from typing import Protocol
@@ -9,7 +8,7 @@ import pandas as pd
 
 from prunus import layout
 from prunus.reporting.files import read_table
-from prunus.runtime import StageError
+from prunus.runtime import StageError, read_json
 
 ACTIVITIES = ("prune", "train", "flow", "evaluation")
 FIRST_COLUMNS = ["dataset", "network", "seed", "method", "iteration", "density", "test_accuracy", "epochs"]
@@ -47,7 +46,7 @@ def _gather(study: Study, name: str, first_iteration: int, may_be_empty: bool = 
     for seed in study.seeds:
         for method in study.methods:
             path = layout.evaluation(seed, method) / f"{name}.csv"
-            chain = read_table(path, _evaluate(seed, method))
+            chain = read_table(path, _evaluate(seed, method), ["iteration"])
             absent = sorted(set(wanted) - set(chain["iteration"]))
             if absent and not (may_be_empty and chain.empty):
                 raise StageError(f"{path} has no iteration {absent[0]}; `{_evaluate(seed, method)}` makes it")
@@ -101,12 +100,7 @@ def information(study: Study, methods: list[str]) -> pd.DataFrame:
 
 def _read_record(path: Path) -> dict:
     """The run record at ``path``, empty where it is missing: what a stage computed stands without it."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        raise StageError(f"{path} is not JSON; remove it, and the stage it belongs to makes it anew") from None
+    return read_json(path, "dvc repro", {"seconds": dict[str, float]}) if path.exists() else {}
 
 
 def _seconds(record: dict, activity: str) -> float:
