@@ -1,5 +1,6 @@
-"""`dvc --wait-for-lock repro --single-item ADDRESS`, reading and writing in dvc.lock only what is that stage's.
+"""`ADDRESS GPU`: `dvc --wait-for-lock repro --single-item ADDRESS`, on a GPU of the stage's own unless GPU is 0.
 
+It reads and writes in dvc.lock only what is that stage's.
 DVC parses all of dvc.lock twice per stage and writes it whole, in pure Python: seconds per stage, and the repository is
 locked meanwhile. What stands here leaves the same bytes and falls back on DVC where dvc.lock is not as DVC writes it.
 """
@@ -53,6 +54,11 @@ class Lockfile(dvcfile.Lockfile):
 
 
 if __name__ == "__main__":
-    NAME = sys.argv[1]
+    NAME, gpu = sys.argv[1:]
+    if gpu != "0":
+        sys.path.insert(0, "stages")
+        from prunus import gpus
+
+        gpus.place()
     dvcfile.Lockfile = Lockfile
     sys.exit(main(["--wait-for-lock", "repro", "--single-item", NAME]))

@@ -4,19 +4,19 @@ torch is imported only where a device is used, so that stages which only gather 
 """
 
 import csv
-import fcntl
 import hashlib
 import json
 import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from prunus import gpus
 
 RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy")
 
@@ -80,26 +80,6 @@ def derive_seed(seed: int, *purpose: object) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
 
-def _lease_gpu(count: int):
-    """Index of the first GPU that no other stage holds; the lock goes when the process does, however it ends.
-
-    When all are held (``device.jobs_per_gpu`` above 1), the stages spread over the GPUs by process number.
-    """
-    for index in range(count):
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace(",", "-")
-        name = Path(tempfile.gettempdir()) / f"prunus-{os.getuid()}-gpu-{visible}-{index}.lock"
-        handle = open(name, "w")  # noqa: SIM115 - stays open, and so locked, for the life of the process
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _leases.append(handle)
-            return index
-        handle.close()
-    return os.getpid() % count
-
-
-_leases = []
-
-
 def open_device(accelerator: str, threads: int):
     """Set torch up for reproducible numbers and return the ``torch.device`` to compute on.
 
@@ -116,7 +96,7 @@ def open_device(accelerator: str, threads: int):
     # Not on a CPU: what is used there is deterministic anyway, and the call imports torch's compiler (4 s).
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
-    return torch.device("cuda", _lease_gpu(torch.cuda.device_count()))
+    return torch.device("cuda", gpus.take(torch.cuda.device_count()))
 
 
 class Clock:
@@ -195,6 +175,7 @@ class Recorder:
                 "dirty": None if status is None else bool(status),
                 "versions": _versions(),
                 "device": self._device_name(),
+                "gpu": gpus.held(),
                 "processor": processor(),
                 "threads": self.threads,
                 "seeds": self.seeds,
