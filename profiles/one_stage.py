@@ -1,4 +1,4 @@
-"""`ADDRESS GPU`: `dvc --wait-for-lock repro --single-item ADDRESS`, on a GPU of the stage's own unless GPU is 0.
+"""`ADDRESS GPUS`: `dvc --wait-for-lock repro --single-item ADDRESS`; where GPUS is 1, on a GPU chosen for the stage.
 
 It reads and writes in dvc.lock only what is that stage's.
 DVC parses all of dvc.lock twice per stage and writes it whole, in pure Python: seconds per stage, and the repository is
@@ -54,8 +54,8 @@ class Lockfile(dvcfile.Lockfile):
 
 
 if __name__ == "__main__":
-    NAME, gpu = sys.argv[1:]
-    if gpu != "0":
+    NAME = sys.argv[1]
+    if "1" in sys.argv[2:]:
         sys.path.insert(0, "stages")
         from prunus import gpus
 
