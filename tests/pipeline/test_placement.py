@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 HOOK = """
 import json, sys, time
 from pathlib import Path
@@ -11,12 +13,13 @@ if sys.argv[0].startswith("stages/"):
     folder = Path("seen", Path(sys.argv[0]).stem)
     folder.mkdir(parents=True, exist_ok=True)
     Path(folder, str(os.getpid())).write_text(json.dumps(seen))
-    patience = time.monotonic() + 60
+    patience = time.monotonic() + 120
     while folder.name == "prune_iteration" and len(list(folder.iterdir())) < 4 and time.monotonic() < patience:
         time.sleep(0.05)  # until all four hold what they were given
 """
 
 
+@pytest.mark.timeout(600)
 def test_four_stages_on_two_gpus_are_two_on_each(fresh, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aaaa,GPU-bbbb")

@@ -17,6 +17,7 @@ import yaml
 
 from conftest import ROOT, Project, stages_run
 
+pytestmark = pytest.mark.timeout(600)
 BUCKET = "results"
 ALLOW = json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]})
 NETWORK = "runs/seed0/sap/iteration-2/network.safetensors"
