@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from functools import cache, reduce
@@ -21,6 +20,7 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
 sys.path[:0] = ["stages", "profiles"]
+from prunus import gpus
 from prunus import params as study_params
 from verify import damaged_outputs
 
@@ -40,17 +40,6 @@ except study_params.ParamsError:
     refuse_mistakes()
 
 
-def gpus():
-    """GPUs this process may use, without importing torch."""
-    if settings.device.accelerator == "cpu" or shutil.which("nvidia-smi") is None:
-        return 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([index for index in visible.split(",") if index.strip() not in ("", "-1")])
-    listing = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
-    return len(listing.stdout.splitlines()) if listing.returncode == 0 else 0
-
-
 @cache
 def plain_files(path):
     """The files to watch for a dependency that no stage makes."""
@@ -62,7 +51,7 @@ def plain_files(path):
 
 os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
 
-GPU_SLOTS = gpus() * settings.device.jobs_per_gpu
+GPU_SLOTS = 0 if settings.device.accelerator == "cpu" else len(gpus.visible()) * settings.device.jobs_per_gpu
 if GPU_SLOTS and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", GPU_SLOTS)
 
@@ -193,4 +182,4 @@ for stage in stages.values():
         message:
             f"{stage.addressing} (log: logs/{stage.addressing}.log)"
         shell:
-            "python profiles/one_stage.py {params.stage:q} > {log:q} 2>&1"
+            "python profiles/one_stage.py {params.stage:q} {resources.gpu} > {log:q} 2>&1"

@@ -1,5 +1,6 @@
-"""`dvc --wait-for-lock repro --single-item ADDRESS`, reading and writing in dvc.lock only what is that stage's.
+"""`ADDRESS GPUS`: `dvc --wait-for-lock repro --single-item ADDRESS`; where GPUS is 1, on a GPU chosen for the stage.
 
+It reads and writes in dvc.lock only what is that stage's.
 DVC parses all of dvc.lock twice per stage and writes it whole, in pure Python: seconds per stage, and the repository is
 locked meanwhile. What stands here leaves the same bytes and falls back on DVC where dvc.lock is not as DVC writes it.
 """
@@ -68,6 +69,11 @@ class RunCache(run_cache.StageCache):
 
 if __name__ == "__main__":
     NAME = sys.argv[1]
+    if "1" in sys.argv[2:]:
+        sys.path.insert(0, "stages")
+        from prunus import gpus
+
+        gpus.place()
     dvcfile.Lockfile = Lockfile
     run_cache.StageCache = RunCache
     # DVC believes a cached object that is read-only; what it restores had better be what its name says.

@@ -1,6 +1,5 @@
 """Seeds, whole-or-nothing files, records, and the device."""
 
-import fcntl
 import json
 import subprocess
 import sys
@@ -8,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from prunus import checkpoint, layout, runtime
+from prunus import checkpoint, gpus, layout, runtime
 from prunus import masks as masking
 
 
@@ -41,7 +40,7 @@ def test_a_record_says_what_made_a_run(tmp_path, monkeypatch):
     record = json.loads(path.read_text())
     assert record["seeds"] == {"order": 3}
     assert record["threads"] == 1
-    assert record["device"] == "cpu"
+    assert (record["device"], record["gpu"]) == ("cpu", None)
     assert record["versions"]["torch"] == torch.__version__.split("+")[0]
     assert 0 <= record["seconds"]["train"] <= record["seconds"]["total"]
 
@@ -98,13 +97,19 @@ def test_cuda_that_is_not_there_is_one_clear_error(monkeypatch):
     assert runtime.open_device("auto", 1).type == "cpu"
 
 
-def test_stages_take_the_first_gpu_nobody_holds(tmp_path, monkeypatch):
-    monkeypatch.setattr(runtime.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(runtime, "_leases", [])
-    try:
-        assert [runtime._lease_gpu(2), runtime._lease_gpu(2)] == [0, 1]
-        assert runtime._lease_gpu(2) in (0, 1)
-    finally:
-        for handle in runtime._leases:
-            fcntl.flock(handle, fcntl.LOCK_UN)
-            handle.close()
+def test_a_stage_computes_on_the_gpu_it_was_given_or_leases_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU at {device.index}")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode, warn_only: None)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(gpus, "take", lambda count: count - 1)
+    monkeypatch.setattr(gpus, "held", lambda: "GPU-6f")
+    device = runtime.open_device("auto", 1)
+    assert device == torch.device("cuda", 1)
+    with runtime.Recorder(tmp_path / "record.json", device):
+        pass
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert (record["gpu"], record["device"], record["peak_gpu_bytes"]) == ("GPU-6f", "GPU at 1", 5)

@@ -4,7 +4,6 @@ torch is imported only where a device is used, so that stages which only gather 
 """
 
 import csv
-import fcntl
 import hashlib
 import json
 import os
@@ -12,7 +11,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -21,7 +19,7 @@ from pathlib import Path
 
 from pydantic import ValidationError, create_model
 
-from prunus import layout
+from prunus import gpus, layout
 
 RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy", "torch-pruning")
 
@@ -116,26 +114,6 @@ def derive_seed(seed: int, *purpose: object) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
 
-def _lease_gpu(count: int):
-    """Index of the first GPU that no other stage holds; the lock goes when the process does, however it ends.
-
-    When all are held (``device.jobs_per_gpu`` above 1), the stages spread over the GPUs by process number.
-    """
-    for index in range(count):
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace(",", "-")
-        name = Path(tempfile.gettempdir()) / f"prunus-{os.getuid()}-gpu-{visible}-{index}.lock"
-        handle = open(name, "w")  # noqa: SIM115 - stays open, and so locked, for the life of the process
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _leases.append(handle)
-            return index
-        handle.close()
-    return os.getpid() % count
-
-
-_leases = []
-
-
 def open_device(accelerator: str, threads: int):
     """Set torch up for reproducible numbers and return the ``torch.device`` to compute on.
 
@@ -152,7 +130,7 @@ def open_device(accelerator: str, threads: int):
     # Not on a CPU: what is used there is deterministic anyway, and the call imports torch's compiler (4 s).
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
-    return torch.device("cuda", _lease_gpu(torch.cuda.device_count()))
+    return torch.device("cuda", gpus.take(torch.cuda.device_count()))
 
 
 class Clock:
@@ -232,6 +210,7 @@ class Recorder:
                 "dirty": None if status is None else bool(status),
                 "versions": versions(),
                 "device": self._device_name(),
+                "gpu": gpus.held(),
                 "processor": processor(),
                 "threads": self.threads,
                 "seeds": self.seeds,

@@ -18,7 +18,8 @@ def pretend_gpus(project, monkeypatch, count):
     folder = project.root / "bin"
     folder.mkdir(exist_ok=True)
     command = folder / "nvidia-smi"
-    command.write_text("#!/bin/sh\n" + "".join(f"echo GPU {index}\n" for index in range(count)))
+    lines = [f"echo 'GPU {index}: A (UUID: GPU-{index}a)'" for index in range(count)]
+    command.write_text("\n".join(["#!/bin/sh", *lines, ""]))
     command.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
