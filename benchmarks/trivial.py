@@ -3,8 +3,10 @@
 What remains of a run is then the orchestration, with the real graph, Snakefile, profile and dependencies.
 """
 
+import copy
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -31,6 +33,12 @@ for name in json.loads(Path("outputs.json").read_text())[" ".join(sys.argv)]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(name + parameters)
 '''
+
+
+def _processor_seconds() -> float:
+    """Of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 class Project:
@@ -69,15 +77,21 @@ class Project:
         (self.root / layout.PARAMS).write_text(yaml.safe_dump(self.params, sort_keys=False))
 
     def run(self, *command: str) -> float:
-        """Seconds that ``command`` took; its output is kept in ``said``."""
+        """Seconds that ``command`` took; ``said`` keeps its output, ``processor`` its seconds of processor time."""
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        start = time.perf_counter()
+        before, start = _processor_seconds(), time.perf_counter()
         done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True)
-        seconds = time.perf_counter() - start
+        seconds, self.processor = time.perf_counter() - start, _processor_seconds() - before
         self.said = done.stdout + done.stderr
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} ended {done.returncode}\n{self.said}")
         return seconds
+
+    def at(self, root: Path) -> "Project":
+        """The same study in another folder, which must hold what this one does."""
+        other = copy.copy(self)
+        other.root, other.params = root, copy.deepcopy(self.params)
+        return other
 
     def bare(self) -> float:
         return sum(self.run(*command.split()) for command in self.commands)
