@@ -24,10 +24,12 @@ from trivial import METHODS, Project
 ITERATIONS = 4
 PER_SEED, SHARED = 27, 3  # stages: of a seed with five methods and four iterations; of the study
 ONE_STUDY = (4, 11, 37, 111, 370)  # seeds: 111, 300, 1,002, 3,000 and 9,993 stages
-SPLIT = (1, 4, 11)  # seeds of a study: 30, 111 and 300 stages
+SPLIT = {1: 2, 4: 2, 11: 1}  # seeds of a study (30, 111 and 300 stages): how many of them are run
 TOTAL = 10_000
 MANY_OBJECTS = 50_000
-LARGEST_REPEATED = 1_002  # stages up to which start-ups are repeated, and DVC alone runs a stage
+LARGEST_REPEATED = 1_002  # stages up to which start-ups are repeated
+
+LARGEST_IN_SNAKEMAKE = 111  # seeds
 
 INDEX = """
 import json, sys, time
@@ -94,13 +96,11 @@ def grown(small: Project, root: Path, seeds: int) -> Project:
     outputs = json.loads((root / "outputs.json").read_text())
     lock = (root / "dvc.lock").read_text()
     entries = re.findall(r"^  \S+@0\b.*\n(?:    .*\n)*", lock, re.MULTILINE)
+    own = [command for command in outputs if "--seed 0" in command]
     for seed in range(1, seeds):
         lock += "".join(of_seed(entry, seed) for entry in entries)
-        outputs |= {
-            of_seed(c, seed): [of_seed(name, seed) for name in names]
-            for c, names in outputs.items()
-            if c != of_seed(c, seed)
-        }
+        for command in own:
+            outputs[of_seed(command, seed)] = [of_seed(name, seed) for name in outputs[command]]
         for folder in ("runs", "runs/evaluations", "runs/records"):
             shutil.copytree(root / folder / "seed0", root / folder / f"seed{seed}")
     (root / "dvc.lock").write_text(lock)
@@ -124,7 +124,8 @@ def start(bench: Bench, case: str, project: Project, repeated: bool) -> None:
         bench.record(case, what, values, unit)
     shutil.rmtree(project.root / ".snakemake", ignore_errors=True)
     (project.root / ".snakemake/obeyed").mkdir(parents=True)  # else dvc.lock is read: once in a clone
-    timed(bench, case, "snakemake -n", project, ("snakemake", "-n", "--quiet", "all"), 2 if repeated else 1)
+    if project.params["study"]["seeds"][-1] < LARGEST_IN_SNAKEMAKE:
+        timed(bench, case, "snakemake -n", project, ("snakemake", "-n", "--quiet", "all"), 2 if repeated else 1)
 
 
 def one_stage(project: Project, address: str) -> tuple[str, ...]:
@@ -133,24 +134,25 @@ def one_stage(project: Project, address: str) -> tuple[str, ...]:
     return tuple(re.sub(r"\{.*?\}", "0", shell.replace("{params.stage:q}", address)).split())
 
 
-def stages_again(bench: Bench, case: str, project: Project, seeds: int, by_dvc: int, samples: int) -> None:
+def stages_again(bench: Bench, case: str, project: Project, by_dvc: int, samples: int) -> None:
     """Some stages run again in the finished study, each by itself."""
     bench.record(case, "dvc.lock", [(project.root / "dvc.lock").stat().st_size / 2**20], "MiB")
     project.params["methods"]["sap"]["q"] = 1.2
     project.write_params()
     script = "stages/prune_iteration.py --seed 1 --method sap --iteration 1"
     bare = statistics.median(project.run("python", *script.split()) for _ in range(3))
-    waiting = iter(range(1, seeds))
+    first = 1
     for what, count, command in (
         ("a job of Snakemake's", samples, lambda address: one_stage(project, address)),
         ("dvc repro --single-item", by_dvc, lambda address: ("dvc", "repro", "--single-item", address)),
     ):
         wall, processor = [], []
-        for seed in [seed for seed, _ in zip(waiting, range(count))]:
+        for seed in range(first, first + count):
             wall.append(project.run(*command(f"prune_iteration@{seed}-sap-iteration0")) - bare)
             if "Running stage" not in project.said:
                 raise RuntimeError(f"nothing ran again:\n{project.said}")
             processor.append(project.processor)
+        first += count
         if wall:
             bench.record(case, f"added to a stage by {what}", wall)
             bench.record(case, f"added to a stage by {what}, CPU", processor)
@@ -162,7 +164,8 @@ def snakemake_alone(bench: Bench, case: str, root: Path, seeds: int) -> None:
 
     project = Project(root, seeds, METHODS, ITERATIONS)
     stages = {
-        s.addressing: [os.path.relpath(out.fs_path, root) for out in s.outs] for s in Repo(str(root)).index.stages
+        stage.addressing: [os.path.relpath(out.fs_path, root) for out in stage.outs]
+        for stage in Repo(str(root)).index.stages
     }
     (root / "stages.json").write_text(json.dumps(stages))
     (root / "profiles/one_stage.py").write_text(ONLY_WRITES)
@@ -171,27 +174,27 @@ def snakemake_alone(bench: Bench, case: str, root: Path, seeds: int) -> None:
     bench.record(case, "Snakemake without DVC, per stage, CPU", [project.processor / len(stages)])
 
 
-def split(bench: Bench, root: Path, seeds: int, objects: int = 0) -> None:
-    """Two studies of a project, each in a worktree, one after the other, with one cache.
+def split(bench: Bench, root: Path, seeds: int, studies: int, objects: int = 0) -> None:
+    """Some studies of a project, each in a worktree, one after the other, with one cache.
 
     ``objects`` files, which no study knows, are in the cache beforehand.
     """
-    stages, studies = stages_of(seeds), -(-TOTAL // stages_of(seeds))
-    case = f"{TOTAL:,} stages as {studies} studies of {stages}" + f", {objects:,} other objects in the cache" * bool(
-        objects
-    )
-    main = Project(root / "main", 2 * seeds, METHODS, ITERATIONS)
-    bare = statistics.median(main.run(*command.split()) for command in main.commands[:20])
-    main.empty()
+    stages = stages_of(seeds)
+    case = f"{TOTAL:,} stages as {-(-TOTAL // stages)} studies of {stages}"
+    if objects:
+        case += f", {objects:,} other objects in the cache"
+    whole = Project(root / "whole", studies * seeds, METHODS, ITERATIONS)
+    bare = statistics.median(whole.run(*command.split()) for command in whole.commands[:20])
+    whole.empty()
     for number in range(objects):
         path = root / f"shared/files/md5/{number % 256:02x}/{number:030x}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
     wall, processor = [], []
-    for study in range(2):
+    for study in range(studies):
         folder = root / f"study-{study}"
-        setting_up = main.run("git", "worktree", "add", "--quiet", "--detach", str(folder))
-        project = main.at(folder)
+        setting_up = whole.run("git", "worktree", "add", "--quiet", "--detach", str(folder))
+        project = whole.at(folder)
         project.params["study"]["seeds"] = list(range(study * seeds, (study + 1) * seeds))
         project.write_params()
         setting_up += project.run("dvc", "cache", "dir", "--local", str(root / "shared"))
@@ -218,24 +221,21 @@ def run(bench: Bench) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         small = one_seed(folder / "one")
-        for seeds in (2,) if bench.quick else ONE_STUDY:
+        for seeds in (3,) if bench.quick else ONE_STUDY:
             stages = stages_of(seeds)
-            case, repeated = f"one study of {stages:,} stages", stages <= LARGEST_REPEATED and not bench.quick
-            project = grown(small, folder / "grown", seeds)
-            start(bench, case, project, repeated)
-            by_dvc = 1 if seeds < 8 or stages == LARGEST_REPEATED else 2
-            stages_again(
-                bench, case, project, seeds, by_dvc if stages <= LARGEST_REPEATED else 0, 1 if seeds < 8 else 5
-            )
+            case, project = f"one study of {stages:,} stages", grown(small, folder / "grown", seeds)
+            start(bench, case, project, repeated=not bench.quick and stages <= LARGEST_REPEATED)
+            by_dvc = {3: 1, 4: 1, 11: 2, 37: 1}.get(seeds, 0)
+            stages_again(bench, case, project, by_dvc, samples=1 if bench.quick else 2 if seeds == 4 else 5)
             shutil.rmtree(folder / "grown")
         if bench.quick:
             return
-        for seeds in (4, 11, 37):
+        for seeds in (4, 11):
             snakemake_alone(bench, f"one study of {stages_of(seeds):,} stages", folder / f"alone-{seeds}", seeds)
         experiment(bench, "one study of 111 stages", grown(small, folder / "experiment", 4))
-        for seeds in SPLIT:
-            split(bench, folder / f"split-{seeds}", seeds)
-        split(bench, folder / "full", 4, MANY_OBJECTS)
+        for seeds, studies in SPLIT.items():
+            split(bench, folder / f"split-{seeds}", seeds, studies)
+        split(bench, folder / "full", 1, 2, MANY_OBJECTS)
 
 
 if __name__ == "__main__":
