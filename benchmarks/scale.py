@@ -24,7 +24,7 @@ from trivial import METHODS, Project
 ITERATIONS = 4
 PER_SEED, SHARED = 27, 3  # stages: of a seed with five methods and four iterations; of the study
 ONE_STUDY = (4, 11, 37, 111, 370)  # seeds: 111, 300, 1,002, 3,000 and 9,993 stages
-SPLIT = {1: 2, 4: 2, 11: 1}  # seeds of a study (30, 111 and 300 stages): how many of them are run
+SPLIT = {1: 2, 4: 1, 11: 1}  # seeds of a study (30, 111 and 300 stages): how many of them are run
 TOTAL = 10_000
 MANY_OBJECTS = 50_000
 LARGEST_REPEATED = 1_002  # stages up to which start-ups are repeated
@@ -112,7 +112,7 @@ def start(bench: Bench, case: str, project: Project, repeated: bool) -> None:
     """Of DVC: its index and graph, of which `dvc repro` needs both. Of Snakemake: all it does before the first job."""
     code = INDEX.format(benchmarks=Path(__file__).parent)
     found = []
-    for _ in range(3 if repeated else 1):
+    for _ in range(2 if repeated else 1):
         project.run(sys.executable, "-c", code)
         found.append((*json.loads(project.said.splitlines()[-1]), project.processor))
     for what, unit, values in zip(
