@@ -7,10 +7,12 @@ locked meanwhile. What stands here leaves the same bytes and falls back on DVC w
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 from dvc import dvcfile
 from dvc.cli import main
+from dvc.dependency import param
 from dvc.stage.serialize import to_lockfile
 from dvc.utils.serialize import dumps_yaml, loads_yaml
 
@@ -55,4 +57,6 @@ class Lockfile(dvcfile.Lockfile):
 if __name__ == "__main__":
     NAME = sys.argv[1]
     dvcfile.Lockfile = Lockfile
+    # DVC would read params.yaml again at the end, and put down an edit made meanwhile as what the stage was run with.
+    param.load_path = cache(param.load_path)
     sys.exit(main(["--wait-for-lock", "repro", "--single-item", NAME]))
