@@ -8,10 +8,12 @@ locked meanwhile. What stands here leaves the same bytes and falls back on DVC w
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 from dvc import dvcfile
 from dvc.cli import main
+from dvc.dependency import param
 from dvc.exceptions import DvcException
 from dvc.stage import cache as run_cache
 from dvc.stage.serialize import to_lockfile
@@ -78,4 +80,6 @@ if __name__ == "__main__":
     run_cache.StageCache = RunCache
     # DVC believes a cached object that is read-only; what it restores had better be what its name says.
     LocalHashFileDB.check = HashFileDB.check
+    # DVC would read params.yaml again at the end, and put down an edit made meanwhile as what the stage was run with.
+    param.load_path = cache(param.load_path)
     sys.exit(main(["--wait-for-lock", "repro", "--single-item", NAME]))
