@@ -2,18 +2,23 @@
 
 DVC parses all of dvc.lock twice per stage and writes it whole, in pure Python: seconds per stage, and the repository is
 locked meanwhile. What stands here leaves the same bytes and falls back on DVC where dvc.lock is not as DVC writes it.
+Where another process uses what the stage reads or writes, it is waited for (owners.py).
 """
 
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
-from dvc import dvcfile
+from dvc import dvcfile, rwlock
 from dvc.cli import main
 from dvc.stage.serialize import to_lockfile
 from dvc.utils.serialize import dumps_yaml, loads_yaml
 
+import owners
+
+POLL_SECONDS = 2
 HEAD = "schema: '2.0'\nstages:\n"
 
 
@@ -54,5 +59,11 @@ class Lockfile(dvcfile.Lockfile):
 
 if __name__ == "__main__":
     NAME = sys.argv[1]
-    dvcfile.Lockfile = Lockfile
-    sys.exit(main(["--wait-for-lock", "repro", "--single-item", NAME]))
+    dvcfile.Lockfile, rwlock.rwlock = Lockfile, owners.rwlock
+    held = owners.hold(NAME)
+    while True:
+        try:
+            sys.exit(main(["--wait-for-lock", "repro", "--single-item", NAME]))
+        except owners.Busy as busy:
+            print(f"waiting: {busy}", flush=True)
+            time.sleep(POLL_SECONDS)

@@ -1,10 +1,10 @@
 """A Slurm cluster in one machine: a controller, a login shell and two nodes with a generic GPU, all on loopback.
 
-As root, with Debian's `slurm-wlm` and `munge`. Everything lives in namespaces of its own (Linux's `unshare`): the only network
-is loopback, /etc/slurm and the daemons' folders are mounted over with empty ones, and when the first process ends, however it
-ends, the kernel ends all others and drops the mounts. So nothing of the machine is changed and nothing has to be restored.
-A node is a further namespace, with a host name, process numbers and a /var/tmp of its own: killing its first process is what
-a power cut is to a node.
+As root, with Debian's `slurm-wlm` and `munge`. Everything lives in namespaces of its own (Linux's `unshare`): the only
+network is loopback, /etc/slurm and the daemons' folders are mounted over with empty ones, and when the first process
+ends, however it ends, the kernel ends all others and drops the mounts. So nothing of the machine is changed and nothing
+has to be restored. A node is a further namespace, with a host name, process numbers and a /var/tmp of its own: killing
+its first process is what a power cut is to a node.
 """
 
 import os
@@ -12,12 +12,21 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 PACKAGES = {"slurmctld": "slurm-wlm", "munged": "munge"}
 NODES = {"node1": 17001, "node2": 17002}
 GPUS_PER_NODE = 2
-OWN_FOLDERS = ("/etc/slurm", "/etc/munge", "/run", "/var/lib/munge", "/var/log/munge", "/var/lib/slurm", "/var/log/slurm")
+OWN_FOLDERS = (
+    "/etc/slurm",
+    "/etc/munge",
+    "/run",
+    "/var/lib/munge",
+    "/var/log/munge",
+    "/var/lib/slurm",
+    "/var/log/slurm",
+)
 STATE = Path("/run/cluster")
 
 # A node that does not answer for 12 s is down; a job of it starts again after the 10 s that its credential is good for.
@@ -40,6 +49,7 @@ ReturnToService=2
 MinJobAge=3600
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
+TaskProlog={state}/note
 MpiDefault=none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
@@ -49,8 +59,15 @@ SchedulerParameters=batch_sched_delay=1,sched_interval=5
 JobRequeue=1
 GresTypes=gpu
 {nodes}
-PartitionName=cpu Nodes=ALL Default=YES MaxTime=1-0
-PartitionName=gpu Nodes=ALL MaxTime=1-0
+PartitionName=cpu Nodes=ALL Default=YES MaxTime=1-0 LLN=YES
+PartitionName=gpu Nodes=ALL MaxTime=1-0 LLN=YES
+"""
+
+
+# Run by Slurm before each step, with the step's environment: which node, which GPU.
+NOTE = f"""\
+#!/bin/sh
+echo "$SLURM_JOB_ID $SLURMD_NODENAME ${{CUDA_VISIBLE_DEVICES:-none}}" >> {STATE}/steps
 """
 
 
@@ -101,7 +118,9 @@ class Cluster:
 
     def start(self) -> None:
         run("ip", "link", "set", "lo", "up")
-        run("ip", "address", "add", "192.0.2.1/32", "dev", "lo")  # getaddrinfo finds nothing where all addresses are 127.*
+        run(
+            "ip", "address", "add", "192.0.2.1/32", "dev", "lo"
+        )  # getaddrinfo finds nothing where all addresses are 127.*
         run("hostname", "controller")
         for folder in OWN_FOLDERS:
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -113,7 +132,7 @@ class Cluster:
         subprocess.Popen(["/usr/sbin/slurmctld", "-D"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for name in NODES:
             self.start_node(name)
-        self.wait_for("idle", *NODES)
+        self.wait_for_idle()
         run("hostname", "login")
 
     def _configure(self) -> None:
@@ -127,6 +146,8 @@ class Cluster:
                 gpus.append(f"NodeName={name} Name=gpu File={STATE}/nvidia{index}")
         for index in range(GPUS_PER_NODE):
             run("mknod", f"{STATE}/nvidia{index}", "c", "1", "3")  # the device of /dev/null
+        (STATE / "note").write_text(NOTE)
+        (STATE / "note").chmod(0o755)
         Path("/etc/slurm/slurm.conf").write_text(CONFIGURATION.format(state=STATE, nodes="\n".join(nodes)))
         Path("/etc/slurm/gres.conf").write_text("\n".join(gpus) + "\n")
 
@@ -153,20 +174,13 @@ class Cluster:
         node.kill()
         node.wait()
 
-    def state(self, name: str) -> str:
-        return run("sinfo", "--noheader", "--nodes", name, "--format", "%T", "--partition", "cpu")
-
-    def wait_for(self, state: str, *names: str, seconds: float = 60) -> None:
+    def wait_for_idle(self, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
-        while True:
-            states = {}
-            try:
-                states = {name: self.state(name) for name in names}
-            except subprocess.CalledProcessError:
-                pass  # the controller is not up yet
-            if states and all(found.startswith(state) for found in states.values()):
-                return
+        states = set()
+        while states != {"idle"}:
             if time.monotonic() > deadline:
                 logs = "".join(path.read_text()[-2000:] for path in sorted(STATE.glob("*.log")))
-                raise ClusterError(f"waited {seconds:g} s for {state}: {states}\n{logs}")
-            time.sleep(0.5)
+                raise ClusterError(f"after {seconds:g} s the nodes are {states or 'unknown'}, not idle\n{logs}")
+            time.sleep(0.2)
+            with suppress(subprocess.CalledProcessError):  # the controller is not up yet
+                states = set(run("sinfo", "--noheader", "--Node", "--format", "%T").split())
