@@ -1,12 +1,12 @@
 # `make` reproduces the study of params.yaml, `make study NAME=...` a ready-made one (SCALE=paper: at the paper's size),
 # `make experiments` lists a study's variants, `make test` runs the tests, `make bench` measures, `make docs` builds the
-# documentation into site/; each sets up .venv first.
+# documentation into site/, `sudo make slurm` runs a study on a Slurm of its own; each sets up .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study setup test bench experiments docs lint
+.PHONY: study setup test slurm bench experiments docs lint
 
 study: setup
 	$(if $(NAME),python studies/run.py $(NAME) $(if $(SCALE),--scale $(SCALE)),snakemake)
@@ -23,6 +23,10 @@ setup: .venv/.complete
 
 test: setup
 	$(BIN)/python -m pytest
+
+# Needs root and Linux, and installs Debian's slurm-wlm and munge where they are absent; LOG=FILE keeps what it prints.
+slurm: setup
+	$(BIN)/python tests/slurm/run.py $(if $(LOG),--log $(LOG))
 
 bench: setup
 	$(BIN)/python benchmarks/run.py $(ONLY)

@@ -42,7 +42,7 @@ def making(stage, output, seconds=60.0):
 
 
 def elsewhere(folder, pid):
-    """What stands in the file as if each of its processes had run on another machine, where it had the number ``pid``."""
+    """The file as if its processes had run on another machine, where their number was ``pid``."""
     text = (folder / "rwlock").read_text()
     content = json.loads(text)
     for owner in [*content["write"].values(), *(owner for found in content["read"].values() for owner in found)]:

@@ -92,6 +92,8 @@ def enter() -> None:
         return
     if os.geteuid() != 0:
         raise ClusterError("needs root: Slurm's daemons, and mounts that only this script sees")
+    if Path("/dev/nvidiactl").exists():
+        raise ClusterError("the nodes' GPUs are make-believe, and this machine has real ones; use one without")
     install()
     spaces = ["--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"]
     command = ["unshare", *spaces, sys.executable, *sys.argv]

@@ -6,6 +6,7 @@ cluster.py says how the machine is kept as it was. The scratch folder, which the
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -66,12 +67,10 @@ def project(root: Path) -> Project:
 def jobs() -> dict[str, dict[str, str]]:
     """Per Slurm job, ``scontrol show job``'s fields that say what ran where."""
     found = {}
-    for block in cluster.run("scontrol", "show", "job", "--details").split("\n\n"):
+    for block in cluster.run("scontrol", "show", "job").split("\n\n"):
         fields = dict(re.findall(r"(\w+(?:/\w+)?)=(\S*)", block))
         if "JobId" in fields:
             fields["Stage"] = fields.get("Comment", "").removeprefix("rule_")
-            gpu = re.search(r"GRES=gpu:?\w*:?\d*\(IDX:(\S+?)\)", block)
-            fields["GPU"] = gpu[1] if gpu else "-"
             found[fields["JobId"]] = fields
     return found
 
@@ -83,8 +82,15 @@ def mid_stage(root: Path) -> dict[str, str] | None:
             # Snakemake's rule is named after DVC's stage, with every other character an underscore.
             for log in root.glob("logs/prune_iteration@*.log"):
                 if re.sub(r"\W", "_", log.stem) == fields["Stage"] and "Running stage" in log.read_text():
-                    return fields
+                    return fields | {"Address": log.stem}
     return None
+
+
+def owned(root: Path, address: str = "") -> int:
+    """Entries of DVC's rwlock that belong to processes of a stage, or of any."""
+    noted = json.loads((root / ".dvc/tmp/rwlock").read_text())
+    owners = [*noted["write"].values(), *(owner for found in noted["read"].values() for owner in found)]
+    return len([owner for owner in owners if address in owner["cmd"]])
 
 
 def lose_a_node(simulated: cluster.Cluster, root: Path, running: subprocess.Popen, log: Log) -> str:
@@ -95,10 +101,9 @@ def lose_a_node(simulated: cluster.Cluster, root: Path, running: subprocess.Pope
         time.sleep(0.1)
     job = victim["JobId"]
     time.sleep(2)
-    held = (root / ".dvc/tmp/rwlock").read_text()
     simulated.kill_node(VICTIM)
-    log(f"{VICTIM} killed while it ran job {job}, {victim['Stage']}")
-    log(f"  DVC's rwlock holds {held.count(victim['Stage'].split('_')[-1])} entries of that stage's process")
+    log(f"{VICTIM} killed in the middle of job {job}, {victim['Address']}")
+    log(f"DVC's rwlock still has {owned(root, victim['Address'])} entries of the stage that died")
     deadline = time.monotonic() + 180
     while jobs()[job]["Restarts"] == "0":
         if time.monotonic() > deadline:
@@ -134,12 +139,20 @@ def compared(here: Path, there: Path) -> list[str]:
     return names
 
 
+def says(project: Project, wanted: str, *command: str) -> str:
+    """``wanted``, which must be in the command's output."""
+    output = project.run(*command)
+    if wanted not in output:
+        raise cluster.ClusterError(f"`{' '.join(command)}` says\n{output}")
+    return wanted
+
+
 def study(scratch: Path, log: Log) -> None:
     simulated = cluster.Cluster()
     simulated.start()
     log(
         f"{cluster.run('sinfo', '--version')}; "
-        + cluster.run("sinfo", "-h", "-N", "-p", "gpu", "-o", "%N %T %c CPUs %G;")
+        + cluster.run("sinfo", "-h", "-N", "-p", "gpu", "-o", "%N %T %c CPUs %G").replace("\n", "; ")
     )
     remote = project(scratch / "shared")
     tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -159,19 +172,19 @@ def study(scratch: Path, log: Log) -> None:
     if status:
         logs = "".join(path.read_text()[-1500:] for path in remote.root.glob("logs/*.log"))
         raise cluster.ClusterError(f"snakemake ended with status {status}\n{output.read_text()[-6000:]}\n{logs}")
-    log("the study has finished; what ran where, and the GPU it was given (CUDA_VISIBLE_DEVICES on node)")
+    log("the study has finished; what ran where, for how long, and CUDA_VISIBLE_DEVICES there")
     for job, fields in ended.items():
         again = f"  requeued {fields['Restarts']}x" if fields["Restarts"] != "0" else ""
         where = ", ".join(seen.get(job, ["?"]))
-        log(f"  job {job:>3}  {fields['Stage']:<36} {fields['Partition']} {fields['JobState']}  {where}{again}")
+        log(f"  job {job:>3}  {fields['Stage']:<36} {fields['Partition']}  {fields['RunTime']}  {where}{again}")
     if ended[lost]["Restarts"] == "0" or ended[lost]["JobState"] != "COMPLETED":
         raise cluster.ClusterError(f"job {lost} was not requeued: {ended[lost]}")
     local = project(scratch / "local")
     local.snakemake()
     log(f"same bytes as local: {len(compared(local.root, remote.root))} files")
-    left = remote.run("dvc", "status")
-    log(f"dvc status: {left.strip()}")
-    log(f"snakemake -n: {'nothing to do' if 'Nothing to be done' in remote.run('snakemake', '-n') else 'JOBS LEFT'}")
+    log(f"dvc status: {says(remote, 'Data and pipelines are up to date.', 'dvc', 'status')}")
+    log(f"snakemake -n: {says(remote, 'Nothing to be done', 'snakemake', '-n')}")
+    log(f"entries left in DVC's rwlock: {owned(remote.root)}")
 
 
 def main() -> None:
