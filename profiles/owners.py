@@ -9,6 +9,7 @@ does.
 import fcntl
 import json
 import os
+import platform
 from collections import defaultdict
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,12 +33,20 @@ def hold(stage: str):
     return file
 
 
-def alive(owner: dict) -> bool:
-    """Whether the process of an entry lives: by its stage's lock or, if plain DVC wrote the entry, by its number."""
+def stage_of(owner: dict) -> str | None:
+    """The stage that the process of an entry makes; None if plain DVC wrote the entry."""
     script, *arguments = owner["cmd"].split()
-    if not script.endswith("one_stage.py"):
+    return arguments[0] if script.endswith("one_stage.py") else None
+
+
+def alive(owner: dict, me: dict) -> bool:
+    """Whether the process of an entry lives: by its stage's lock or, if plain DVC wrote the entry, by its number."""
+    stage = stage_of(owner)
+    if stage is None:
         return psutil.pid_exists(owner["pid"])
-    with suppress(FileNotFoundError), open(FOLDER / arguments[0], "r+") as file:
+    if stage == stage_of(me):
+        return False  # whose lock is mine now
+    with suppress(FileNotFoundError), open(FOLDER / stage, "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -70,13 +79,13 @@ def entries(folder: str, hardlink: bool):
 @contextmanager
 def rwlock(folder, fs, cmd, read, write, hardlink):
     """``dvc.rwlock.rwlock``: the same file and meaning, with ``alive`` for whether an owner lives. Raises ``Busy``."""
-    me = {"pid": os.getpid(), "cmd": cmd}
+    me = {"pid": os.getpid(), "cmd": f"{cmd} on {platform.node()}"}
     with entries(folder, hardlink) as found:
         dead = []
         for mode, name, owner in found:
             mine = read + write if mode == "write" else write
             if owner != me and owner not in dead and any(localfs.overlaps(path, name) for path in mine):
-                if alive(owner):
+                if alive(owner, me):
                     raise Busy(f"{os.path.relpath(name)} is in use by `{owner['cmd']}`, process {owner['pid']}")
                 dead.append(owner)
         wanted = [("read", path, me) for path in read] + [("write", path, me) for path in write]

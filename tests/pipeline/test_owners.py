@@ -60,7 +60,8 @@ def dead_number():
     return process.pid
 
 
-def test_a_process_that_died_on_another_machine_does_not_block(folder):
+@pytest.mark.parametrize("again", [True, False], ids=["the same stage", "another stage"])
+def test_a_process_that_died_on_another_machine_does_not_block(folder, again):
     process = making("lost", "/runs/a")
     process.kill()
     process.communicate()
@@ -70,10 +71,14 @@ def test_a_process_that_died_on_another_machine_does_not_block(folder):
         rwlock.rwlock(str(folder), localfs, "dvc repro", [], ["/runs/a"], False),
     ):
         pass
-    with take(write=["/runs/a", "/data"]):
+    if again:
+        held = owners.hold("lost")
+    with take(write=["/runs/a", "/data"], cmd=f"profiles/one_stage.py {'lost' if again else 'other'} 1"):
         noted = json.loads((folder / "rwlock").read_text())
         assert noted["write"].keys() == {"/runs/a", "/data"} and noted["read"] == {}
     assert json.loads((folder / "rwlock").read_text()) == {"write": {}, "read": {}}
+    if again:
+        held.close()
 
 
 def test_a_process_that_lives_on_another_machine_blocks(folder):

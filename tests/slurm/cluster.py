@@ -9,6 +9,7 @@ its first process is what a power cut is to a node.
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -87,24 +88,20 @@ def install() -> None:
 
 
 def enter() -> None:
-    """Start this script again in namespaces of its own, and end with its status."""
+    """Start this script again in namespaces of its own, in place of this process."""
     if os.environ.get("PRUNUS_NAMESPACES"):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # a first process ignores it otherwise
         return
     if os.geteuid() != 0:
         raise ClusterError("needs root: Slurm's daemons, and mounts that only this script sees")
     if Path("/dev/nvidiactl").exists():
         raise ClusterError("the nodes' GPUs are make-believe, and this machine has real ones; use one without")
-    install()
-    spaces = ["--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"]
-    command = ["unshare", *spaces, sys.executable, *sys.argv]
-    done = subprocess.run(command, env=os.environ | {"PRUNUS_NAMESPACES": "1"})
-    if done.returncode == 1 and not _can_unshare(spaces):
+    unshare = ["unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*unshare, "true"], stderr=subprocess.DEVNULL).returncode:
         raise ClusterError("this machine does not let root make namespaces (`unshare`)")
-    sys.exit(done.returncode)
-
-
-def _can_unshare(spaces: list[str]) -> bool:
-    return subprocess.run(["unshare", *spaces, "true"], stderr=subprocess.DEVNULL).returncode == 0
+    install()
+    os.environ["PRUNUS_NAMESPACES"] = "1"
+    os.execvp("unshare", [*unshare, sys.executable, *sys.argv])
 
 
 def run(*command: str, **options) -> str:

@@ -2,7 +2,7 @@
 
     sudo make slurm        # python tests/slurm/run.py [--log FILE]
 
-cluster.py says how the machine is kept as it was. The scratch folder, which the nodes share, is removed at the end.
+cluster.py says how the machine is kept as it was.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -147,9 +146,10 @@ def says(project: Project, wanted: str, *command: str) -> str:
     return wanted
 
 
-def study(scratch: Path, log: Log) -> None:
+def study(log: Log) -> None:
     simulated = cluster.Cluster()
     simulated.start()
+    scratch = cluster.STATE  # in memory, and gone with the cluster
     log(
         f"{cluster.run('sinfo', '--version')}; "
         + cluster.run("sinfo", "-h", "-N", "-p", "gpu", "-o", "%N %T %c CPUs %G").replace("\n", "; ")
@@ -193,8 +193,7 @@ def main() -> None:
     options = arguments.parse_args()
     try:
         cluster.enter()
-        with tempfile.TemporaryDirectory(prefix="prunus-slurm-") as scratch:
-            study(Path(scratch), Log(options.log))
+        study(Log(options.log))
     except cluster.ClusterError as error:
         sys.exit(f"{Path(__file__).name}: {error}")
 
