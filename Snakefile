@@ -10,9 +10,11 @@ import sys
 from functools import cache, reduce
 from pathlib import Path
 
-# Checking the methods' blocks imports torch, which takes two seconds; meanwhile DVC's index is read below.
+# Checking the methods' blocks imports torch, which takes two seconds; meanwhile DVC's index is read below. A cluster's job
+# reads this file once more on its node, where all has been checked and written: MAIN is the process that was called.
+MAIN = workflow.is_main_process
 CHECK = "import sys; sys.path.insert(0, 'stages'); from prunus.params import for_stage; for_stage([])"
-checking = subprocess.Popen([sys.executable, "-c", CHECK])
+checking = subprocess.Popen([sys.executable, "-c", CHECK if MAIN else ""])
 
 from dvc.dependency.param import read_param_file
 from dvc.dvcfile import Lockfile
@@ -52,7 +54,11 @@ def plain_files(path):
 os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
 
 GPU_SLOTS = 0 if settings.device.accelerator == "cpu" else len(gpus.visible()) * settings.device.jobs_per_gpu
-if GPU_SLOTS and "gpu" not in workflow.global_resources:
+GPUS = min(GPU_SLOTS, 1)  # of a stage that computes
+on_a_cluster = workflow.resource_settings._parsed_default_resources.get("gpu").value  # profiles/slurm
+if on_a_cluster is not None:  # whatever this machine has
+    GPUS = on_a_cluster if settings.device.accelerator != "cpu" else 0
+elif GPU_SLOTS and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", GPU_SLOTS)
 
 OBEYED = Path(".snakemake/obeyed")
@@ -80,8 +86,8 @@ def alone():
     return True
 
 
-ALONE = not workflow.is_main_process or alone()
-if workflow.is_main_process and ALONE:
+ALONE = not MAIN or alone()
+if MAIN and ALONE:
     # Snakemake asks whether an output is there and how old it is, not what is in it.
     for path, stage in damaged_outputs(repo):
         print(f"{path} is not what {stage} made: removed, to be brought back", file=sys.stderr)
@@ -119,7 +125,7 @@ def obeyed(stage):
     A new file is as old as can be if DVC knows that the stage's outputs were made with these parameters.
     """
     path, content = OBEYED / f"{stage.addressing}.json", json.dumps(values(stage), sort_keys=True)
-    if not path.exists() or path.read_text() != content:
+    if MAIN and (not path.exists() or path.read_text() != content):
         made_so = not path.exists() and not any(dep.status() for dep in stage.params)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
@@ -178,7 +184,7 @@ for stage in stages.values():
             f"logs/benchmarks/{stage.addressing}.tsv"
         threads: settings.device.threads
         resources:
-            gpu=min(GPU_SLOTS, 1) if stage.name.split("@")[0] in COMPUTING else 0,
+            gpu=GPUS if stage.name.split("@")[0] in COMPUTING else 0,
         message:
             f"{stage.addressing} (log: logs/{stage.addressing}.log)"
         shell:

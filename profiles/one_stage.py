@@ -3,15 +3,17 @@
 It reads and writes in dvc.lock only what is that stage's.
 DVC parses all of dvc.lock twice per stage and writes it whole, in pure Python: seconds per stage, and the repository is
 locked meanwhile. What stands here leaves the same bytes and falls back on DVC where dvc.lock is not as DVC writes it.
+Where another process uses what the stage reads or writes, it is waited for (owners.py).
 """
 
 import os
 import re
 import sys
+import time
 from functools import cache
 from pathlib import Path
 
-from dvc import dvcfile
+from dvc import dvcfile, rwlock
 from dvc.cli import main
 from dvc.dependency import param
 from dvc.exceptions import DvcException
@@ -21,6 +23,9 @@ from dvc.utils.serialize import dumps_yaml, loads_yaml
 from dvc_data.hashfile.db import HashFileDB
 from dvc_data.hashfile.db.local import LocalHashFileDB
 
+import owners
+
+POLL_SECONDS = 2
 HEAD = "schema: '2.0'\nstages:\n"
 MEND = "python profiles/verify.py"
 
@@ -76,10 +81,15 @@ if __name__ == "__main__":
         from prunus import gpus
 
         gpus.place()
-    dvcfile.Lockfile = Lockfile
-    run_cache.StageCache = RunCache
+    dvcfile.Lockfile, rwlock.rwlock, run_cache.StageCache = Lockfile, owners.rwlock, RunCache
     # DVC believes a cached object that is read-only; what it restores had better be what its name says.
     LocalHashFileDB.check = HashFileDB.check
     # DVC would read params.yaml again at the end, and put down an edit made meanwhile as what the stage was run with.
     param.load_path = cache(param.load_path)
-    sys.exit(main(["--wait-for-lock", "repro", "--single-item", NAME]))
+    held = owners.hold(NAME)
+    while True:
+        try:
+            sys.exit(main(["--wait-for-lock", "repro", "--single-item", NAME]))
+        except owners.Busy as busy:
+            print(f"waiting: {busy}", flush=True)
+            time.sleep(POLL_SECONDS)

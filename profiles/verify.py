@@ -13,8 +13,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 from tqdm import tqdm
+
+import owners
 
 LOCK, CACHE = Path("dvc.lock"), Path("files/md5")
 
@@ -47,7 +48,7 @@ def being_written(tmp: Path) -> set[str]:
     """Outputs (absolute paths) that a stage of a living DVC process is writing now."""
     try:
         holders = json.loads((tmp / "rwlock").read_text()).get("write", {})
-        return {path for path, holder in holders.items() if psutil.pid_exists(holder["pid"])}
+        return {path for path, owner in holders.items() if owners.alive(owner, {"cmd": "verify.py"})}
     except (OSError, ValueError):  # no lock was ever taken, or it is being written
         return set()
 
