@@ -64,7 +64,7 @@ def main() -> None:
     pretrain = f"python stages/pretrain.py --seed {seed}"
     rows = []
     record = layout.record("transfers", name, f"seed{seed}", method)
-    with Recorder(record, device, params.device.threads, seeds) as recorder:
+    with Recorder(record, device, params.device.threads, seeds, ["training.sgd.batch_size"]) as recorder:
         recorder.measured |= asdict(computed)
         made_by = f"python stages/prepare_transfer.py --dataset {name}"
         dataset = load(layout.transfer_dataset(name), device, SPLITS, made_by)
