@@ -144,31 +144,32 @@ def _costs(summary: pd.DataFrame, methods: list[str]) -> tuple[pd.DataFrame, str
     return pd.DataFrame({"method": names, "label": times if known else epochs} | ends), unit
 
 
-def headline(tables: Tables, methods: list[str]) -> Chart:
-    """The picture for a talk: accuracy against density, and what each method cost to get there."""
-    comparison, looks = tables["comparison"], identity(method_names(methods))
-    ended = [method for method in methods if method in finished(tables["summary"])]
-    costs, unit = _costs(tables["summary"], ended)
+def _cost_view(summary: pd.DataFrame, methods: list[str], looks: dict) -> tuple[dict, pd.DataFrame]:
+    """A view of bars of what ``methods`` cost, and its rows."""
+    costs, unit = _costs(summary, methods)
     x = {"type": "quantitative", "axis": axis(f"{unit} in all, mean of the seeds", SHORT, 4)}
     x["scale"] = {"domainMin": 0} | room_for(costs["label"])
-    y = {"y": methods_axis(method_names(ended))}
+    y = {"y": methods_axis(method_names(methods))}
     bar = {"x": x | {"field": "cost"}, "color": looks["color"], "opacity": if_picked(1.0)}
     whisker = {"x": x | {"field": "from"}, "x2": {"field": "to"}}
     words = {"x": x | {"field": "to"}, "text": {"field": "label"}}
-    cost = {
-        "title": "Cost",
-        "layer": [
-            layer("bar", y | bar, "costs") | {"params": picking()},
-            layer("rule", y | whisker, "costs", style="whisker"),
-            layer("text", y | words, "costs", style="label", align="left", dx=7),
-        ],
-        "height": HEIGHT,
-    }
-    accuracy = {"title": "Accuracy"} | _over_density(comparison, methods, looks, dots=False)
-    datasets = _datasets(comparison, methods, {"density": 1.0}) | {"costs": records(costs)}
+    layers = [
+        layer("bar", y | bar, "costs") | {"params": picking()},
+        layer("rule", y | whisker, "costs", style="whisker"),
+        layer("text", y | words, "costs", style="label", align="left", dx=7),
+    ]
+    return {"title": "Cost", "layer": layers, "height": HEIGHT}, costs
+
+
+def headline(tables: Tables, methods: list[str]) -> Chart:
+    """The picture for a talk: accuracy against density, and what each method cost to get there, if it got there."""
+    looks, names = identity(method_names(methods)), listed(method_names(methods))
+    views = [{"title": "Accuracy"} | _over_density(tables["comparison"], methods, looks, dots=False)]
+    datasets = _datasets(tables["comparison"], methods, {"density": 1.0})
     del datasets["seeds"]
-    lines_of = f"lines of test accuracy against density for {listed(method_names(methods))}"
-    alt = f"Left: {lines_of}. Right: bars of what each method cost."
+    if ended := [method for method in methods if method in finished(tables["summary"])]:
+        view, costs = _cost_view(tables["summary"], ended, looks)
+        views, datasets = [*views, view], datasets | {"costs": records(costs)}
+    alt = f"Left: lines of test accuracy against density for {names}. Right: bars of what each method cost."
     margins = (62, names_width(method_names(methods)))
-    views = [accuracy, cost] if ended else [accuracy]
     return Chart(views, datasets, alt, across=2, key=legend(method_names(methods)), margins=margins)
