@@ -52,7 +52,7 @@ def refuse_empty_layers(kept, label, chain, settings, imposed):
         ways.append(f"set methods.{chain}.scope: layer")
     ways = [f"take {chain} out of the study"] if imposed else ways
     raise StageError(
-        f"{label}: no weight is left in {', '.join(empty)} (density {density:.2%}); "
+        f"{label}: no weight is left in {', '.join(empty)} (density {100 * density:.3g} %); "
         f"{', '.join(ways)} or list fewer study.iterations",
         "collapsed",
         density,

@@ -8,10 +8,11 @@ import pytest
 
 from conftest import chain, stages_run
 
-ITERATIONS = [{"t": t, "after": f"iteration-{t - 1}" if t > 1 else "../dense"} for t in (1, 2, 3)]
-STUDY = {"study__methods": ["sap", "lth"], "study__iterations": ITERATIONS, "methods__lth__epochs": 1}
-HARSH = 0.995  # of 43520 weights 218 are left, then 2, which is too few for three layers
+# An iteration takes 99.5 % of 43520 weights, then of 218: the one or two left are too few for three layers.
+HARSH = {"methods__incop_if__gamma": 1000.0, "methods__incop_if__beta": 0.995}
+MENDED = {"methods__incop_if__gamma": 1.0, "methods__incop_if__beta": 0.9}
 GATHERED = {"compare", "report"}
+FAILING = "prune_iteration@0-incop_if-iteration1"
 
 
 def results(project):
@@ -24,89 +25,71 @@ def table(project, name):
     return pd.read_csv(project.root / f"reports/tables/{name}.csv")
 
 
-def restored(project):
+def is_whole(project, undisturbed):
     assert "Data and pipelines are up to date." in project.run("dvc", "status")
     assert table(project, "missing").empty
     assert "This study is incomplete" not in (project.root / "reports/report.html").read_text()
-    assert json.loads((project.root / "reports/metrics.json").read_text())["lth"].keys() >= {"final_density"}
+    assert results(project) == results(undisturbed)
 
 
 @pytest.fixture(scope="module")
-def whole(fresh):
-    project = fresh("whole")
-    project.edit(**STUDY)
-    project.snakemake()
-    restored(project)
-    return project
-
-
-@pytest.fixture(scope="module")
-def in_parts(whole, tmp_path_factory):
+def in_parts(by_snakemake, tmp_path_factory):
     """The finished study after an edit with which a layer of one method's networks collapses at iteration 2."""
-    project = whole.copy(tmp_path_factory.mktemp("in-parts") / "project")
-    project.edit(methods__lth__fraction=HARSH, methods__sap__beta=0.5)
+    project = by_snakemake.copy(tmp_path_factory.mktemp("in-parts") / "project")
+    project.edit(**HARSH, methods__sap__beta=0.5)
     project.output = project.run("snakemake", "--cores", "2", status=1)
     return project
 
 
 def test_what_there_is_is_compared_and_what_is_missing_is_said(in_parts):
     comparison, missing = table(in_parts, "comparison"), table(in_parts, "missing")
-    assert comparison.groupby("method")["iteration"].max().to_dict() == {"lth": 1, "sap": 3}
-    assert comparison.loc[comparison["method"] == "lth", "density"].item() == pytest.approx(1 - HARSH, abs=1e-3)
-    assert missing[["stage", "seed", "method", "iteration", "kind"]].values.tolist() == [
-        ["prune_iteration", 0, "lth", 2, "collapsed"],
-        ["prune_iteration", 0, "lth", 3, "not_made"],
-    ]
-    assert missing["density"][0] == pytest.approx(2 / 43520, rel=0.6)
-    assert (
-        "lower methods.lth.fraction, set methods.lth.scope: layer or list fewer study.iterations" in missing["why"][0]
+    assert comparison.groupby("method")["iteration"].max().to_dict() == {"incop_if": 1, "sap": 2}
+    own = comparison[comparison["method"] == "incop_if"]
+    assert own["density"].item() == pytest.approx(0.005, abs=1e-3)  # not that of the settings before
+    keys = ["stage", "seed", "method", "iteration", "kind"]
+    assert missing[keys].values.tolist() == [["prune_iteration", 0, "incop_if", 2, "collapsed"]]
+    assert 0 < missing["density"][0] < 1e-4
+    assert missing["why"][0].endswith(
+        "lower methods.incop_if.beta, lower methods.incop_if.gamma, set methods.incop_if.scope: layer "
+        "or list fewer study.iterations"
     )
-    assert missing["why"][1] == "waits for iteration 2"
-    summary = table(in_parts, "summary").set_index("method")
-    assert summary["seeds"].to_dict() == {"sap": 1, "lth": 0}
-    assert summary.loc["lth"].drop(["seeds", "iterations"]).isna().all()
+    assert table(in_parts, "summary").set_index("method")["seeds"].to_dict() == {"sap": 1, "incop_if": 0}
+    assert table(in_parts, "collapse")["collapsed"].sum() == 1
     page = (in_parts.root / "reports/report.html").read_text()
-    assert "This study is incomplete" in page and "LTH, seed 0: iterations 2 to 3" in page
-    assert "missing: 2 prune_iteration; first: seed 0 lth iteration 2: no weight is left in" in in_parts.output
-    assert not list(in_parts.root.glob("runs/seed0/lth/iteration-[23]/*"))  # leftovers of the other settings
+    assert "This study is incomplete" in page and "InCoP-IF, seed 0: iteration 2" in page
+    assert f"missing: 1 prune_iteration; first: {missing['why'][0]}" in in_parts.output
+    assert not list(in_parts.root.glob("runs/seed0/incop_if/iteration-2/*"))  # of the settings before
 
 
-def test_running_again_without_mending_says_the_same(in_parts, tmp_path):
+@pytest.mark.timeout(600)
+def test_snakemake_completes_the_study_once_it_is_mended(in_parts, by_snakemake, tmp_path):
     project = in_parts.copy(tmp_path / "project")
-    assert project.snakemake(status=1) == {"prune_iteration@0-lth-iteration1"}
-    assert table(project, "missing").equals(table(in_parts, "missing"))
-
-
-def test_snakemake_completes_the_study_once_it_is_mended(in_parts, whole, tmp_path):
-    project = in_parts.copy(tmp_path / "project")
-    project.edit(methods__lth__fraction=0.2, methods__sap__beta=0.9)
+    project.edit(**MENDED, methods__sap__beta=0.9)
     assert project.snakemake() <= GATHERED  # the rest is in the cache
-    restored(project)
-    assert results(project) == results(whole)
-    assert project.repro() == set()
+    is_whole(project, by_snakemake)
     assert "Nothing to be done" in project.run("snakemake", "-n", "--cores", "2")
 
 
-def test_dvc_keeps_going_gathers_and_completes_the_study(fresh, whole):
-    project = fresh("by-dvc")
-    project.edit(**STUDY | {"methods__lth__fraction": HARSH})
+@pytest.mark.timeout(600)
+def test_dvc_keeps_going_gathers_and_completes_the_study(in_parts, by_snakemake, tmp_path):
+    project = in_parts.copy(tmp_path / "project")
+    project.edit(methods__sap__beta=0.9)
     ran = stages_run(project.run("dvc", "repro", "--keep-going", status=255))
-    assert chain("sap", (0, 1, 2)) <= ran and "evaluate@0-lth" not in ran
-    assert stages_run(project.run("python", "profiles/gather.py")) == {"evaluate@0-lth"} | GATHERED
-    assert len(table(project, "missing")) == 2
-    project.edit(methods__lth__fraction=0.2)
-    assert project.repro() == chain("lth", (0, 1, 2)) | GATHERED
-    restored(project)
-    assert results(project) == results(whole)
+    assert FAILING in ran and not ran & (chain("incop_if", [0]) | GATHERED)
+    assert stages_run(project.run("python", "profiles/gather.py")) == GATHERED
+    assert len(table(project, "missing")) == 1
+    project.edit(**MENDED)
+    assert project.repro() <= GATHERED
+    is_whole(project, by_snakemake)
     assert project.snakemake() == set()
 
 
-def test_a_diverging_seed_is_missing_whole(in_parts, tmp_path):
-    """Every chain waits for the dense network: nothing is left to compare, and the old tables are not shown as new."""
+def test_a_seed_that_diverges_leaves_no_old_result_to_be_taken_for_a_new_one(in_parts, tmp_path):
     project = in_parts.copy(tmp_path / "project")
     project.edit(training__sgd__learning_rate=1e12)
     text = project.run("snakemake", "--cores", "2", status=1)
     note = json.loads((project.root / "runs/unfinished/seed0/dense/failure.json").read_text())
-    assert note["kind"] == "diverged" and "seed 0 dense: " in note["message"] and "epoch 1" in note["message"]
+    assert note["kind"] == "diverged" and "seed 0 dense: " in note["message"] and "in epoch 1" in note["message"]
     assert note["message"] in text
-    assert not list(project.root.glob("reports/tables/*")) and not list(project.root.glob("runs/evaluations/seed0/*/*"))
+    assert not list(project.root.glob("reports/tables/*.csv"))
+    assert not list(project.root.glob("runs/evaluations/seed0/*/*.csv"))
