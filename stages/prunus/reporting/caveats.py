@@ -87,7 +87,7 @@ def caveats(tables: dict[str, pd.DataFrame], methods: list[str]) -> list[str]:
         if len(values) > 1:
             shown = listed([str(value)[:12] if column == "git" else str(value) for value in values])
             notes.append(f"The runs were made with more than one {name}: {shown}. Their times may not be comparable.")
-    if unrecorded := int(runs["seconds_total"].isna().sum()):
+    if tables["missing"].empty and (unrecorded := int(runs["seconds_total"].isna().sum())):
         notes.append(f"{counted(unrecorded, 'stage run')} left no record; the times that need it are not known.")
     notes.append(
         "Seconds are wall-clock times of the iterations' own stages, some of which may have shared the machine; they "

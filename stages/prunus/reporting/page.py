@@ -6,7 +6,7 @@ import pandas as pd
 import yaml
 
 from prunus.reporting import frame
-from prunus.reporting.caveats import caveats
+from prunus.reporting.caveats import CHAINS, caveats
 from prunus.reporting.charts import Chart
 from prunus.reporting.files import removers
 from prunus.reporting.findings import findings
@@ -46,15 +46,20 @@ def _missing(missing: pd.DataFrame) -> list[dict]:
     """What is not there, once per cause: ``what`` and ``why``, and the ``command`` that makes it where it waits for
     nothing else."""
     stopped, alike = [], {}
-    for row in missing.to_dict("records"):
-        same = stopped and all(stopped[-1][key] == row[key] for key in ("stage", "seed", "method"))
-        if same and row["why"].startswith("waits for iteration"):
+    for row in missing.astype({"seed": "Int64", "iteration": "Int64"}).to_dict("records"):
+        last = stopped[-1] if stopped else row
+        same = stopped and all(last[key] == row[key] for key in ("stage", "seed", "method"))
+        if (
+            same
+            and row["stage"] in CHAINS
+            and (row["why"] == last["why"] or row["why"].startswith("waits for iteration"))
+        ):
             stopped[-1]["last"] = row["iteration"]
         else:
             stopped.append(row | {"last": row["iteration"]})
     for row in stopped:
-        waits = row["why"].startswith("waits for")
-        group = alike.setdefault((row["stage"], row["seed"], row["iteration"], row["last"], row["why"]), row)
+        waits, own = row["why"].startswith("waits for"), None if row["stage"] in CHAINS else row["command"]
+        group = alike.setdefault((row["stage"], row["seed"], row["iteration"], row["last"], row["why"], own), row)
         group.setdefault("methods", []).append(row["method"])
         group["shown"] = "" if waits else row["command"]
     return [{"what": _not_there(row), "why": row["why"], "command": row["shown"]} for row in alike.values()]
