@@ -42,15 +42,15 @@ PARAMS = [
 HARSH = ("beta", "gamma", "fraction", "confidence")  # settings of which less prunes less
 
 
-def refuse_empty_layers(kept, label, chain, settings, imposed):
+def refuse_empty_layers(kept, label, method, settings, ratio_of):
     """Raise ``StageError`` where ``kept`` leaves a layer without any weight: no training mends most such networks."""
     if not (empty := masks.collapsed(kept)):
         return
     density = masks.density(kept)
-    ways = [f"lower methods.{chain}.{name}" for name in HARSH if hasattr(settings, name)]
+    ways = [f"lower methods.{method}.{name}" for name in HARSH if hasattr(settings, name)]
     if getattr(settings, "scope", None) == "global":
-        ways.append(f"set methods.{chain}.scope: layer")
-    ways = [f"take {chain} out of the study"] if imposed else ways
+        ways.append(f"set methods.{method}.scope: layer")
+    ways = [f"take {method} out of imposed.methods"] if ratio_of else ways
     raise StageError(
         f"{label}: no weight is left in {', '.join(empty)} (density {100 * density:.3g} %); "
         f"{', '.join(ways)} or list fewer study.iterations",
@@ -110,7 +110,7 @@ def main() -> None:
         recipe = methods.recipe(method, settings)
         with recorder.clock.time("prune"):
             kept = recipe.masks(candidates)
-        refuse_empty_layers(kept, label, chain, settings, ratio_of)
+        refuse_empty_layers(kept, label, method, settings, ratio_of)
         if recipe.rewind != "none":
             network.load_state_dict(dense_state(recipe.rewind))
         stop = recipe.stop(
@@ -139,7 +139,7 @@ def main() -> None:
         )
         if sparsifier:
             kept = sparsifier.masks()
-            refuse_empty_layers(kept, label, chain, settings, ratio_of)
+            refuse_empty_layers(kept, label, method, settings, ratio_of)
             masks.apply(network, kept)
         checkpoint.save(folder / layout.NETWORK, network.state_dict(), kept)
         write_csv(folder / layout.HISTORY, outcome.history)
