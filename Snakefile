@@ -158,6 +158,21 @@ onstart:
         workflow.scheduler.job_rate_limiter = None
 
 
+onerror:
+    # On a cluster the evaluations are for its nodes: there it is one command to run by hand.
+    if workflow.execution_settings.keep_going:
+        gather = [sys.executable, "profiles/gather.py"]
+        if workflow.local_exec:
+            Path("logs").mkdir(exist_ok=True)
+            with open("logs/gather.log", "w") as log_of_gather:
+                gathered = subprocess.run(gather, stdout=log_of_gather, stderr=subprocess.STDOUT).returncode == 0
+            lines = Path("logs/gather.log").read_text().splitlines()
+            said = [line for line in lines if line.startswith("missing: ")] if gathered else lines[-1:]
+            print(*said, "(log: logs/gather.log)", file=sys.stderr)
+        else:
+            print("`python profiles/gather.py` compares and reports what there is", file=sys.stderr)
+
+
 rule all:
     input:
         [relative(path) for path in made],  # also what the report no longer needs, once it is there

@@ -18,6 +18,7 @@ from prunus.recipe import Candidates, Retraining
 from prunus.resuming import Resume
 from prunus.runtime import (
     Recorder,
+    StageError,
     derive_seed,
     one_line_errors,
     open_device,
@@ -38,6 +39,25 @@ PARAMS = [
     "device.memory_format",
     "methods.{method}",
 ]
+
+HARSH = ("beta", "gamma", "fraction", "confidence")  # settings of which less prunes less
+
+
+def refuse_empty_layers(kept, label, method, settings, ratio_of):
+    """Raise ``StageError`` where ``kept`` leaves a layer without any weight: no training mends most such networks."""
+    if not (empty := masks.collapsed(kept)):
+        return
+    density = masks.density(kept)
+    ways = [f"lower methods.{method}.{name}" for name in HARSH if hasattr(settings, name)]
+    if getattr(settings, "scope", None) == "global":
+        ways.append(f"set methods.{method}.scope: layer")
+    ways = [f"take {method} out of imposed.methods"] if ratio_of else ways
+    raise StageError(
+        f"{label}: no weight is left in {', '.join(empty)} (density {100 * density:.3g} %); "
+        f"{', '.join(ways)} or list fewer study.iterations",
+        "collapsed",
+        density,
+    )
 
 
 # What is read of reference_flow.json.
@@ -77,7 +97,9 @@ def main() -> None:
     def dense_state(point):
         return checkpoint.load(layout.rewind_point(seed, point), device, pretrain)[0]
 
-    with Recorder(layout.iteration_record(seed, chain, t), device, params.device.threads, seeds) as recorder:
+    record, eased_by = layout.iteration_record(seed, chain, t), ["training.sgd.batch_size", "flow.samples"]
+    eased_by += [f"methods.{method}.samples"] if hasattr(settings, "samples") else []
+    with Recorder(record, device, params.device.threads, seeds, eased_by) as recorder:
         recorder.measured |= asdict(computed)
         dataset = load(layout.DATASET, device)
         network = networks.build(
@@ -97,6 +119,7 @@ def main() -> None:
         recipe = methods.recipe(method, settings)
         with recorder.clock.time("prune"):
             kept = recipe.masks(candidates)
+        refuse_empty_layers(kept, label, method, settings, ratio_of)
         if recipe.rewind != "none":
             network.load_state_dict(dense_state(recipe.rewind))
         stop = recipe.stop(
@@ -126,6 +149,7 @@ def main() -> None:
         )
         if sparsifier:
             kept = sparsifier.masks()
+            refuse_empty_layers(kept, label, method, settings, ratio_of)
             masks.apply(network, kept)
         checkpoint.save(folder / layout.NETWORK, network.state_dict(), kept)
         write_csv(folder / layout.HISTORY, outcome.history)
@@ -136,7 +160,6 @@ def main() -> None:
             "settings": settings.model_dump(),
             "density": masks.density(kept),
             "alive": masks.alive_count(kept),
-            "collapsed": masks.collapsed(kept),
             "channels_removed": channels.share_removed(candidates.groups, kept) if settings.prunes_channels else None,
             "epochs": len(outcome.history),
             "stopped_by": outcome.reason,
@@ -144,8 +167,6 @@ def main() -> None:
             **outcome.history[-1],
         }
         write_json(folder / layout.METRICS_NAME, metrics)
-    if metrics["collapsed"]:
-        print(f"{label}: no weight is left in {', '.join(metrics['collapsed'])}")
     print(
         f"{label}: density {metrics['density']:.2%}, {metrics['epochs']} epochs (stopped by {outcome.reason}), "
         f"validation accuracy {metrics['validation_accuracy']:.2%}, in {folder}"

@@ -26,7 +26,8 @@ def main() -> None:
     device = open_device(params.device.accelerator, params.device.threads)
     seeds = {"flow": derive_seed(seed, "flow")}
     pretrain = f"python stages/pretrain.py --seed {seed}"
-    with Recorder(layout.record(f"seed{seed}", "reference_flow"), device, params.device.threads, seeds) as recorder:
+    record, eased_by = layout.record(f"seed{seed}", "reference_flow"), ["flow.samples"]
+    with Recorder(record, device, params.device.threads, seeds, eased_by) as recorder:
         dataset = load(layout.DATASET, device, splits=("train", "test"))
         network = networks.build(
             params.study.network, *dataset.form, pretrained=params.network.pretrained, download=False

@@ -17,7 +17,7 @@ PARAMS = ["study", "imposed", "transfer", "data", "network", "training", "flow",
 
 COMPARE = "python stages/compare.py"
 TABLES = ("comparison", "summary", "paired_tests", "equal_density", "matched_density", "matched_channels", "collapse")
-TABLES += ("channels", "layers", "histories", "transfer", "information", "runs")
+TABLES += ("channels", "layers", "histories", "transfer", "information", "runs", "missing")
 
 
 def main() -> None:

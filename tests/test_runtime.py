@@ -1,9 +1,12 @@
 """Seeds, whole-or-nothing files, records, and the device."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,9 +32,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["file.txt"]
 
 
-def test_a_record_says_what_made_a_run(tmp_path, monkeypatch):
+@pytest.fixture
+def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = layout.record("data")
+    return tmp_path
+
+
+def test_a_record_says_what_made_a_run(project):
+    path = layout.record("seed0", "dense")
     with (
         runtime.Recorder(path, torch.device("cpu"), threads=1, seeds={"order": 3}) as recorder,
         recorder.clock.time("train"),
@@ -57,6 +65,130 @@ def test_no_record_of_what_failed_and_what_is_unfinished_goes_with_success_alone
     with runtime.Recorder(path):
         pass
     assert path.exists() and not unfinished.parent.exists()
+
+
+RECORD = layout.record("seed0", "sap", "iteration-3")
+
+
+def note():
+    return json.loads(layout.failure(RECORD).read_text())
+
+
+def test_a_failed_stage_leaves_a_note_and_no_record_until_it_is_run_again(project):
+    with pytest.raises(ZeroDivisionError), runtime.Recorder(RECORD):
+        raise ZeroDivisionError("by zero\nand more")
+    assert not RECORD.exists()
+    said = "ZeroDivisionError: by zero; the stage's output has the traceback"
+    assert note() == {"kind": "error", "message": said, "density": None}
+    with pytest.raises(runtime.StageError), runtime.Recorder(RECORD):
+        raise runtime.StageError("no weight is left", "collapsed", 0.01)
+    assert note() == {"kind": "collapsed", "message": "no weight is left", "density": 0.01}
+    with pytest.raises(KeyboardInterrupt), runtime.Recorder(RECORD):
+        raise KeyboardInterrupt  # and a note of an earlier run would be wrong now
+    assert not layout.failure(RECORD).exists()
+    with runtime.Recorder(RECORD):
+        pass
+    assert RECORD.exists() and not layout.failure(RECORD).exists()
+
+
+def too_much_for_torch():
+    torch.empty(10**15)
+
+
+def too_much_for_numpy():
+    np.empty(10**15)
+
+
+def too_much_for_python():
+    bytearray(2**62)
+
+
+def too_much_for_a_gpu():  # as torch raises it; the real thing needs a GPU
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def too_much_for_cuda():
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [too_much_for_torch, too_much_for_numpy, too_much_for_python, too_much_for_a_gpu, too_much_for_cuda],
+)
+def test_out_of_memory_is_one_line_that_says_what_to_lower(project, allocate, capsys):
+    with pytest.raises(SystemExit), runtime.one_line_errors(), runtime.Recorder(RECORD, eased_by=["flow.samples"]):
+        allocate()
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "seed0 sap iteration-3: out of memory (" in said
+    assert said.endswith("); lower flow.samples or run fewer stages at a time (snakemake --cores)\n")
+    assert note()["kind"] == "out_of_memory"
+
+
+def test_other_errors_keep_their_traceback(project):
+    for error in (RuntimeError("a shape is wrong"), FileNotFoundError(2, "No such file", "x"), ValueError()):
+        with pytest.raises(type(error)), runtime.one_line_errors(), runtime.Recorder(RECORD):
+            raise error
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A folder on a file system of one MiB; skipped where none may be mounted."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if os.getuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]).returncode:
+        pytest.skip("mounting needs root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def written(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(full_disk, capsys):
+    path, tensors = full_disk / "runs" / "network.safetensors", {"a": torch.zeros(10**6)}
+    checkpoint.save(full_disk / "small.safetensors", {"a": torch.zeros(10)})
+    for write in (lambda: checkpoint.save(path, tensors), lambda: runtime.write_json(path, "x" * 2**21)):
+        with pytest.raises(SystemExit), runtime.one_line_errors():
+            write()
+        said = capsys.readouterr().err
+        assert said.endswith(
+            f"{path} could not be written (No space left on device); free some space, then run the same command again\n"
+        )
+        assert written(full_disk) == [full_disk / "small.safetensors"]
+
+
+def test_a_stage_whose_disk_is_full_says_so_even_if_its_note_cannot_be_written(full_disk):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(full_disk)
+        (full_disk / "filling").write_bytes(bytes(2**20 - 4096 * 3))
+        with pytest.raises(runtime.StageError, match="could not be written") as raised, runtime.Recorder(RECORD):
+            runtime.write_json(layout.dense(0) / "metrics.json", "x" * 2**16)
+    assert raised.value.kind == "disk_full"
+    assert not list(full_disk.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_no_space_on_any_machine(tmp_path, number):
+    with (
+        pytest.raises(runtime.StageError, match=r"a\.csv could not be written"),
+        runtime.write_atomically(tmp_path / "a.csv") as partial,
+    ):
+        partial.write_text("half")
+        raise OSError(number, os.strerror(number))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_may_not_be_read_or_written_is_named(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit), runtime.one_line_errors():
+        runtime.write_json(tmp_path / "file" / "metrics.json", {})
+    said = capsys.readouterr().err
+    assert said.endswith("/file: File exists; mend that, then run the same command again\n")
+    with pytest.raises(SystemExit), runtime.one_line_errors():
+        raise PermissionError(errno.EACCES, "Permission denied", "data/raw/x")
+    assert "data/raw/x: Permission denied; mend that" in capsys.readouterr().err
 
 
 def test_missing_and_damaged_files_name_the_command_that_makes_them(tmp_path):

@@ -1,5 +1,7 @@
 """Networks and masks to and from safetensors (never pickle)."""
 
+import os
+import re
 from pathlib import Path
 
 import torch
@@ -17,7 +19,12 @@ def save(path: Path, state: dict[str, Tensor], masks: Masks | None = None) -> No
     """Write a ``state_dict`` (zeros where pruned) and, as ``mask.<parameter>``, the masks; whole or not at all."""
     tensors = dict(state) | {MASK + name: mask for name, mask in (masks or {}).items()}
     with write_atomically(path) as partial:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+        except SafetensorError as error:
+            if (code := re.search(r"os error (\d+)", str(error))) is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
 
 
 def load(path: Path, device: torch.device, made_by: str) -> tuple[dict[str, Tensor], Masks]:

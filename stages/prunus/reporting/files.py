@@ -28,3 +28,14 @@ def removers(summary: pd.DataFrame) -> list[str]:
     Pruning single weights leaves a channel unread now and then, which is no way of removing channels.
     """
     return list(summary.loc[summary["channels_removed_mean"] > 0.01, "method"])
+
+
+def finished(summary: pd.DataFrame) -> list[str]:
+    """The methods of ``summary`` with a complete chain, in its order."""
+    return list(summary.loc[summary["seeds"] > 0, "method"])
+
+
+def of_all_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the iterations that every seed of the method has: further on, a mean would be of other seeds."""
+    seeds = table.groupby("method")["seed"].transform("nunique")
+    return table[table.groupby(["method", "iteration"])["seed"].transform("nunique") == seeds]
