@@ -229,7 +229,7 @@ def test_cuda_that_is_not_there_is_one_clear_error(monkeypatch):
     assert runtime.open_device("auto", 1).type == "cpu"
 
 
-def test_a_stage_computes_on_the_gpu_it_was_given_or_leases_one(tmp_path, monkeypatch):
+def test_a_stage_computes_on_the_gpu_it_was_given_or_leases_one(project, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU at {device.index}")
@@ -241,7 +241,7 @@ def test_a_stage_computes_on_the_gpu_it_was_given_or_leases_one(tmp_path, monkey
     monkeypatch.setattr(gpus, "held", lambda: "GPU-6f")
     device = runtime.open_device("auto", 1)
     assert device == torch.device("cuda", 1)
-    with runtime.Recorder(tmp_path / "record.json", device):
+    with runtime.Recorder(RECORD, device):
         pass
-    record = json.loads((tmp_path / "record.json").read_text())
+    record = json.loads(RECORD.read_text())
     assert (record["gpu"], record["device"], record["peak_gpu_bytes"]) == ("GPU-6f", "GPU at 1", 5)
