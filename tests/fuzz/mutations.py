@@ -282,6 +282,8 @@ def _swapped(draw):
 def _bytes(draw):
     text = bytearray(REAL if draw(st.booleans()) else written(CONTENT))
     for _ in range(draw(st.integers(1, 4))):
+        if not text:
+            break
         start = draw(st.integers(0, len(text) - 1))
         length = draw(st.integers(0, 40))
         what = draw(st.sampled_from(["flip", "cut", "insert", "repeat", "truncate"]))
