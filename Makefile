@@ -1,12 +1,12 @@
 # `make` reproduces the study of params.yaml, `make study NAME=...` a ready-made one (SCALE=paper: at the paper's size),
 # `make experiments` lists a study's variants, `make test` runs the tests, `make bench` measures, `make docs` builds the
-# documentation into site/; each sets up .venv first.
+# documentation into site/, `make verify` finds damaged outputs and cached objects; each sets up .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study setup test bench experiments docs lint
+.PHONY: study setup test bench experiments docs verify lint
 
 study: setup
 	$(if $(NAME),python studies/run.py $(NAME) $(if $(SCALE),--scale $(SCALE)),snakemake)
@@ -34,6 +34,9 @@ experiments: setup
 docs: setup
 	$(BIN)/python docs/reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+verify: setup
+	python profiles/verify.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 # Runs the graph of dvc.yaml in parallel. There is no second copy of the graph here: one rule is made per DVC stage, and
 # each rule asks DVC for its stage, so DVC's cache, its lock file and its idea of what is up to date stay the only ones.
 
+import fcntl
 import json
 import os
 import re
@@ -19,8 +20,9 @@ from dvc.dvcfile import Lockfile
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
-sys.path.insert(0, "stages")
+sys.path[:0] = ["stages", "profiles"]
 from prunus import params as study_params
+from verify import damaged_outputs
 
 COMPUTING = {"pretrain", "reference_flow", "prune_iteration", "prune_at_ratio", "evaluate", "evaluate_at_ratio"}
 COMPUTING |= {"measure_information", "transfer"}
@@ -74,6 +76,27 @@ stages = {stage.addressing: stage for stage in index.stages if isinstance(stage,
 made = {out.fs_path for stage in stages.values() for out in stage.outs}
 folders_of_made = {str(parent) for path in made for parent in Path(path).parents}
 refuse_mistakes()
+
+
+def alone():
+    """Whether no other Snakemake runs this study. A lock of the system's, unlike Snakemake's own (`nolock` in the
+    profile), is gone with the process that holds it, however that ends."""
+    global running
+    os.makedirs(".snakemake", exist_ok=True)
+    running = open(".snakemake/running", "w")
+    try:
+        fcntl.flock(running, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+ALONE = not workflow.is_main_process or alone()
+if workflow.is_main_process and ALONE:
+    # Snakemake asks whether an output is there and how old it is, not what is in it.
+    for path, stage in damaged_outputs(repo):
+        print(f"{path} is not what {stage} made: removed, to be brought back", file=sys.stderr)
+        os.unlink(path)
 
 
 def relative(path):
@@ -131,6 +154,9 @@ report: "reports/captions/workflow.rst"
 
 
 onstart:
+    if not ALONE:
+        print("another snakemake is running this study; wait until it has ended, or stop it", file=sys.stderr)
+        os._exit(1)
     # The limit on job starts (100 a second) re-runs the scheduler every second once more for each job that has ended:
     # at 300 stages that takes a core. A cluster keeps it.
     if workflow.local_exec:
@@ -139,8 +165,10 @@ onstart:
 
 rule all:
     input:
-        "reports/report.html",
+        [relative(path) for path in made],  # also what the report no longer needs, once it is there
     localrule: True
+    message:
+        "the study is complete: reports/report.html"
 
 
 for stage in stages.values():

@@ -11,10 +11,15 @@ from pathlib import Path
 
 from dvc import dvcfile
 from dvc.cli import main
+from dvc.exceptions import DvcException
+from dvc.stage import cache as run_cache
 from dvc.stage.serialize import to_lockfile
 from dvc.utils.serialize import dumps_yaml, loads_yaml
+from dvc_data.hashfile.db import HashFileDB
+from dvc_data.hashfile.db.local import LocalHashFileDB
 
 HEAD = "schema: '2.0'\nstages:\n"
+MEND = "python profiles/verify.py"
 
 
 def entry(text: str, name: str) -> re.Match | None:
@@ -26,16 +31,19 @@ class Lockfile(dvcfile.Lockfile):
     def _text(self) -> str | None:
         """What stands in the file; None when it holds more than stages, or a stranger (a merge) wrote it."""
         path = Path(self.path)
-        text = path.read_text(encoding="utf-8") if path.exists() else HEAD
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else HEAD
         return text if re.findall(r"^\S.*\n?", text, re.MULTILINE) == HEAD.splitlines(keepends=True) else None
 
     def _load_yaml(self, **kwargs):
         text = self._text()
-        if text is None or kwargs:
-            return super()._load_yaml(**kwargs)
-        found = entry(text, NAME)
-        data = loads_yaml(HEAD + (found[0] if found else "  {}\n"))
-        return self.validate(data, self.relpath), text
+        try:
+            if text is None or kwargs:
+                return super()._load_yaml(**kwargs)
+            found = entry(text, NAME)
+            data = loads_yaml(HEAD + (found[0] if found else "  {}\n"))
+            return self.validate(data, self.relpath), text
+        except (DvcException, UnicodeDecodeError):
+            raise DvcException(f"{self.relpath} is damaged; `{MEND}` removes it, then run the same again") from None
 
     def dump_stages(self, stages, **kwargs):
         text = self._text()
@@ -52,7 +60,16 @@ class Lockfile(dvcfile.Lockfile):
         self.repo.scm_context.track_file(self.relpath)
 
 
+class RunCache(run_cache.StageCache):
+    def _load_cache(self, key, value):
+        """None too where a DVC that was killed left a folder without an entry, over which DVC stumbles."""
+        return super()._load_cache(key, value) if value else None
+
+
 if __name__ == "__main__":
     NAME = sys.argv[1]
     dvcfile.Lockfile = Lockfile
+    run_cache.StageCache = RunCache
+    # DVC believes a cached object that is read-only; what it restores had better be what its name says.
+    LocalHashFileDB.check = HashFileDB.check
     sys.exit(main(["--wait-for-lock", "repro", "--single-item", NAME]))

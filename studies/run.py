@@ -9,6 +9,8 @@ Results are copied to `tables/`, `figures/` and `report.html` of the folder. Wha
 """
 
 import argparse
+import fcntl
+import hashlib
 import os
 import re
 import shlex
@@ -25,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from prunus import layout, studies
 from prunus.params import ParamsError, validate
+from prunus.runtime import write_atomically
 
 KEPT = layout.ROOT / "params.yaml.before-study"
 POLL_SECONDS = 5
@@ -41,18 +44,56 @@ def run(*command: str, output: int | None = None) -> str:
     return done.stdout or ""
 
 
+def alone() -> None:
+    """End the script where another one runs a study here; the lock goes with the process, however that ends."""
+    lock = layout.ROOT / ".snakemake/study"
+    lock.parent.mkdir(exist_ok=True)
+    _held.append(lock.open("w"))
+    try:
+        fcntl.flock(_held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        sys.exit(f"{Path(__file__).name}: another study is running here; wait until it has ended, or stop it")
+
+
+_held = []
+
+
+def restore() -> None:
+    """Put back the params.yaml that was kept aside, by this run or one that was killed, unless edited since."""
+    path = layout.ROOT / layout.PARAMS
+    if not KEPT.exists():
+        return
+    mark, _, text = path.read_text(encoding="utf-8").partition("\n")
+    if mark != marked(text) and path.read_bytes() != KEPT.read_bytes():
+        sys.exit(
+            f"{KEPT.name}: is not put back, for {path.name} was edited while it held a study's settings; "
+            f"`mv {KEPT.name} {path.name}` restores it, `rm {KEPT.name}` keeps the edited one"
+        )
+    os.replace(KEPT, path)
+
+
+def marked(text: str) -> str:
+    """The first line of a params.yaml that holds a study's ``text``."""
+    return f"# Put here by studies/run.py, which restores yours ({hashlib.sha256(text.encode()).hexdigest()[:16]})."
+
+
+def put(text: str) -> None:
+    """Keep params.yaml aside and write ``text`` in its place."""
+    path = layout.ROOT / layout.PARAMS
+    with write_atomically(KEPT) as partial:
+        shutil.copy2(path, partial)
+    with write_atomically(path) as partial:
+        partial.write_text(f"{marked(text)}\n{text}", encoding="utf-8")
+
+
 @contextmanager
 def applied(text: str):
     """params.yaml holds ``text`` within the block, and what it held before afterwards, however the block ends."""
-    path = layout.ROOT / layout.PARAMS
-    if KEPT.exists():
-        sys.exit(f"{KEPT.name}: a study was killed before it could restore params.yaml; `mv {KEPT.name} {path.name}`")
-    shutil.copy2(path, KEPT)
     try:
-        path.write_text(text, encoding="utf-8")
+        put(text)
         yield
     finally:
-        os.replace(KEPT, path)
+        restore()
 
 
 def grid(folder: Path) -> list[list[str]]:
@@ -118,6 +159,8 @@ def main() -> None:
     parser.add_argument("--scale", default=studies.LAPTOP, help="another parameter set of the study's folder: paper")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="experiments of a grid at a time")
     arguments = parser.parse_args()
+    alone()
+    restore()
     try:
         content = studies.of_study(arguments.study, arguments.scale)
         validate(content)

@@ -93,7 +93,7 @@ def project(tmp_path, monkeypatch):
 
 def test_params_are_as_they_were_however_the_study_ends(project):
     with pytest.raises(KeyboardInterrupt), RUN.applied("study: 2\n"):
-        assert (project / "params.yaml").read_text() == "study: 2\n"
+        assert yaml.safe_load((project / "params.yaml").read_text()) == {"study": 2}
         raise KeyboardInterrupt
     assert (project / "params.yaml").read_text() == "own: 1  # comment\n"
     assert not RUN.KEPT.exists()
@@ -109,8 +109,33 @@ Worker status: 1 active, 0 idle"""
     assert RUN.states(status, ["big-aunt", "shy-dogs"]) == {"big-aunt": "Running", "shy-dogs": "Failed"}
 
 
-def test_a_study_that_was_killed_is_not_run_over(project):
-    RUN.KEPT.write_text("own: 1\n")
-    with pytest.raises(SystemExit, match="mv params.yaml.before-study params.yaml"), RUN.applied("study: 2\n"):
-        pass
+def test_the_next_run_restores_what_a_killed_one_left_aside(project):
+    RUN.put("study: 2\n")
+    assert yaml.safe_load((project / "params.yaml").read_text()) == {"study": 2}
+    RUN.restore()
     assert (project / "params.yaml").read_text() == "own: 1  # comment\n"
+    assert not RUN.KEPT.exists()
+    RUN.restore()
+
+
+def test_a_run_killed_before_it_changed_anything_leaves_params_as_they_are(project):
+    RUN.KEPT.write_text("own: 1  # comment\n")
+    RUN.restore()
+    assert (project / "params.yaml").read_text() == "own: 1  # comment\n"
+    assert not RUN.KEPT.exists()
+
+
+def test_what_was_edited_after_a_kill_is_not_overwritten(project):
+    RUN.put("study: 2\n")
+    path = project / "params.yaml"
+    path.write_text(path.read_text() + "mine: 3\n")
+    with pytest.raises(SystemExit, match="`mv params.yaml.before-study params.yaml` restores it"):
+        RUN.restore()
+    assert yaml.safe_load(path.read_text()) == {"study": 2, "mine": 3}
+    assert RUN.KEPT.read_text() == "own: 1  # comment\n"
+
+
+def test_two_studies_do_not_run_at_once(project):
+    RUN.alone()
+    with pytest.raises(SystemExit, match="another study is running here"):
+        RUN.alone()

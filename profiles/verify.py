@@ -1,0 +1,138 @@
+"""Are outputs what dvc.lock says, and DVC's cached objects what their names say? What is not is removed and named.
+
+python profiles/verify.py      # also `make verify`; reads every byte, while nothing else runs
+
+DVC trusts a cached object that is read-only, and takes a file's age for its content: it would restore a damaged object
+as it is. What is removed here, the next `snakemake` or `dvc repro` restores from what is left or makes again.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+from tqdm import tqdm
+
+LOCK, CACHE = Path("dvc.lock"), Path("files/md5")
+
+
+def md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def recorded(text: str) -> dict[str, tuple[str, str]]:
+    """Path of every output -> the stage that made it and its MD5, of a dvc.lock as DVC writes it.
+
+    Not parsed as YAML: that takes seconds for a thousand stages, and lines that are no entries do not stop it.
+    """
+    found, stage, section, path = {}, "", "", ""
+    for line in text.splitlines():
+        indent = len(line) - len(line.lstrip(" "))
+        if indent == 2:
+            stage = line.strip().removesuffix(":")
+        elif indent == 4 and not line.startswith("    - "):
+            section = line.strip()
+        elif section == "outs:" and line.startswith("    - path: "):
+            path = line.removeprefix("    - path: ")
+        elif section == "outs:" and line.startswith("      md5: "):
+            found[path] = stage, line.removeprefix("      md5: ")
+    return found
+
+
+def being_written(tmp: Path) -> set[str]:
+    """Outputs (absolute paths) that a stage of a living DVC process is writing now."""
+    try:
+        holders = json.loads((tmp / "rwlock").read_text()).get("write", {})
+        return {path for path, holder in holders.items() if psutil.pid_exists(holder["pid"])}
+    except (OSError, ValueError):  # no lock was ever taken, or it is being written
+        return set()
+
+
+def damaged_outputs(repo) -> Iterator[tuple[str, str]]:
+    """Path and stage of outputs that were changed since DVC recorded them, by the age and size that DVC remembers; only
+    a file that looks changed is read. ``repo``: DVC's."""
+    lock = Path(repo.root_dir, LOCK)
+    if not lock.exists():
+        return
+    busy = being_written(Path(repo.tmp_dir))
+    for path, (stage, expected) in recorded(lock.read_text(encoding="utf-8", errors="replace")).items():
+        file = Path(repo.root_dir, path)
+        if str(file) in busy or not file.is_file():
+            continue
+        _, known = repo.state.get(str(file), repo.fs)
+        if (known.value if known else md5(file)) != expected:
+            yield path, stage
+
+
+def damaged_objects(cache: Path) -> Iterator[Path]:
+    """Cached objects under ``cache`` (DVC's) whose content is not what they are named after."""
+    objects = sorted(path for path in (cache / CACHE).glob("??/*") if path.is_file())
+    for path in tqdm(objects, "cached objects", unit="file", disable=not sys.stderr.isatty()):
+        name = path.parent.name + path.name.removesuffix(".dir")
+        if len(name) == 32 and md5(path) != name:
+            yield path
+
+
+def damaged_runs(cache: Path) -> Iterator[Path]:
+    """Entries of DVC's run cache, which say what a stage once made, that are not what they are named after."""
+    import yaml
+    from dvc.utils import dict_sha256
+
+    for path in sorted((cache / "runs").glob("??/*/*")):
+        try:
+            name = dict_sha256(yaml.load(path.read_bytes(), yaml.CSafeLoader), exclude=["size", "nfiles"])
+        except (yaml.YAMLError, AttributeError):
+            name = None
+        if name != path.name:
+            yield path
+
+
+def unreadable(lock: Path, repo) -> bool:
+    from dvc.dvcfile import Lockfile
+    from dvc.exceptions import DvcException
+
+    try:
+        Lockfile(repo, str(lock)).load()
+    except (DvcException, UnicodeDecodeError):
+        return True
+    return False
+
+
+def main() -> int:
+    os.chdir(Path(__file__).resolve().parents[1])
+    from dvc.repo import Repo
+
+    repo, damaged = Repo(), []
+
+    def remove(path: Path, why: str) -> None:
+        damaged.append(f"{os.path.relpath(path)} {why}: removed")
+        path.unlink() if path.is_file() else path.rmdir()
+
+    with repo.lock:
+        cache = Path(repo.cache.legacy.path)
+        for path in damaged_objects(cache):
+            remove(path, "is damaged")
+        for path in damaged_runs(cache):
+            remove(path, "is damaged")
+        for folder in (cache / "runs").glob("??/*"):
+            if not any(folder.iterdir()):  # of a DVC that was killed; the next one would stumble over it
+                remove(folder, "is empty")
+        outputs = recorded(LOCK.read_text(encoding="utf-8", errors="replace")) if LOCK.exists() else {}
+        there = {Path(path): entry for path, entry in outputs.items() if Path(path).is_file()}
+        for path, (stage, expected) in tqdm(there.items(), "outputs", unit="file", disable=not sys.stderr.isatty()):
+            if md5(path) != expected:
+                remove(path, f"is not what {stage} made")
+        if LOCK.exists() and unreadable(LOCK, repo):
+            remove(LOCK, "cannot be read")
+    print("\n".join(damaged + [f"{len(there)} outputs checked, {len(damaged)} things damaged"]))
+    if damaged:
+        print("`dvc repro` brings back what is missing: from the cache where it can, else by running the stage")
+    return 1 if damaged else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
