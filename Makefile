@@ -1,12 +1,13 @@
 # `make` reproduces the study of params.yaml, `make study NAME=...` a ready-made one (SCALE=paper: at the paper's size),
 # `make experiments` lists a study's variants, `make test` runs the tests, `make bench` measures, `make docs` builds the
-# documentation into site/, `make verify` finds damaged outputs and cached objects; each sets up .venv first.
+# documentation into site/, `make verify` finds damaged outputs and cached objects, `make faults`
+# breaks a study in every way; each sets up .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study setup test bench experiments docs verify lint
+.PHONY: study setup test faults bench experiments docs verify lint
 
 study: setup
 	$(if $(NAME),python studies/run.py $(NAME) $(if $(SCALE),--scale $(SCALE)),snakemake)
@@ -23,6 +24,10 @@ setup: .venv/.complete
 
 test: setup
 	$(BIN)/python -m pytest
+
+# 100 SIGKILLs, damaged files, full disks, two launchers at once: about 25 minutes. KILLS, SEED, ONLY: fewer, others, some.
+faults: setup
+	$(BIN)/python tests/faults/run.py $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)")
 
 bench: setup
 	$(BIN)/python benchmarks/run.py $(ONLY)

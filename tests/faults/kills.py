@@ -1,12 +1,14 @@
 """SIGKILL at seeded random moments: by the clock from outside, or in a process as it changes the study's files."""
 
 import random
+import shutil
 import tempfile
 import time
 from pathlib import Path
 
-import oracle
 import yaml
+
+import oracle
 from conftest import Project
 from processes import POLL, Hung, Launch, end_all, kill, of_study, role, wait_for_orphans
 from study import LAUNCHERS, Result, Study, last_lines
@@ -124,4 +126,6 @@ def round_of(study: Study, launcher: str, rng: random.Random, budget: int, secon
     if wrong:
         result.outcome = "wrong"
         result.notes += wrong[:10]
+    else:
+        shutil.rmtree(project.root)
     return result

@@ -29,12 +29,19 @@ def timeless(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def is_of_dvc(path: Path) -> bool:
+    """DVC's name for a copy it has not finished."""
+    return path.name.startswith(".") and path.suffix == ".tmp"
+
+
 def final(root: Path) -> dict[str, str]:
-    """Path of every output of a study that holds results -> digest of its timeless content, or what is wrong with it."""
-    files = {path for pattern in OUTPUTS for path in root.glob(pattern) if path.is_file()} | {root / "reports/metrics.json"}
+    """Path of every output that holds results -> digest of its timeless content, or what is wrong with it."""
+    files = {path for pattern in OUTPUTS for path in root.glob(pattern) if path.is_file()} | {
+        root / "reports/metrics.json"
+    }
     digests = {}
     for path in sorted(files):
-        if path.name not in TIMED_FIGURES:
+        if path.name not in TIMED_FIGURES and path.suffix != ".partial" and not is_of_dvc(path):
             try:
                 digests[str(path.relative_to(root))] = hashlib.sha256(timeless(path)).hexdigest()
             except (OSError, ValueError) as error:
@@ -63,28 +70,40 @@ def books(root: Path, stages: set[str]) -> list[str]:
     except (OSError, TypeError, KeyError, ValueError, yaml.YAMLError) as error:
         return [f"dvc.lock cannot be read: {type(error).__name__}"]
     wrong = [f"{name} is not in dvc.lock" for name in sorted(stages - lock.keys())]
-    for name, entry in lock.items():
+    for name, entry in ((name, lock[name]) for name in stages & lock.keys()):
         for use in ("deps", "outs"):
             for item in entry.get(use, []):
                 path = root / item["path"]
                 if path.is_dir():
                     continue
-                if not path.exists() or md5(path) != item["md5"]:
+                if not path.exists() or md5(path) != item.get("md5"):
                     wrong.append(f"{item['path']} is not what dvc.lock says of the {use} of {name}")
         for item in entry.get("outs", []):
-            if not (root / ".dvc/cache/files/md5" / item["md5"][:2] / item["md5"][2:]).exists():
+            name = item.get("md5", "")
+            if not (root / ".dvc/cache/files/md5" / name[:2] / name[2:]).is_file():
                 wrong.append(f"{item['path']} is not in the cache")
     for path in (root / ".dvc/cache/files/md5").glob("??/*"):
         if path.suffix != ".dir" and md5(path) != path.parent.name + path.name:
             wrong.append(f"{path.relative_to(root)} is not what it is named after")
-    leftovers = [*root.glob("runs/**/*.partial"), *root.glob("reports/**/*.partial"), *root.glob("data/**/*.partial")]
-    leftovers += [path for path in root.glob("runs/unfinished/**/*") if path.is_file()]
-    return wrong + [f"{path.relative_to(root)} is left over" for path in leftovers]
+    return wrong + [f"{path} is left over" for path in root.glob("runs/unfinished/**/*") if path.is_file()]
+
+
+def litter(root: Path) -> list[Path]:
+    """Files that killed processes left beside outputs: in nobody's way, and no part of any result."""
+    found = [
+        path
+        for pattern in ("*.partial", ".*.tmp")
+        for top in ("runs", "reports", "data")
+        for path in (root / top).rglob(pattern)
+    ]
+    return found + list(root.glob("dvc.lock.partial"))
 
 
 def unsettled(project) -> list[str]:
     """What the launchers still find to do."""
     status = project.run("dvc", "status", status=None)
     plan = project.run("snakemake", "-n", "--cores", "2", status=None)
-    wrong = [] if "Data and pipelines are up to date." in status else ["`dvc status`: " + " ".join(status.split())[:300]]
+    wrong = (
+        [] if "Data and pipelines are up to date." in status else ["`dvc status`: " + " ".join(status.split())[:300]]
+    )
     return wrong + ([] if "Nothing to be done" in plan else ["`snakemake -n`: " + " ".join(plan.split())[-300:]])

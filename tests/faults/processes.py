@@ -1,4 +1,4 @@
-"""The processes of a study under test: started in a session of their own, found by their working folder, ended for good."""
+"""The processes of a study under test: started in a session of their own, found by their working folder, ended."""
 
 import os
 import signal

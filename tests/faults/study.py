@@ -6,15 +6,16 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import oracle
 import yaml
+
+import oracle
 from conftest import Project, make_project
 from processes import Hung, Launch, wait_for_orphans
 
 SNAKEMAKE, DVC = ["snakemake", "--cores", "2"], ["dvc", "repro"]
 LAUNCHERS = {"snakemake": SNAKEMAKE, "dvc": DVC}
 LONGER = {"training__epochs": 20, "methods__sap__epochs": 20}  # so that training can be hit
-ADVICE = re.compile(r"^.*`([^`]+)`.*$", re.MULTILINE)
+ADVICE = re.compile(r"(?<!Use )`((?:dvc|snakemake|python|make|rm|mv) [^`]+)`")  # `dvc repro` ends: Use `dvc push`
 
 
 @dataclass
@@ -57,6 +58,13 @@ class Study:
         self._copies += 1
         return of.copy(self.folder / f"copy-{self._copies}")
 
+    def finished(self) -> Project:
+        """A copy of the finished study whose launchers have seen it, so that DVC knows its files by their age."""
+        project = self.copy(self.reference)
+        for command in LAUNCHERS.values():
+            self.run(project, command)
+        return project
+
     def scripts(self) -> list[list[str]]:
         """The stage scripts' own commands, in an order that works."""
         return [entry["cmd"].split() for entry in self.stages.values()]
@@ -95,10 +103,10 @@ class Study:
             if not status and not wrong:
                 return "recovered", []
             notes = [f"again: status {status}, {len(wrong)} wrong ({wrong[0] if wrong else ''}); {last_lines(text)}"]
-            if not advice(text):
+            if not ADVICE.search(text):
                 _, text = self.run(project, ["python", "profiles/verify.py"])
                 notes.append(f"verify: {last_lines(text)}")
-            for command in dict.fromkeys(advice(text)):
+            for command in dict.fromkeys(ADVICE.findall(text)):
                 status, said = self.run(project, command.split())
                 notes.append(f"`{command}`: status {status}; {last_lines(said, 1)}")
             status, said = self.run(project, launcher)
@@ -108,11 +116,6 @@ class Study:
         if not status and not wrong:
             return "said", notes
         return ("manual" if status else "wrong"), [*notes, f"at last: status {status}; {wrong[:5]}; {last_lines(said)}"]
-
-
-def advice(text: str) -> list[str]:
-    """Commands that lines of an output advise."""
-    return [found for found in ADVICE.findall(text) if found.split()[0] in ("dvc", "snakemake", "python", "make", "rm")]
 
 
 def last_lines(text: str, count: int = 4) -> str:

@@ -1,7 +1,7 @@
-"""Loaded by every Python process of a study under test: the process that makes the n-th change to the study's files, of
-all processes of one role, kills itself with SIGKILL (or its whole process group), at that moment or shortly after it.
+"""Loaded by every Python process of a study under test: the one that makes the n-th change to the study's files, of all
+processes of one role, kills itself with SIGKILL (or its whole process group), at that moment or shortly after it.
 
-Armed by PRUNUS_FAULT = "role n delay everything folder"; ``folder``, outside the study, holds the count and what was hit.
+Armed by PRUNUS_FAULT = "role n delay everything folder"; ``folder``, outside the study, has the count and what was hit.
 """
 
 import os
@@ -39,7 +39,11 @@ def arm(wanted, nth, delay, everything, folder):
         os.kill(os.getpid(), signal.SIGKILL)
 
     def watch(event, arguments):
-        if event not in CHANGES or getattr(busy, "now", False) or not isinstance(arguments[0], (str, bytes, os.PathLike)):
+        if (
+            event not in CHANGES
+            or getattr(busy, "now", False)
+            or not isinstance(arguments[0], (str, bytes, os.PathLike))
+        ):
             return
         if event == "open" and not (arguments[2] or 0) & WRITING:
             return
