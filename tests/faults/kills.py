@@ -102,9 +102,11 @@ def until_done(study: Study, project: Project, command: list[str], next_order, l
         return result
 
 
-def round_of(study: Study, launcher: str, rng: random.Random, budget: int, seconds: float, log) -> Result:
-    """One study from nothing to its end under kills, at most ``budget`` of them, held against the undisturbed one."""
-    project, left = study.copy(study.base), [budget]
+def round_of(
+    study: Study, project: Project, launcher: str, rng: random.Random, budget: int, seconds: float, log
+) -> Result:
+    """``project`` brought to its end under kills, at most ``budget`` of them, and held against the undisturbed one."""
+    left = [budget]
     roles = {"snakemake": ["stage", "dvc", "snakemake"], "dvc": ["stage", "dvc"], "scripts": ["stage"]}[launcher]
 
     def next_order():

@@ -92,7 +92,8 @@ def main() -> None:
         while left > 0 and arguments.only in "kill":
             launcher = LAUNCHERS[rounds % len(LAUNCHERS)]
             budget = min(left, KILLS_A_ROUND[launcher])
-            done = kills.round_of(study, launcher, rng("kill", rounds), budget, SECONDS[launcher], log)
+            project = study.copy(study.base)
+            done = kills.round_of(study, project, launcher, rng("kill", rounds), budget, SECONDS[launcher], log)
             note(done)
             left, rounds = left - max(1, done.kills), rounds + 1
     finally:

@@ -30,10 +30,9 @@ def arm(wanted, nth, delay, everything, folder):
     busy = threading.local()
 
     def die(what):
+        time.sleep(delay)  # where the process ends meanwhile, nothing is hit
         with open(hit, "w") as file:
             file.write(what)
-        if delay:
-            time.sleep(delay)
         if everything:
             os.killpg(0, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
