@@ -14,6 +14,7 @@ from prunus.batches import batches_per_epoch
 from prunus.datasets import load
 from prunus.flow import stale_gradient_flow
 from prunus.params import for_stage
+from prunus.resuming import Resume
 from prunus.runtime import Recorder, StageError, derive_seed, one_line_errors, open_device, write_csv, write_json
 from prunus.stopping import FixedEpochs
 from prunus.training import train
@@ -65,6 +66,7 @@ def main() -> None:
             label=f"seed {seed} dense",
             precision=computed.dtype,
             keep_after=params.training.warmup_steps,
+            resume=Resume(recorder, params, [layout.DATASET]),
         )
         checkpoint.save(layout.rewind_point(seed, "warmup"), outcome.kept)
         checkpoint.save(layout.rewind_point(seed, "trained"), network.state_dict(), full)

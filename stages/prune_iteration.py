@@ -15,6 +15,7 @@ from prunus.batches import batches_per_epoch
 from prunus.datasets import load
 from prunus.params import for_stage
 from prunus.recipe import Candidates, Retraining
+from prunus.resuming import Resume
 from prunus.runtime import (
     Recorder,
     derive_seed,
@@ -63,6 +64,9 @@ def main() -> None:
     folder, label = layout.iteration(seed, chain, t), f"seed {seed} {chain} iteration {t}"
     pretrain = f"python stages/pretrain.py --seed {seed}"
     earlier = layout.prune_command(seed, method, t - 1, ratio_of)
+    before = layout.iteration(seed, chain, t - 1) / layout.NETWORK
+    inputs = [layout.DATASET, layout.reference_flow(seed), before]
+    inputs += [layout.rewind_point(seed, point) for point in ("initial", "warmup", "trained")]
 
     @cache
     def dense_state(point):
@@ -75,7 +79,6 @@ def main() -> None:
             params.study.network, *dataset.form, pretrained=params.network.pretrained, download=False
         )
         network = computed.place(network, device)
-        before = layout.iteration(seed, chain, t - 1) / layout.NETWORK
         alive = checkpoint.load_into(network, before, device, pretrain if t == 1 else earlier)
         reference = read_json(layout.reference_flow(seed), f"python stages/reference_flow.py --seed {seed}")
         subset = dataset.sample("train", reference["samples"], reference["subset_seed"])
@@ -83,7 +86,8 @@ def main() -> None:
         candidates = Candidates(network, alive, t, dataset, seeds["selection"], dense_state, flow_sample)
         if ratio_of:
             command = layout.prune_command(seed, ratio_of, t)
-            realised = read_json(layout.iteration(seed, ratio_of, t) / layout.METRICS_NAME, command)
+            inputs.append(layout.iteration(seed, ratio_of, t) / layout.METRICS_NAME)
+            realised = read_json(inputs[-1], command)
             settings = at_ratio(settings, candidates, realised["channels_removed"])
         recipe = methods.recipe(method, settings)
         with recorder.clock.time("prune"):
@@ -113,6 +117,7 @@ def main() -> None:
             label=label,
             precision=computed.dtype,
             sparsifier=sparsifier,
+            resume=Resume(recorder, params, inputs),
         )
         if sparsifier:
             kept = sparsifier.masks()

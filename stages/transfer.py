@@ -18,6 +18,7 @@ from prunus.datasets import SPLITS, load
 from prunus.evaluation import accuracy
 from prunus.masks import Masks
 from prunus.params import for_stage
+from prunus.resuming import Resume
 from prunus.runtime import Recorder, derive_seed, one_line_errors, open_device, write_csv
 from prunus.stopping import FixedEpochs
 from prunus.training import train
@@ -62,13 +63,19 @@ def main() -> None:
     computed = arithmetic.choose(params.device.precision, params.device.memory_format, params.study.network)
     seeds = {purpose: derive_seed(seed, "transfer", name, purpose) for purpose in ("initialisation", "order")}
     pretrain = f"python stages/pretrain.py --seed {seed}"
-    rows = []
+    chain = f"{params.study.dataset} to {name}, seed {seed} {method}"
+    iterations = [0] if method == "dense" else list(range(1, len(params.study.iterations) + 1))
     record = layout.record("transfers", name, f"seed{seed}", method)
     with Recorder(record, device, params.device.threads, seeds) as recorder:
         recorder.measured |= asdict(computed)
         made_by = f"python stages/prepare_transfer.py --dataset {name}"
         dataset = load(layout.transfer_dataset(name), device, SPLITS, made_by)
-        for t in [0] if method == "dense" else range(1, len(params.study.iterations) + 1):
+        inputs = [layout.transfer_dataset(name), layout.rewind_point(seed, "initial")]
+        inputs += [layout.iteration(seed, method, t) / layout.NETWORK for t in iterations]
+        resume = Resume(recorder, params, inputs)
+        if resume.finished:
+            print(f"{chain}: goes on after {len(resume.finished)} of {len(iterations)} networks", flush=True)
+        for t in iterations[len(resume.finished) :]:
             made_by = layout.prune_command(seed, method, t) if t else pretrain
             state, alive = checkpoint.load(layout.iteration(seed, method, t) / layout.NETWORK, device, made_by)
             if params.transfer.start == "initial":
@@ -79,7 +86,7 @@ def main() -> None:
             )
             network = computed.place(network, device)
             alive, afresh = move(state, alive, network)
-            label = f"{params.study.dataset} to {name}, seed {seed} {method} iteration {t}"
+            label = f"{chain} iteration {t}"
             if afresh:
                 print(f"{label}: drawn afresh for {dataset.n_classes} classes: {', '.join(afresh)}")
             outcome = train(
@@ -93,10 +100,11 @@ def main() -> None:
                 clock=recorder.clock,
                 label=label,
                 precision=computed.dtype,
+                resume=resume,
             )
             with recorder.clock.time("evaluation"):
                 test_accuracy = accuracy(network, dataset, "test")
-            rows.append(
+            resume.finish(
                 {
                     "seed": seed,
                     "method": method,
@@ -110,9 +118,11 @@ def main() -> None:
                     "train_loss": outcome.history[-1]["train_loss"],
                 }
             )
-        write_csv(layout.transfer(name, seed, method), rows)
+        write_csv(layout.transfer(name, seed, method), resume.finished)
+    last = resume.finished[-1]
     print(
-        f"{label}: test accuracy {rows[-1]['test_accuracy']:.2%} at density {rows[-1]['density']:.2%}, "
+        f"{chain} iteration {last['iteration']}: test accuracy {last['test_accuracy']:.2%} "
+        f"at density {last['density']:.2%}, "
         f"in {layout.transfer(name, seed, method)}"
     )
 

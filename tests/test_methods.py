@@ -84,7 +84,7 @@ def test_samples_are_training_images_the_same_every_time_and_per_class_balanced(
 @pytest.mark.parametrize("name", ["one_shot", "lth", "sap", "fixed_epochs"])
 def test_fixed_rules_stop_at_their_epochs(name, retraining):
     stop = methods.recipe(name, settings(name, epochs=3)).stop(retraining)
-    assert [stop.after_epoch(epoch, None, 0.5).reason for epoch in (1, 2, 3)] == [None, None, "fixed"]
+    assert [stop.after_epoch(epoch, None, [0.5] * epoch).reason for epoch in (1, 2, 3)] == [None, None, "fixed"]
 
 
 @pytest.mark.parametrize(
@@ -96,15 +96,16 @@ def test_plateau_stops_by_patience_and_at_the_latest_at_the_cap(name, changes, r
     recipe = methods.recipe(name, settings(name, patience=3, **changes))
     stop = recipe.stop(retraining)
     assert stop.max_epochs == 9
-    assert [stop.after_epoch(epoch, None, 0.5).reason for epoch in (1, 2, 3, 4)] == [None, None, None, "plateau"]
+    reasons = [stop.after_epoch(epoch, None, [0.5] * epoch).reason for epoch in range(1, 5)]
+    assert reasons == [None, None, None, "plateau"]
     better = recipe.stop(retraining)
-    reasons = [better.after_epoch(epoch, None, epoch / 10).reason for epoch in range(1, 10)]
+    reasons = [better.after_epoch(epoch, None, list(range(epoch))).reason for epoch in range(1, 10)]
     assert reasons == [None] * 8 + ["cap"]
 
 
 def test_fixed_does_not_look_at_patience(retraining):
     stop = methods.recipe("sap", settings("sap", epochs=5, patience=1)).stop(retraining)
-    assert [stop.after_epoch(epoch, None, 0.5).reason for epoch in range(1, 6)] == [None] * 4 + ["fixed"]
+    assert [stop.after_epoch(epoch, None, [0.5] * epoch).reason for epoch in range(1, 6)] == [None] * 4 + ["fixed"]
 
 
 @pytest.mark.parametrize(
@@ -112,11 +113,8 @@ def test_fixed_does_not_look_at_patience(retraining):
     [("incop_if", {}), ("incop_if", {"correlation": "signed"}), ("incop_gf", {}), ("incop_gf", {"metric": "cosine"})],
 )
 def test_the_dense_network_is_at_distance_zero_of_its_own_flow(name, changes, retraining, small_network):
-    look = (
-        methods.recipe(name, settings(name, epsilon=1e-5, **changes))
-        .stop(retraining)
-        .after_epoch(1, small_network, 0.5)
-    )
+    stop = methods.recipe(name, settings(name, epsilon=1e-5, **changes)).stop(retraining)
+    look = stop.after_epoch(1, small_network, [0.5])
     assert (look.reason, look.distance) == ("flow", pytest.approx(0, abs=1e-6))
 
 
@@ -126,7 +124,10 @@ def test_relative_is_absolute_over_the_norm_of_the_reference(name, retraining, s
         for parameter in small_network.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     relative, absolute = (
-        methods.recipe(name, settings(name, relative=flag)).stop(retraining).after_epoch(1, small_network, 0.5).distance
+        methods.recipe(name, settings(name, relative=flag))
+        .stop(retraining)
+        .after_epoch(1, small_network, [0.5])
+        .distance
         for flag in (True, False)
     )
     norm = math.hypot(*retraining.reference["information" if name == "incop_if" else "gradient"])
@@ -141,7 +142,7 @@ def test_quirks_of_gradient_flow_are_the_published_code(retraining, small_networ
     rule = methods.recipe("incop_gf", settings("incop_gf", reference_quirks=True, relative=False, epsilon=0.0))
     norms = torch.stack([w.grad.double().norm() for w in masking.prunable(small_network).values()])
     expected = (4 / 3 * norms - torch.tensor([0.001, 0.002, 0.003])).norm().item()
-    look = rule.stop(retraining).after_epoch(1, small_network, 0.5)
+    look = rule.stop(retraining).after_epoch(1, small_network, [0.5])
     assert (look.reason, look.distance) == (None, pytest.approx(expected, rel=1e-6))
 
 
@@ -152,5 +153,7 @@ def test_test_accuracy_stops_only_with_quirks(name, quirks, retraining, small_ne
     with torch.no_grad():
         small_network[-1].weight += torch.randn(3, 8)
     changes = {"reference_quirks": quirks, "epsilon": 0.0}
-    reason = methods.recipe(name, settings(name, **changes)).stop(retraining).after_epoch(1, small_network, 0.5).reason
+    reason = (
+        methods.recipe(name, settings(name, **changes)).stop(retraining).after_epoch(1, small_network, [0.5]).reason
+    )
     assert reason == ("accuracy" if quirks else None)

@@ -29,8 +29,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["file.txt"]
 
 
-def test_a_record_says_what_made_a_run(tmp_path):
-    path = tmp_path / "record.json"
+def test_a_record_says_what_made_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = layout.record("data")
     with (
         runtime.Recorder(path, torch.device("cpu"), threads=1, seeds={"order": 3}) as recorder,
         recorder.clock.time("train"),
@@ -44,10 +45,18 @@ def test_a_record_says_what_made_a_run(tmp_path):
     assert 0 <= record["seconds"]["train"] <= record["seconds"]["total"]
 
 
-def test_no_record_of_what_failed(tmp_path):
-    with pytest.raises(RuntimeError), runtime.Recorder(tmp_path / "record.json"):
+def test_no_record_of_what_failed_and_what_is_unfinished_goes_with_success_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = layout.record("seed0", "dense")
+    unfinished = layout.unfinished(path) / layout.CHECKPOINT
+    unfinished.parent.mkdir(parents=True)
+    unfinished.touch()
+    with pytest.raises(RuntimeError), runtime.Recorder(path):
         raise RuntimeError
-    assert not list(tmp_path.iterdir())
+    assert unfinished.exists() and not path.exists()
+    with runtime.Recorder(path):
+        pass
+    assert path.exists() and not unfinished.parent.exists()
 
 
 def test_missing_and_damaged_files_name_the_command_that_makes_them(tmp_path):

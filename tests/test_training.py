@@ -107,7 +107,7 @@ def flow_stop(distances, accuracy_reached=None, **changes):
 def looks(stop, network=None):
     seen = []
     while not seen or seen[-1].reason is None:
-        seen.append(stop.after_epoch(len(seen) + 1, network, 0.5))
+        seen.append(stop.after_epoch(len(seen) + 1, network, [0.5]))
     return seen
 
 
@@ -152,7 +152,7 @@ def test_accuracy_is_a_second_stop_only_where_it_is_given():
 )
 def test_a_plateau_is_patience_epochs_in_a_row_without_a_better_accuracy(patience, accuracies, reason):
     stop = Plateau(patience, max_epochs=6)
-    seen = [stop.after_epoch(epoch, None, accuracy).reason for epoch, accuracy in enumerate(accuracies, 1)]
+    seen = [stop.after_epoch(epoch, None, accuracies[:epoch]).reason for epoch in range(1, len(accuracies) + 1)]
     assert seen == [None] * (len(accuracies) - 1) + [reason]
 
 

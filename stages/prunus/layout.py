@@ -20,6 +20,7 @@ EXPORTS = Path("exports")
 NETWORK = "network.safetensors"
 HISTORY = "history.csv"
 METRICS_NAME = "metrics.json"
+CHECKPOINT = "checkpoint.safetensors"
 
 
 def dense(seed: int) -> Path:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,9 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy")
+from prunus import layout
+
+RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy", "torch-pruning")
 
 
 class StageError(Exception):
@@ -159,7 +162,7 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in RECORDED_PACKAGES:
         with suppress(PackageNotFoundError):
@@ -171,12 +174,13 @@ class Recorder:
     """Writes ``record.json`` when its block succeeds: git revision, versions, device, threads, seeds and seconds.
 
     ``measured``: what else a stage times, by name. Only ``compare`` and ``report`` read records, so what differs
-    between equal runs changes nothing they compute.
+    between equal runs changes nothing they compute. ``earlier_seconds``: those of runs that were stopped and whose work
+    counts. What unfinished runs left is removed.
     """
 
     def __init__(self, path: Path, device=None, threads: int | None = None, seeds: dict[str, int] | None = None):
         self.path, self.device, self.threads, self.seeds = path, device, threads, seeds or {}
-        self.clock, self.measured = Clock(device), {}
+        self.clock, self.measured, self.earlier_seconds = Clock(device), {}, 0.0
 
     def __enter__(self):
         self._started = datetime.now(UTC)
@@ -193,17 +197,18 @@ class Recorder:
                 "stage": Path(sys.argv[0]).stem,
                 "git": revision,
                 "dirty": None if status is None else bool(status),
-                "versions": _versions(),
+                "versions": versions(),
                 "device": self._device_name(),
                 "processor": processor(),
                 "threads": self.threads,
                 "seeds": self.seeds,
                 "started": self._started.isoformat(timespec="seconds"),
-                "seconds": {"total": time.perf_counter() - self._start, **self.clock.seconds},
+                "seconds": {"total": self.earlier_seconds + time.perf_counter() - self._start, **self.clock.seconds},
                 "peak_gpu_bytes": self._peak_gpu_bytes(),
                 **self.measured,
             },
         )
+        shutil.rmtree(layout.unfinished(self.path), ignore_errors=True)
 
     def _device_name(self) -> str:
         if self.device is None or self.device.type == "cpu":

@@ -6,9 +6,8 @@ stop when the distance of the sparse network's flow to Phi* is at most epsilon, 
 images, never on test data.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
 import torch
@@ -28,12 +27,15 @@ class Look:
 
 
 class StopRule(Protocol):
-    """Asked after every ``epoch`` (from 1) of one retraining, with the validation accuracy the network then has."""
+    """Asked after every ``epoch`` (from 1) of one retraining, with the validation accuracies after it and all before.
+
+    It remembers nothing, so that a retraining can go on in another process.
+    """
 
     max_epochs: int
     epsilon: float | None
 
-    def after_epoch(self, epoch: int, network: nn.Module, validation_accuracy: float) -> Look: ...
+    def after_epoch(self, epoch: int, network: nn.Module, accuracies: list[float]) -> Look: ...
 
 
 @dataclass(frozen=True)
@@ -43,27 +45,24 @@ class FixedEpochs:
     max_epochs: int
     epsilon: float | None = None
 
-    def after_epoch(self, epoch: int, network: nn.Module, validation_accuracy: float) -> Look:
+    def after_epoch(self, epoch: int, network: nn.Module, accuracies: list[float]) -> Look:
         return Look("fixed" if epoch >= self.max_epochs else None)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Plateau:
     """Stop after ``patience`` epochs in a row with no validation accuracy above the best so far, or at ``max_epochs``.
 
-    One for each retraining, for it remembers. The network stays as the last epoch left it, not as it was at its best.
+    The network stays as the last epoch left it, not as it was at its best.
     """
 
     patience: int
     max_epochs: int
     epsilon: float | None = None
-    _best: float = field(default=-math.inf, init=False)
-    _best_epoch: int = field(default=0, init=False)
 
-    def after_epoch(self, epoch: int, network: nn.Module, validation_accuracy: float) -> Look:
-        if validation_accuracy > self._best:
-            self._best, self._best_epoch = validation_accuracy, epoch
-        if epoch - self._best_epoch >= self.patience:
+    def after_epoch(self, epoch: int, network: nn.Module, accuracies: list[float]) -> Look:
+        best = accuracies.index(max(accuracies)) + 1
+        if epoch - best >= self.patience:
             return Look("plateau")
         return Look("cap" if epoch >= self.max_epochs else None)
 
@@ -110,7 +109,7 @@ class FlowStop:
             distance = distance / norm if norm else float("inf")
         return distance
 
-    def after_epoch(self, epoch: int, network: nn.Module, validation_accuracy: float) -> Look:
+    def after_epoch(self, epoch: int, network: nn.Module, accuracies: list[float]) -> Look:
         due = epoch % self.settings.every == 0
         distance = self._distance(network) if due else None
         if due and distance <= self.settings.epsilon:

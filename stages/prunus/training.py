@@ -16,6 +16,7 @@ from prunus.datasets import Dataset
 from prunus.evaluation import accuracy
 from prunus.masks import Masks, apply, prunable
 from prunus.params import Sgd
+from prunus.resuming import Random, Resume
 from prunus.runtime import Clock, StageError
 from prunus.stopping import Look, StopRule
 
@@ -34,20 +35,32 @@ class Sparsifier(Protocol):
     """What the loop calls of a method that prunes while it trains.
 
     ``gradients`` may change ``.grad`` before the optimiser's step of ``epoch`` (from 1), ``project`` the parameters
-    after it.
+    after it. ``state_dict`` is what it remembers from one epoch to the next.
     """
 
     def gradients(self, epoch: int) -> None: ...
 
     def project(self, epoch: int) -> None: ...
 
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
 
 class _Progress:
     """A bar on a terminal; elsewhere one line per epoch."""
 
-    def __init__(self, label: str, stop: StopRule, steps: int):
+    def __init__(self, label: str, stop: StopRule, steps: int, epochs: int):
         self._label, self._stop = label, stop
-        self._bar = tqdm(total=stop.max_epochs * steps, desc=label, unit="step", disable=not sys.stderr.isatty())
+        if epochs:
+            print(f"{label}: goes on after epoch {epochs} of {stop.max_epochs}", flush=True)
+        self._bar = tqdm(
+            total=stop.max_epochs * steps,
+            initial=epochs * steps,
+            desc=label,
+            unit="step",
+            disable=not sys.stderr.isatty(),
+        )
 
     def step(self) -> None:
         self._bar.update()
@@ -112,6 +125,15 @@ class _Sgd:
             maximize=False,
         )
 
+    def state_dict(self) -> dict[str, Tensor]:
+        return {str(index): momentum for index, momentum in enumerate(self._momenta) if momentum is not None}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """The fused step walks through memory: momenta lie there as their parameters do."""
+        for index, momentum in state.items():
+            like = self._parameters[int(index)]
+            self._momenta[int(index)] = torch.empty_like(like, requires_grad=False).copy_(momentum)
+
 
 def train(
     network: nn.Module,
@@ -127,6 +149,7 @@ def train(
     precision: torch.dtype = torch.float32,
     keep_after: int | None = None,
     sparsifier: Sparsifier | None = None,
+    resume: Resume | None = None,
 ) -> Outcome:
     """Train ``network`` in place until ``stop`` says so, with the pruned weights at exactly zero throughout.
 
@@ -134,17 +157,21 @@ def train(
     forward and backward pass (autocast); weights, gradients and everything outside the step are float32. Seconds are
     booked on ``clock`` as train, flow (the stop rule) and evaluation (validation accuracy). The gradient norm is
     clipped after masking, so that pruned weights do not shorten the step (SAP's code clips first); ``sparsifier`` sees
-    the gradients before both and the parameters after the step. Raises ``StageError`` when the loss is not finite.
+    the gradients before both and the parameters after the step. With ``resume`` it goes on where a training that was
+    stopped left a checkpoint, and leaves one itself. Raises ``StageError`` when the loss is not finite.
     """
     split = dataset.splits["train"]
     device = split.labels.device
     steps = batches.batches_per_epoch(len(split.labels), sgd.batch_size)
     optimiser, gradients = _Sgd(network, sgd), _Gradients(network, masks)
     generator = torch.Generator().manual_seed(seed)
-    progress = _Progress(label, stop, steps)
-    history, look, kept, taken = [], Look(None), None, 0
     apply(network, masks)
     network.train()
+    parts = {"network": network, "optimiser": optimiser, "random": Random(generator, device)}
+    if sparsifier is not None:
+        parts["sparsifier"] = sparsifier
+    history, taken, kept = (resume and resume.restore(parts)) or ([], 0, None)
+    look, progress = Look(None), _Progress(label, stop, steps, len(history))
     while look.reason is None:
         epoch = len(history) + 1
         optimiser.set_epoch(epoch, stop.max_epochs)
@@ -178,7 +205,8 @@ def train(
         with clock.time("evaluation"):
             validation_accuracy = accuracy(network, dataset, "validation")
         with clock.time("flow"):
-            look = stop.after_epoch(epoch, network, validation_accuracy)
+            accuracies = [row["validation_accuracy"] for row in history] + [validation_accuracy]
+            look = stop.after_epoch(epoch, network, accuracies)
         history.append(
             {
                 "epoch": epoch,
@@ -188,6 +216,8 @@ def train(
             }
         )
         progress.epoch(history[-1])
+        if resume is not None and look.reason is None:
+            resume.save(parts, history, taken, kept)
     progress.close()
     if taken == keep_after:
         kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}

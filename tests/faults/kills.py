@@ -15,7 +15,7 @@ from study import LAUNCHERS, Result, Study, last_lines
 
 HOOK = Path(__file__).parent / "hook"
 # How many changes to the study's files the processes of a role make before one of them is killed.
-CHANGES = {"stage": 40, "dvc": 250, "snakemake": 150}
+CHANGES = {"stage": 120, "dvc": 250, "snakemake": 150}
 REFUSALS = 3
 
 

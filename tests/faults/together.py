@@ -9,7 +9,9 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import damages
 import kills
+import oracle
 from conftest import ROOT, Project
 from processes import Hung, Launch, wait_for_orphans
 from study import DVC, SNAKEMAKE, Result, Study, last_lines
@@ -145,7 +147,31 @@ def study_killed(study: Study, name: str, rng: random.Random, log) -> Result:
     return result
 
 
+def checkpoint_damaged(study: Study, name: str, rng: random.Random, log) -> Result:
+    """The dense training killed between epochs, and what it would go on from damaged."""
+    project, result = study.copy(study.reference), Result(name, "recovered")
+    shutil.rmtree(project.root / "runs/seed0/dense")
+    command, found = ["python", "stages/pretrain.py", "--seed", "0"], []
+    while not found and result.kills < 20:
+        order = {"role": "stage", "nth": rng.randint(8, 60), "delay": 0.0, "everything": False}
+        killed, *_ = kills.disturbed(project, command, order, study.limit)
+        result.kills += bool(killed)
+        found = list(project.root.glob("runs/unfinished/**/checkpoint.safetensors"))
+    if not found:
+        return Result(name, "manual", result.kills, ["no kill left a checkpoint"])
+    said = rng.choice([damages.flip, damages.truncate, damages.empty])(found[0], rng)
+    status, text = study.run(project, command)
+    wrong = oracle.differences(project.root, study.final)
+    if status or wrong:
+        result.outcome = "wrong" if not status else "manual"
+    result.notes = [f"{said}: status {status}, {wrong[:3]}; {last_lines(text)}"]
+    log(f"{name}: {result.outcome}: {result.notes[0]}")
+    shutil.rmtree(project.root)
+    return result
+
+
 TOGETHER = {
+    "checkpoint damaged": checkpoint_damaged,
     "snakemake and dvc at once": at_once([SNAKEMAKE, DVC]),
     "dvc and snakemake at once": at_once([DVC, SNAKEMAKE]),
     "two snakemake at once": at_once([SNAKEMAKE, SNAKEMAKE]),

@@ -1,4 +1,4 @@
-"""The short form of `make faults`: kills while one chain is made, and a finished study damaged in several ways at once."""
+"""The short form of `make faults`: kills while one chain is made, and a finished study damaged in several ways."""
 
 import random
 

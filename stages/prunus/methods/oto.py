@@ -205,6 +205,16 @@ class HalfSpace:
         alive = (~self.zero).to(self.channels.parameters[0].dtype)
         torch._foreach_mul_(self.channels.parameters, self.channels.spread(alive, 1.0))
 
+    def state_dict(self) -> dict[str, Tensor]:
+        state = {"zero": self.zero, "steps": torch.tensor([self._steps, self._first_epoch])}
+        return state if self.chosen is None else state | {"chosen": self.chosen}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        device = self.zero.device
+        self.zero = state["zero"].to(device)
+        self.chosen = state["chosen"].to(device) if "chosen" in state else None
+        self._steps, self._first_epoch = state["steps"].tolist()
+
     @torch.no_grad()
     def masks(self) -> Masks:
         self._finish()  # for training that a stop rule has ended early

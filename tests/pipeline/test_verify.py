@@ -1,0 +1,110 @@
+"""Damaged outputs, cached objects and records of DVC's are found, removed and brought back; the rest is left alone."""
+
+import re
+
+import pytest
+from dvc.utils.serialize import load_yaml
+
+from verify import being_written, recorded
+
+
+def flip(path, at=-100):
+    """Change one bit of a file, whoever may write it."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 4
+    mode = path.stat().st_mode
+    path.chmod(0o644)
+    path.write_bytes(content)
+    path.chmod(mode)
+
+
+def cached(project, path):
+    md5 = recorded((project.root / "dvc.lock").read_text())[path][1]
+    return project.root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+
+
+def verify(project, status):
+    return project.run("python", "profiles/verify.py", status=status)
+
+
+NETWORK = "runs/seed0/sap/iteration-1/network.safetensors"
+METRICS = "runs/seed0/dense/metrics.json"
+
+
+def test_outputs_are_read_from_dvc_lock_as_dvc_reads_them(by_snakemake):
+    path = by_snakemake.root / "dvc.lock"
+    expected = {
+        out["path"]: (name, out["md5"]) for name, stage in load_yaml(path)["stages"].items() for out in stage["outs"]
+    }
+    assert recorded(path.read_text()) == expected
+
+
+def test_nothing_is_said_of_what_is_in_order(finished):
+    found = verify(finished, 0)
+    assert re.fullmatch(r"\d+ outputs checked, 0 things damaged\n", found)
+
+
+def test_damage_is_named_and_dvc_brings_it_back(finished):
+    root = finished.root
+    before = {path: (root / path).read_bytes() for path in (NETWORK, METRICS)}
+    entry = sorted((root / ".dvc/cache/runs").glob("??/*/*"))[0]
+    damaged = cached(finished, NETWORK)
+    for path in (damaged, entry, root / METRICS):
+        flip(path, 60)
+    (root / "dvc.lock").write_bytes((root / "dvc.lock").read_bytes().replace(b"    cmd:", b"   \xffcmd:", 1))
+    (root / NETWORK).unlink()
+    said = verify(finished, 1).splitlines()
+    assert [line.rpartition("/")[2] for line in said[:-2]] == [
+        f"{damaged.name} is damaged: removed",
+        f"{entry.name} is damaged: removed",
+        f"{entry.parent.name} is empty: removed",
+        "metrics.json is not what pretrain@0 made: removed",
+        "dvc.lock cannot be read: removed",
+    ]
+    finished.repro()
+    assert {path: (root / path).read_bytes() for path in before} == before
+    assert verify(finished, 0)
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut short", "gone"])
+def test_snakemake_brings_a_damaged_output_back_and_runs_nothing(finished, damage):
+    path = finished.root / NETWORK
+    content = path.read_bytes()
+    if damage == "changed":
+        flip(path)
+    elif damage == "cut short":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.unlink()
+    assert finished.snakemake() == set()
+    assert path.read_bytes() == content
+    assert "Nothing to be done" in finished.run("snakemake", "-n", "--cores", "2")
+    assert "up to date" in finished.run("dvc", "status")
+
+
+def test_snakemake_restores_nothing_from_a_damaged_cached_object(finished):
+    path = finished.root / NETWORK
+    content = path.read_bytes()
+    flip(cached(finished, NETWORK))
+    path.unlink()
+    assert finished.snakemake() == {"prune_iteration@0-sap-iteration0", "compare", "report"}
+    assert path.read_bytes() == content == cached(finished, NETWORK).read_bytes()
+
+
+def test_an_empty_folder_in_the_run_cache_stops_no_stage(finished):
+    """A DVC that is killed between making it and writing into it leaves one, and the next DVC stumbles over it."""
+    for entry in (finished.root / ".dvc/cache/runs").glob("??/*/*"):
+        entry.unlink()
+    (finished.root / "dvc.lock").unlink()
+    (finished.root / "reports/report.html").unlink()
+    assert finished.snakemake() == {"report"}
+
+
+def test_what_a_living_process_is_writing_is_left_alone(tmp_path):
+    assert being_written(tmp_path) == set()
+    (tmp_path / "rwlock").write_text(
+        '{"write": {"/a": {"pid": 1, "cmd": "dvc"}, "/b": {"pid": 4194305, "cmd": "dvc"}}}'
+    )
+    assert being_written(tmp_path) == {"/a"}
+    (tmp_path / "rwlock").write_text('{"write": ')
+    assert being_written(tmp_path) == set()
