@@ -122,6 +122,8 @@ def round_of(
         if done.outcome != "recovered":
             result.outcome = done.outcome
             return result
+    if litter := oracle.litter(project.root):
+        log(f"{result.fault}: left beside the outputs: {', '.join(path.name for path in litter)}")
     # Bare scripts leave no dvc.lock: only results are compared.
     bare = launcher == "scripts"
     wrong = oracle.differences(project.root, study.final) if bare else study.wrong(project)

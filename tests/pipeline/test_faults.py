@@ -10,6 +10,8 @@ from processes import of_study
 from study import DVC, SNAKEMAKE, Study
 from together import half_done
 
+pytestmark = pytest.mark.timeout(900)
+
 KILLS = 5
 TOGETHER = ("output truncated", "cached object deleted", "Snakemake's metadata flipped", ".dvc/tmp emptied")
 
@@ -19,7 +21,7 @@ def study(by_snakemake, tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_SITE_CACHE_DIR", str(folder / "site"))
-        yield Study(by_snakemake, by_snakemake, folder, limit=120)
+        yield Study(by_snakemake, by_snakemake, folder, limit=250)
 
 
 @pytest.mark.parametrize("launcher", ["snakemake", "dvc"])
