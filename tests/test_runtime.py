@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import subprocess
 import sys
 
@@ -57,6 +58,19 @@ def test_no_record_of_what_failed_and_what_is_unfinished_goes_with_success_alone
     with runtime.Recorder(path):
         pass
     assert path.exists() and not unfinished.parent.exists()
+
+
+def test_two_processes_of_one_stage_take_turns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = layout.record("seed0", "dense")
+    code = f"from pathlib import Path; from prunus import runtime\nwith runtime.Recorder(Path('{path}')): print('in')"
+    environment = os.environ | {"PYTHONPATH": str(layout.ROOT / "stages")}
+    with runtime.Recorder(path):
+        other = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        assert "another process runs this stage (runs/records/seed0/dense)" in other.stdout.readline()
+        assert other.poll() is None
+    assert other.communicate()[0] == "in\n"
+    assert other.returncode == 0
 
 
 def test_missing_and_damaged_files_name_the_command_that_makes_them(tmp_path):

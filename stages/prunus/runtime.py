@@ -170,6 +170,24 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _take_turn(folder: Path) -> int:
+    """Wait until no other process runs the stage whose record lies in ``folder``; the descriptor that holds the turn.
+
+    A launcher that is killed leaves its stage's script at work, and the next launcher starts the same one: both write
+    the same temporary names. The lock goes when the process does, however it ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    turn = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"another process runs this stage ({folder}); waiting until it has ended", flush=True)
+        fcntl.flock(turn, fcntl.LOCK_EX)
+    except OSError:  # a network file system that locks no folders
+        pass
+    return turn
+
+
 class Recorder:
     """Writes ``record.json`` when its block succeeds: git revision, versions, device, threads, seeds and seconds.
 
@@ -183,12 +201,14 @@ class Recorder:
         self.clock, self.measured, self.earlier_seconds = Clock(device), {}, 0.0
 
     def __enter__(self):
+        self._turn = _take_turn(self.path.parent)
         self._started = datetime.now(UTC)
         self._start = time.perf_counter()
         return self
 
     def __exit__(self, kind, error, trace):
         if kind is not None:
+            os.close(self._turn)
             return
         revision, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
         write_json(
@@ -209,6 +229,7 @@ class Recorder:
             },
         )
         shutil.rmtree(layout.unfinished(self.path), ignore_errors=True)
+        os.close(self._turn)
 
     def _device_name(self) -> str:
         if self.device is None or self.device.type == "cpu":

@@ -14,8 +14,8 @@ from processes import POLL, Hung, Launch, end_all, kill, of_study, role, wait_fo
 from study import LAUNCHERS, Result, Study, last_lines
 
 HOOK = Path(__file__).parent / "hook"
-# How many changes to the study's files the processes of a role make before one of them is killed.
-CHANGES = {"stage": 120, "dvc": 250, "snakemake": 150}
+# How many changes to the study's files the processes of a role make, on average, before one of them is killed.
+CHANGES = {"stage": 25, "dvc": 80, "snakemake": 40}
 REFUSALS = 3
 
 
@@ -25,7 +25,7 @@ def plan(rng: random.Random, roles: list[str], seconds: float) -> dict:
     if rng.random() < 0.4:
         return chosen | {"after": rng.uniform(0.2, seconds)}
     delay = rng.choice([0.0, rng.uniform(0, 0.01), rng.uniform(0, 0.3)])
-    return chosen | {"nth": rng.randint(1, CHANGES[chosen["role"]]), "delay": delay}
+    return chosen | {"nth": 1 + int(rng.expovariate(1 / CHANGES[chosen["role"]])), "delay": delay}
 
 
 def state(root: Path) -> str:
@@ -65,7 +65,7 @@ def disturbed(project: Project, command: list[str], order: dict, limit: float) -
         if killed and order["everything"]:
             end_all(project.root)
             killed += ", with all others"
-    return killed, status, launch.text()
+    return killed, status, launch.output
 
 
 def until_done(study: Study, project: Project, command: list[str], next_order, log, fault: str) -> Result:
@@ -77,7 +77,7 @@ def until_done(study: Study, project: Project, command: list[str], next_order, l
             survivors = len(of_study(project.root))
             if order is None:
                 launch = Launch(project, command)
-                killed, status, text = None, launch.wait(study.limit), launch.text()
+                killed, status, text = None, launch.wait(study.limit), launch.output
             else:
                 killed, status, text = disturbed(project, command, order, study.limit)
             if killed:

@@ -74,13 +74,13 @@ class Launch:
     """One run of a command in the project, as a user starts it."""
 
     def __init__(self, project: Project, command: list[str], **variables: str):
-        self.root, self.command = project.root, command
-        self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - no pipe: orphans may hold it
+        self.root, self.command, self.output = project.root, command, ""
+        self._file = tempfile.TemporaryFile("w+")  # noqa: SIM115 - no pipe: orphans may hold it
         self.process = subprocess.Popen(
             command,
             cwd=project.root,
             env=environment() | variables,
-            stdout=self._output,
+            stdout=self._file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
@@ -89,14 +89,17 @@ class Launch:
         return self.process.poll() is not None
 
     def wait(self, limit: float) -> int:
-        """Exit status. Raises ``Hung``, after killing it with all its processes."""
+        """Exit status; ``output`` is then what it printed. Raises ``Hung``, after killing it with all its processes."""
         try:
-            return self.process.wait(limit)
+            self.process.wait(limit)
+            hung = False
         except subprocess.TimeoutExpired:
+            hung = True
             end_all(self.root)
             self.process.wait()
-            raise Hung(f"`{' '.join(self.command)}` did not end in {limit:.0f} s:\n{self.text()[-2000:]}") from None
-
-    def text(self) -> str:
-        self._output.seek(0)
-        return self._output.read()
+        with self._file as file:
+            file.seek(0)
+            self.output = file.read()
+        if hung:
+            raise Hung(f"`{' '.join(self.command)}` did not end in {limit:.0f} s:\n{self.output[-2000:]}")
+        return self.process.returncode

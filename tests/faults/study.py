@@ -79,7 +79,7 @@ class Study:
         launch = Launch(project, command)
         status = launch.wait(self.limit)
         wait_for_orphans(project.root, self.limit)
-        return status, launch.text()
+        return status, launch.output
 
     def forget(self, project: Project, names: list[str]) -> None:
         """As if these stages had never run: no output, no cached object, no entry in dvc.lock or in the run cache."""

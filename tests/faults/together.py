@@ -40,11 +40,11 @@ def at_once(commands: list[list[str]]):
         except Hung as error:
             return Result(name, "manual", notes=[f"hung: {error}"])
         notes = [
-            f"{launch.command[0]}, {apart:.1f} s apart: status {status}; {last_lines(launch.text())}"
+            f"{launch.command[0]}, {apart:.1f} s apart: status {status}; {last_lines(launch.output)}"
             for launch, status in zip((first, second), statuses, strict=True)
             if status
         ]
-        notes += ["a traceback" for launch in (first, second) if "Traceback" in launch.text()]
+        notes += ["a traceback" for launch in (first, second) if "Traceback" in launch.output]
         outcome, more = study.mend(project, commands[0])
         log(
             f"{name}: {apart:.1f} s apart, statuses {statuses}: {outcome}" + "".join(f"\n    {n}" for n in notes + more)
