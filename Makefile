@@ -1,13 +1,14 @@
 # `make` reproduces the study of params.yaml, `make study NAME=...` a ready-made one (SCALE=paper: at the paper's size),
-# `make experiments` lists a study's variants, `make test` runs the tests, `make bench` measures, `make docs` builds the
-# documentation into site/, `make verify` finds damaged outputs and cached objects, `make faults`
-# breaks a study in every way; each sets up .venv first.
+# `make experiments` lists a study's variants, `make test` runs the tests, `make fuzz` tries thousands of damaged
+# params.yaml, `sudo make slurm` runs a study on a Slurm of its own, `make verify` finds damaged outputs and cached
+# objects, `make audit` looks the pinned packages up among known vulnerabilities, `make bench` measures, `make docs`
+# builds the documentation into site/, `make faults` breaks a study in every way; each sets up .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study setup test faults bench experiments docs verify lint
+.PHONY: study setup test fuzz faults slurm verify audit bench experiments docs lint
 
 study: setup
 	$(if $(NAME),python studies/run.py $(NAME) $(if $(SCALE),--scale $(SCALE)),snakemake)
@@ -24,6 +25,17 @@ setup: .venv/.complete
 
 test: setup
 	$(BIN)/python -m pytest
+
+fuzz: setup
+	$(BIN)/python tests/fuzz/run.py
+
+audit: setup
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --group audit 2> /dev/null || \
+		{ echo "audit: not done, pip-audit could not be installed; is there a network?" >&2; exit 2; }
+	@$(BIN)/python tests/audit/run.py
+# Needs root and Linux, and installs Debian's slurm-wlm and munge where they are absent; LOG=FILE keeps what it prints.
+slurm: setup
+	$(BIN)/python tests/slurm/run.py $(if $(LOG),--log $(LOG))
 
 # 100 SIGKILLs, damaged files, full disks, two launchers at once: about 25 minutes. KILLS, SEED, ONLY: fewer, others, some.
 faults: setup

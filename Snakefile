@@ -5,15 +5,16 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from functools import cache, reduce
 from pathlib import Path
 
-# Checking the methods' blocks imports torch, which takes two seconds; meanwhile DVC's index is read below.
+# Checking the methods' blocks imports torch, which takes two seconds; meanwhile DVC's index is read below. A cluster's job
+# reads this file once more on its node, where all has been checked and written: MAIN is the process that was called.
+MAIN = workflow.is_main_process
 CHECK = "import sys; sys.path.insert(0, 'stages'); from prunus.params import for_stage; for_stage([])"
-checking = subprocess.Popen([sys.executable, "-c", CHECK])
+checking = subprocess.Popen([sys.executable, "-c", CHECK if MAIN else ""])
 
 from dvc.dependency.param import read_param_file
 from dvc.dvcfile import Lockfile
@@ -21,6 +22,7 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
 sys.path[:0] = ["stages", "profiles"]
+from prunus import gpus
 from prunus import params as study_params
 from verify import damaged_outputs
 
@@ -40,17 +42,6 @@ except study_params.ParamsError:
     refuse_mistakes()
 
 
-def gpus():
-    """GPUs this process may use, without importing torch."""
-    if settings.device.accelerator == "cpu" or shutil.which("nvidia-smi") is None:
-        return 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([index for index in visible.split(",") if index.strip() not in ("", "-1")])
-    listing = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
-    return len(listing.stdout.splitlines()) if listing.returncode == 0 else 0
-
-
 @cache
 def plain_files(path):
     """The files to watch for a dependency that no stage makes."""
@@ -62,8 +53,12 @@ def plain_files(path):
 
 os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
 
-GPU_SLOTS = gpus() * settings.device.jobs_per_gpu
-if GPU_SLOTS and "gpu" not in workflow.global_resources:
+GPU_SLOTS = 0 if settings.device.accelerator == "cpu" else len(gpus.visible()) * settings.device.jobs_per_gpu
+GPUS = min(GPU_SLOTS, 1)  # of a stage that computes
+on_a_cluster = workflow.resource_settings._parsed_default_resources.get("gpu").value  # profiles/slurm
+if on_a_cluster is not None:  # whatever this machine has
+    GPUS = on_a_cluster if settings.device.accelerator != "cpu" else 0
+elif GPU_SLOTS and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", GPU_SLOTS)
 
 OBEYED = Path(".snakemake/obeyed")
@@ -91,8 +86,8 @@ def alone():
     return True
 
 
-ALONE = not workflow.is_main_process or alone()
-if workflow.is_main_process and ALONE:
+ALONE = not MAIN or alone()
+if MAIN and ALONE:
     # Snakemake asks whether an output is there and how old it is, not what is in it.
     for path, stage in damaged_outputs(repo):
         print(f"{path} is not what {stage} made: removed, to be brought back", file=sys.stderr)
@@ -130,7 +125,7 @@ def obeyed(stage):
     A new file is as old as can be if DVC knows that the stage's outputs were made with these parameters.
     """
     path, content = OBEYED / f"{stage.addressing}.json", json.dumps(values(stage), sort_keys=True)
-    if not path.exists() or path.read_text() != content:
+    if MAIN and (not path.exists() or path.read_text() != content):
         made_so = not path.exists() and not any(dep.status() for dep in stage.params)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
@@ -163,6 +158,21 @@ onstart:
         workflow.scheduler.job_rate_limiter = None
 
 
+onerror:
+    # On a cluster the evaluations are for its nodes: there it is one command to run by hand.
+    if workflow.execution_settings.keep_going:
+        gather = [sys.executable, "profiles/gather.py"]
+        if workflow.local_exec:
+            Path("logs").mkdir(exist_ok=True)
+            with open("logs/gather.log", "w") as log_of_gather:
+                gathered = subprocess.run(gather, stdout=log_of_gather, stderr=subprocess.STDOUT).returncode == 0
+            lines = Path("logs/gather.log").read_text().splitlines()
+            said = [line for line in lines if line.startswith("missing: ")] if gathered else lines[-1:]
+            print(*said, "(log: logs/gather.log)", file=sys.stderr)
+        else:
+            print("`python profiles/gather.py` compares and reports what there is", file=sys.stderr)
+
+
 rule all:
     input:
         [relative(path) for path in made],  # also what the report no longer needs, once it is there
@@ -189,8 +199,8 @@ for stage in stages.values():
             f"logs/benchmarks/{stage.addressing}.tsv"
         threads: settings.device.threads
         resources:
-            gpu=min(GPU_SLOTS, 1) if stage.name.split("@")[0] in COMPUTING else 0,
+            gpu=GPUS if stage.name.split("@")[0] in COMPUTING else 0,
         message:
             f"{stage.addressing} (log: logs/{stage.addressing}.log)"
         shell:
-            "python profiles/one_stage.py {params.stage:q} > {log:q} 2>&1"
+            "python profiles/one_stage.py {params.stage:q} {resources.gpu} > {log:q} 2>&1"

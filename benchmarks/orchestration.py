@@ -11,40 +11,19 @@ parameters read and its device opened; a process that imports torch, and nothing
 python benchmarks/orchestration.py
 """
 
-import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-
-import yaml
 
 from harness import Bench, main
 from prunus import layout
+from trivial import METHODS, SCRIPTS, Project
 
-METHODS = ["one_shot", "lth", "sap", "incop_if", "incop_gf"]
 STUDIES = {50: (1, METHODS, 8), 300: (11, METHODS, 4)}  # stages: seeds, methods, iterations
 QUICK = {7: (1, ["sap"], 1)}
 LARGEST_COLD = 100  # stages up to which DVC alone makes the whole study
-COPIED = ("Snakefile", "dvc.yaml", "stages", "profiles", "data/images", ".dvc/config", ".dvcignore", ".gitignore")
-SCRIPTS = ("prepare_data", "pretrain", "reference_flow", "prune_iteration", "evaluate", "compare", "report")
-
-TRIVIAL = '''"""Writes at once what the stage of this name would; other parameters make other contents."""
-import json
-import sys
-from pathlib import Path
-
-parameters = Path("params.yaml").read_text()
-for name in json.loads(Path("outputs.json").read_text())[" ".join(sys.argv)]:
-    path = Path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(name + parameters)
-'''
-
 TO_FIRST_WORK = """
 import importlib, sys
 sys.path.insert(0, "stages")
@@ -53,64 +32,6 @@ params = stage.for_stage([key.format(method="sap") for key in stage.PARAMS], {me
 if hasattr(stage, "open_device"):
     stage.open_device(params.device.accelerator, params.device.threads)
 """
-
-
-class Project:
-    """A scratch copy of the project whose stages do nothing but write their outputs."""
-
-    def __init__(self, root: Path, seeds: int, methods: list[str], iterations: int):
-        from dvc.repo import Repo
-
-        self.root = root
-        for name in COPIED:
-            source, target = layout.ROOT / name, root / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy2(source, target)
-        self.params = yaml.safe_load((layout.ROOT / layout.PARAMS).read_text())
-        self.params["device"]["accelerator"] = "cpu"
-        after = ["../dense", *(f"iteration-{t}" for t in range(1, iterations))]
-        chain = [{"t": t, "after": before} for t, before in enumerate(after, start=1)]
-        self.params["study"] |= {"seeds": list(range(seeds)), "methods": methods, "iterations": chain}
-        self.write_params()
-        for script in SCRIPTS:
-            (root / "stages" / f"{script}.py").write_text(TRIVIAL)
-        config = (root / ".dvc/config").read_text()
-        self.run("git", "init", "--quiet")
-        self.run("dvc", "init", "--quiet", "--force")
-        (root / ".dvc/config").write_text(config)
-        stages = [stage for stage in Repo(str(root)).index.stages if stage.cmd]
-        outputs = {stage.cmd: [os.path.relpath(out.fs_path, root) for out in stage.outs] for stage in stages}
-        self.commands = list(outputs)  # dvc.yaml lists stages after those they depend on
-        contents = {command.removeprefix("python "): names for command, names in outputs.items()}
-        (root / "outputs.json").write_text(json.dumps(contents))
-        self.run("git", "add", "--all")
-        self.run("git", "-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit", "--quiet", "-m", "study")
-
-    def write_params(self) -> None:
-        (self.root / layout.PARAMS).write_text(yaml.safe_dump(self.params, sort_keys=False))
-
-    def run(self, *command: str) -> float:
-        """Seconds that ``command`` took; its output is kept in ``said``."""
-        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        start = time.perf_counter()
-        done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True)
-        seconds = time.perf_counter() - start
-        self.said = done.stdout + done.stderr
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} ended {done.returncode}\n{self.said}")
-        return seconds
-
-    def bare(self) -> float:
-        return sum(self.run(*command.split()) for command in self.commands)
-
-    def empty(self) -> None:
-        """As before the first run: no outputs, no cache, no memory of either runner."""
-        for name in ("runs", "logs", "reports", "data/prepared", ".snakemake", ".dvc/cache", ".dvc/tmp"):
-            shutil.rmtree(self.root / name, ignore_errors=True)
-        (self.root / "dvc.lock").unlink(missing_ok=True)
 
 
 def no_ops(bench: Bench, case: str, project: Project, runner: str) -> float:

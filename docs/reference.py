@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "stages"))
 
 from prunus import params  # noqa: E402
+from prunus.plain_yaml import parse  # noqa: E402
 
 PAGE = ROOT / "docs/reference/params.md"
 INTRODUCTION = """\
@@ -25,6 +26,7 @@ INTRODUCTION = """\
 <!-- Written by `python docs/reference.py` from params.yaml and its schema. Edit those, not this page. -->
 
 Every key is required, and a key that is not listed here is an error. *Shipped* is the value in `params.yaml`.
+No integer may be above 10^9.
 """
 HEAD = "| key | shipped | allowed | meaning |\n|---|---|---|---|\n"
 BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
@@ -110,7 +112,11 @@ def allowed(schema: dict) -> str:
         items = schema["items"]
         what = "list" if "$ref" in items else f"list, each entry: {allowed(items)}"
         return what + ("; not empty" if schema.get("minItems") else "")
-    limits = [f"{words} {schema[bound]:g}" for bound, words in BOUNDS.items() if bound in schema]
+    limits = [
+        f"{words} {schema[bound]:g}"
+        for bound, words in BOUNDS.items()
+        if bound in schema and (bound, schema[bound]) != ("maximum", params.LARGEST)
+    ]
     return " ".join([NAMES[schema["type"]], ", ".join(limits)]).strip()
 
 
@@ -167,7 +173,7 @@ def _described(method: str) -> str:
 def page() -> str:
     """The content of docs/reference/params.md."""
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    values = yaml.load(text, params._Loader)
+    values = parse(text, "params.yaml")
     said, glossaries = meanings(text)
     parts = [INTRODUCTION]
     for section, content in values.items():

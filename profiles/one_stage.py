@@ -1,16 +1,21 @@
-"""`dvc --wait-for-lock repro --single-item ADDRESS`, reading and writing in dvc.lock only what is that stage's.
+"""`ADDRESS GPUS`: `dvc --wait-for-lock repro --single-item ADDRESS`; where GPUS is 1, on a GPU chosen for the stage.
 
+It reads and writes in dvc.lock only what is that stage's.
 DVC parses all of dvc.lock twice per stage and writes it whole, in pure Python: seconds per stage, and the repository is
 locked meanwhile. What stands here leaves the same bytes and falls back on DVC where dvc.lock is not as DVC writes it.
+Where another process uses what the stage reads or writes, it is waited for (owners.py).
 """
 
 import os
 import re
 import sys
+import time
+from functools import cache
 from pathlib import Path
 
-from dvc import dvcfile
+from dvc import dvcfile, rwlock
 from dvc.cli import main
+from dvc.dependency import param
 from dvc.exceptions import DvcException
 from dvc.stage import cache as run_cache
 from dvc.stage.serialize import to_lockfile
@@ -18,6 +23,9 @@ from dvc.utils.serialize import dumps_yaml, loads_yaml
 from dvc_data.hashfile.db import HashFileDB
 from dvc_data.hashfile.db.local import LocalHashFileDB
 
+import owners
+
+POLL_SECONDS = 2
 HEAD = "schema: '2.0'\nstages:\n"
 MEND = "python profiles/verify.py"
 
@@ -68,8 +76,20 @@ class RunCache(run_cache.StageCache):
 
 if __name__ == "__main__":
     NAME = sys.argv[1]
-    dvcfile.Lockfile = Lockfile
-    run_cache.StageCache = RunCache
+    if "1" in sys.argv[2:]:
+        sys.path.insert(0, "stages")
+        from prunus import gpus
+
+        gpus.place()
+    dvcfile.Lockfile, rwlock.rwlock, run_cache.StageCache = Lockfile, owners.rwlock, RunCache
     # DVC believes a cached object that is read-only; what it restores had better be what its name says.
     LocalHashFileDB.check = HashFileDB.check
-    sys.exit(main(["--wait-for-lock", "repro", "--single-item", NAME]))
+    # DVC would read params.yaml again at the end, and put down an edit made meanwhile as what the stage was run with.
+    param.load_path = cache(param.load_path)
+    held = owners.hold(NAME)
+    while True:
+        try:
+            sys.exit(main(["--wait-for-lock", "repro", "--single-item", NAME]))
+        except owners.Busy as busy:
+            print(f"waiting: {busy}", flush=True)
+            time.sleep(POLL_SECONDS)

@@ -1,14 +1,17 @@
 """Gather every chain's evaluation and run records into tables, with statistics over seeds, and DVC's metrics.
 
+Of a study that failed in parts it compares what is there; reports/tables/missing.csv says what is not, and why.
+
 python stages/compare.py
 """
 
 import argparse
 import os
+from itertools import product
 
 from prunus import layout
 from prunus.params import for_stage
-from prunus.reporting import matched, statistics, tables
+from prunus.reporting import matched, missing, statistics, tables
 from prunus.runtime import one_line_errors, write_atomically, write_json
 
 PARAMS = ["study", "imposed", "transfer.datasets", "transfer.methods", "information.methods"]
@@ -23,29 +26,37 @@ def main() -> None:
     imposed = params.imposed.chains
     study = params.study.model_copy(update={"methods": [*params.study.methods, *imposed]})
     comparison = tables.comparison(study)
-    summary, runs = statistics.summary(comparison, study.methods), tables.runs(study, params.information.methods)
+    ended = statistics.complete(comparison, len(study.iterations))
+    summary, runs = statistics.summary(ended, study.methods), tables.runs(study, params.information.methods)
+    summary["iterations"] = len(study.iterations)
     transfer = tables.transfer(study, comparison, params.transfer.datasets, params.transfer.methods)
+    information = tables.information(study, params.information.methods)
+    transfers = list(product(params.transfer.datasets, params.transfer.methods))
+    absent = missing.missing(study, comparison, transfer, information, transfers, params.information.methods)
     results = {
         "comparison": comparison,
         "summary": summary,
-        "paired_tests": statistics.paired_tests(comparison, study.methods),
-        "equal_density": matched.equal_density(matched.from_dense(comparison, runs)),
+        "paired_tests": statistics.paired_tests(ended, study.methods),
+        "equal_density": matched.equal_density(matched.from_dense(ended, runs)),
         "matched_density": matched.matched_density(comparison, study.methods),
         "matched_channels": matched.matched_channels(comparison, params.imposed.ratio_of, imposed),
-        "collapse": statistics.collapse(comparison, study.methods),
+        "collapse": statistics.collapse(comparison, absent, study.methods),
         "channels": tables.channels(study),
         "layers": tables.layers(study),
         "histories": tables.histories(study).merge(comparison[[*KEYS, "epsilon"]], on=KEYS, how="left"),
         "transfer": transfer,
         "transfer_summary": statistics.transfer_summary(transfer),
         "runs": runs,
-        "information": tables.information(study, params.information.methods),
+        "information": information,
+        "missing": absent,
     }
     for name, table in results.items():
         with write_atomically(layout.TABLES / f"{name}.csv") as partial:
             table.to_csv(partial, index=False)
-    write_json(layout.METRICS, statistics.metrics(summary))
+    write_json(layout.METRICS, statistics.metrics(summary, len(study.seeds)))
     print(f"compared {len(study.methods)} methods over {len(study.seeds)} seeds, in {layout.TABLES}")
+    if len(absent):
+        print(missing.said(absent))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Evaluate one chain: per iteration test accuracy, density, channels removed, and what the network costs when dense,
 masked and compacted; per layer the sparsity, per channel group the channels left. Accuracy and sparsity are also those
 of the pruned network before it was retrained: the weights of the iteration before under the masks of this one.
+Of a chain that a failure cut short, the iterations up to there.
 
 python stages/evaluate.py --seed 0 --method sap
 """
 
 import argparse
-import csv
 import os
 
 import torch
@@ -17,13 +17,16 @@ from prunus.evaluation import accuracy, is_constant, layer_table, logits, share_
 from prunus.latency import latency
 from prunus.macs import multiply_accumulates
 from prunus.params import for_stage
-from prunus.runtime import Recorder, StageError, one_line_errors, open_device, read_json, write_csv
+from prunus.runtime import Recorder, StageError, one_line_errors, open_device, read_json, read_rows, write_csv
 
 PARAMS = ["study.dataset", "study.network", "study.iterations", "network", "device.accelerator", "device.threads"]
 
 BATCHES = (1, 256)  # images a latency is measured on
 CHECKED_IMAGES = 256
 INDICES = ("pq_index", "gini_index")
+# What is read of an iteration's metrics.json.
+METRICS = {"density": float, "alive": int, "validation_accuracy": float, "collapsed": list[str], "epochs": int}
+METRICS |= {"stopped_by": str, "distance": float | None, "epsilon": float | None, "settings": dict}
 CHANNEL_COLUMNS = ["seed", "method", "iteration", "group", "channels", "alive"]
 
 
@@ -61,6 +64,7 @@ def main() -> None:
     device = open_device(params.device.accelerator, params.device.threads)
     folder, name = layout.evaluation(seed, method), f"seed{seed}"
     rows, layers, groups, histories, latencies = [], [], [], [], []
+    listed, missing = len(params.study.iterations), ""
     with Recorder(layout.record(name, f"{method}/evaluate"), device, params.device.threads) as recorder:
         dataset = load(layout.DATASET, device, splits=("test",))
         form = (params.study.network, *dataset.form)
@@ -69,13 +73,16 @@ def main() -> None:
         )
         coupled = channels.groups(network, dataset.shape)
         total = sum(group.size for group in coupled)
-        for t in range(len(params.study.iterations) + 1):
+        for t in range(listed + 1):
             source, label = layout.iteration(seed, method, t), f"seed {seed} {method} iteration {t}"
-            pruned.load_state_dict(network.state_dict())
             command = layout.prune_command(seed, arguments.method, t, arguments.ratio_of)
+            if t > 1 and not (source / layout.NETWORK).exists():
+                missing = f"; iteration {t} of {listed} is missing, `{command}` makes it"
+                break
+            pruned.load_state_dict(network.state_dict())
             made_by = command if t else f"python stages/pretrain.py --seed {seed}"
             alive = checkpoint.load_into(network, source / layout.NETWORK, device, made_by)
-            metrics = read_json(source / layout.METRICS_NAME, made_by)
+            metrics = read_json(source / layout.METRICS_NAME, made_by, METRICS if t else {})
             macs = multiply_accumulates(network, dataset.shape, alive)
             with recorder.clock.time("evaluation"):
                 answers = logits(network, dataset, "test")
@@ -89,8 +96,7 @@ def main() -> None:
                 dense.load_state_dict(network.state_dict())
                 dense_accuracy, dense_macs = test_accuracy, sum(macs.values())
                 continue
-            with open(source / layout.HISTORY, newline="") as file:
-                histories += [keys | row for row in csv.DictReader(file)]
+            histories += [keys | row for row in read_rows(source / layout.HISTORY, made_by)]
             left = {group: int(mask.sum()) for group, mask in channels.alive(coupled, alive).items()}
             groups += [keys | {"group": g.name, "channels": g.size, "alive": left[g.name]} for g in coupled]
             compact = checked(channels.compact(network, coupled, alive), network, dataset, label)
@@ -118,7 +124,6 @@ def main() -> None:
                     "parameters": parameter_count(dense),
                     "compact_parameters": parameter_count(compact),
                     "bytes": (source / layout.NETWORK).stat().st_size,
-                    "collapsed": len(metrics["collapsed"]),
                     "untrainable": int(is_constant(answers)),
                     "epochs": metrics["epochs"],
                     "stopped_by": metrics["stopped_by"],
@@ -135,7 +140,7 @@ def main() -> None:
     last = rows[-1]
     print(
         f"seed {seed} {method}: test accuracy {last['test_accuracy']:.2%} at density {last['density']:.2%}, "
-        f"{last['channels_removed']:.1%} of the channels removed (dense {dense_accuracy:.2%}), in {folder}"
+        f"{last['channels_removed']:.1%} of the channels removed (dense {dense_accuracy:.2%}), in {folder}{missing}"
     )
 
 

@@ -40,14 +40,6 @@ def one_of(option, value, allowed, note=""):
         raise StageError(f"{option} {value}: the study has {', '.join(str(name) for name in allowed)}{note}")
 
 
-def load_into(network, path, device, made_by):
-    """The masks of the file at ``path``, its weights in ``network``; no DVC has checked that it is up to date."""
-    try:
-        return checkpoint.load_into(network, path, device, made_by)
-    except RuntimeError:
-        raise StageError(f"{path} holds another network than params.yaml asks for; `dvc repro` makes it anew") from None
-
-
 def share_of_zeros(network):
     weights = masks.prunable(network).values()
     return 1 - sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
@@ -93,9 +85,9 @@ def main() -> None:
     dense, network = (networks.build(*architecture, params.network.pretrained, download=False) for _ in range(2))
     pretrain = f"python stages/pretrain.py --seed {seed}"
     prune = layout.prune_command(seed, arguments.method, t, arguments.ratio_of)
-    load_into(dense, layout.rewind_point(seed, "trained"), device, pretrain)
+    checkpoint.load_into(dense, layout.rewind_point(seed, "trained"), device, pretrain)
     source = layout.iteration(seed, chain, t) / layout.NETWORK
-    alive = load_into(network, source, device, prune if t else pretrain)
+    alive = checkpoint.load_into(network, source, device, prune if t else pretrain)
     coupled = channels.groups(network, dataset.shape)
     removed = channels.share_removed(coupled, alive)
     compact = channels.compact(network, coupled, alive)

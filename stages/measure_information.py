@@ -50,7 +50,8 @@ def main() -> None:
     }
     pretrain, table = f"python stages/pretrain.py --seed {seed}", layout.evaluation(seed, method) / "information.csv"
     record, rows = layout.record(f"seed{seed}", f"{method}/information"), []
-    with Recorder(record, device, params.device.threads, seeds) as recorder:
+    eased_by = ["information.samples", "information.cells"]
+    with Recorder(record, device, params.device.threads, seeds, eased_by) as recorder:
         dataset = load(layout.DATASET, device, splits=("train",))
         subset = dataset.sample("train", params.information.samples, seeds["information"])
         images = dataset.normalise(subset.images)

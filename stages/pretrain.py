@@ -40,7 +40,8 @@ def main() -> None:
     computed = arithmetic.choose(params.device.precision, params.device.memory_format, params.study.network)
     seeds = {purpose: derive_seed(seed, "dense", purpose) for purpose in ("initialisation", "order")}
     folder = layout.dense(seed)
-    with Recorder(layout.iteration_record(seed, "dense", 0), device, params.device.threads, seeds) as recorder:
+    record, eased_by = layout.iteration_record(seed, "dense", 0), ["training.sgd.batch_size"]
+    with Recorder(record, device, params.device.threads, seeds, eased_by) as recorder:
         recorder.measured |= asdict(computed)
         dataset = load(layout.DATASET, device)
         steps = batches_per_epoch(len(dataset.splits["train"].labels), params.training.sgd.batch_size)

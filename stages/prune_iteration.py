@@ -18,6 +18,7 @@ from prunus.recipe import Candidates, Retraining
 from prunus.resuming import Resume
 from prunus.runtime import (
     Recorder,
+    StageError,
     derive_seed,
     one_line_errors,
     open_device,
@@ -38,6 +39,30 @@ PARAMS = [
     "device.memory_format",
     "methods.{method}",
 ]
+
+HARSH = ("beta", "gamma", "fraction", "confidence")  # settings of which less prunes less
+
+
+def refuse_empty_layers(kept, label, method, settings, ratio_of):
+    """Raise ``StageError`` where ``kept`` leaves a layer without any weight: no training mends most such networks."""
+    if not (empty := masks.collapsed(kept)):
+        return
+    density = masks.density(kept)
+    ways = [f"lower methods.{method}.{name}" for name in HARSH if hasattr(settings, name)]
+    if getattr(settings, "scope", None) == "global":
+        ways.append(f"set methods.{method}.scope: layer")
+    ways = [f"take {method} out of imposed.methods"] if ratio_of else ways
+    raise StageError(
+        f"{label}: no weight is left in {', '.join(empty)} (density {100 * density:.3g} %); "
+        f"{', '.join(ways)} or list fewer study.iterations",
+        "collapsed",
+        density,
+    )
+
+
+# What is read of reference_flow.json.
+REFERENCE = {"samples": int, "subset_seed": int, "quirks": dict[str, float | list[float]]}
+REFERENCE |= dict.fromkeys(("information", "information_signed", "gradient"), list[float])
 
 
 def at_ratio(settings, candidates, ratio):
@@ -72,7 +97,9 @@ def main() -> None:
     def dense_state(point):
         return checkpoint.load(layout.rewind_point(seed, point), device, pretrain)[0]
 
-    with Recorder(layout.iteration_record(seed, chain, t), device, params.device.threads, seeds) as recorder:
+    record, eased_by = layout.iteration_record(seed, chain, t), ["training.sgd.batch_size", "flow.samples"]
+    eased_by += [f"methods.{method}.samples"] if hasattr(settings, "samples") else []
+    with Recorder(record, device, params.device.threads, seeds, eased_by) as recorder:
         recorder.measured |= asdict(computed)
         dataset = load(layout.DATASET, device)
         network = networks.build(
@@ -80,18 +107,19 @@ def main() -> None:
         )
         network = computed.place(network, device)
         alive = checkpoint.load_into(network, before, device, pretrain if t == 1 else earlier)
-        reference = read_json(layout.reference_flow(seed), f"python stages/reference_flow.py --seed {seed}")
+        reference = read_json(layout.reference_flow(seed), f"python stages/reference_flow.py --seed {seed}", REFERENCE)
         subset = dataset.sample("train", reference["samples"], reference["subset_seed"])
         flow_sample = dataset.normalise(subset.images), subset.labels
         candidates = Candidates(network, alive, t, dataset, seeds["selection"], dense_state, flow_sample)
         if ratio_of:
             command = layout.prune_command(seed, ratio_of, t)
             inputs.append(layout.iteration(seed, ratio_of, t) / layout.METRICS_NAME)
-            realised = read_json(inputs[-1], command)
+            realised = read_json(inputs[-1], command, {"channels_removed": float})
             settings = at_ratio(settings, candidates, realised["channels_removed"])
         recipe = methods.recipe(method, settings)
         with recorder.clock.time("prune"):
             kept = recipe.masks(candidates)
+        refuse_empty_layers(kept, label, method, settings, ratio_of)
         if recipe.rewind != "none":
             network.load_state_dict(dense_state(recipe.rewind))
         stop = recipe.stop(
@@ -121,6 +149,7 @@ def main() -> None:
         )
         if sparsifier:
             kept = sparsifier.masks()
+            refuse_empty_layers(kept, label, method, settings, ratio_of)
             masks.apply(network, kept)
         checkpoint.save(folder / layout.NETWORK, network.state_dict(), kept)
         write_csv(folder / layout.HISTORY, outcome.history)
@@ -131,7 +160,6 @@ def main() -> None:
             "settings": settings.model_dump(),
             "density": masks.density(kept),
             "alive": masks.alive_count(kept),
-            "collapsed": masks.collapsed(kept),
             "channels_removed": channels.share_removed(candidates.groups, kept) if settings.prunes_channels else None,
             "epochs": len(outcome.history),
             "stopped_by": outcome.reason,
@@ -139,8 +167,6 @@ def main() -> None:
             **outcome.history[-1],
         }
         write_json(folder / layout.METRICS_NAME, metrics)
-    if metrics["collapsed"]:
-        print(f"{label}: no weight is left in {', '.join(metrics['collapsed'])}")
     print(
         f"{label}: density {metrics['density']:.2%}, {metrics['epochs']} epochs (stopped by {outcome.reason}), "
         f"validation accuracy {metrics['validation_accuracy']:.2%}, in {folder}"

@@ -26,13 +26,16 @@ def main() -> None:
     device = open_device(params.device.accelerator, params.device.threads)
     seeds = {"flow": derive_seed(seed, "flow")}
     pretrain = f"python stages/pretrain.py --seed {seed}"
-    with Recorder(layout.record(f"seed{seed}", "reference_flow"), device, params.device.threads, seeds) as recorder:
+    record, eased_by = layout.record(f"seed{seed}", "reference_flow"), ["flow.samples"]
+    with Recorder(record, device, params.device.threads, seeds, eased_by) as recorder:
         dataset = load(layout.DATASET, device, splits=("train", "test"))
         network = networks.build(
             params.study.network, *dataset.form, pretrained=params.network.pretrained, download=False
         ).to(device)
         masks = checkpoint.load_into(network, layout.rewind_point(seed, "trained"), device, pretrain)
-        dense = read_json(layout.dense(seed) / layout.METRICS_NAME, pretrain)
+        dense = read_json(
+            layout.dense(seed) / layout.METRICS_NAME, pretrain, {"last_batch_gradient": dict[str, list[float]]}
+        )
         subset = dataset.sample("train", params.flow.samples, seeds["flow"])
         images = dataset.normalise(subset.images)
         with recorder.clock.time("flow"):

@@ -17,7 +17,7 @@ PARAMS = ["study", "imposed", "transfer", "data", "network", "training", "flow",
 
 COMPARE = "python stages/compare.py"
 TABLES = ("comparison", "summary", "paired_tests", "equal_density", "matched_density", "matched_channels", "collapse")
-TABLES += ("channels", "layers", "histories", "transfer", "information", "runs")
+TABLES += ("channels", "layers", "histories", "transfer", "information", "runs", "missing")
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     params = for_stage(PARAMS, methods=False)
     study = params.study.model_copy(update={"methods": [*params.study.methods, *params.imposed.chains]})
     tables = {name: read_table(layout.TABLES / f"{name}.csv", COMPARE) for name in TABLES}
-    metrics = read_json(layout.METRICS, COMPARE)
+    metrics = read_json(layout.METRICS, COMPARE, dict.fromkeys(study.methods, dict[str, float]))
     if list(tables["summary"]["method"]) != study.methods:
         raise StageError(f"{layout.TABLES} is of other methods than the study's; `{COMPARE}` makes it anew")
     charts = draw(tables, study.methods)

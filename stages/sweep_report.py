@@ -13,6 +13,7 @@ import pandas as pd
 
 from prunus import layout
 from prunus.reporting import sweep, sweep_page
+from prunus.reporting.statistics import complete
 from prunus.runtime import StageError, one_line_errors, write_atomically
 
 
@@ -39,10 +40,20 @@ def gathered(revisions: list[dict], names: list[str], cached) -> list[sweep.Expe
     if unknown := [name for name in names if name not in entries]:
         raise StageError(f"{unknown[0]}: no such experiment; there are: {', '.join(list(entries)[1:]) or 'none'}")
     return [
-        sweep.Experiment(name, sweep.flat(data["params"][str(layout.PARAMS)]["data"]), table(name, data, cached))
+        experiment(name, sweep.flat(data["params"][str(layout.PARAMS)]["data"]), table(name, data, cached))
         for name, data in entries.items()
         if not names or name in names or name == sweep.WORKSPACE
     ]
+
+
+def experiment(name: str, params: dict, comparison: pd.DataFrame) -> sweep.Experiment:
+    """Chains that a failure cut short are left out, and named: what a variant cost is summed over its iterations."""
+    whole = complete(comparison, len(params["study.iterations"]))
+    kept = set(zip(whole["seed"], whole["method"], strict=True))
+    for seed, method in dict.fromkeys(zip(comparison["seed"], comparison["method"], strict=True)):
+        if (seed, method) not in kept:
+            print(f"{name}: seed {seed} {method} is left out, for it lacks iterations")
+    return sweep.Experiment(name, params, whole)
 
 
 def table(name: str, data: dict, cached) -> pd.DataFrame:

@@ -6,9 +6,11 @@ python studies/run.py epsilon_sweep --scale paper  # with the study's paper.yaml
 A study is a folder here: `params.yaml` holds only what differs from the project's, `grid`, if there is one, a line of
 `dvc exp run --queue` options per grid; its experiments then run too, and `stages/sweep_report.py` gathers them.
 Results are copied to `tables/`, `figures/` and `report.html` of the folder. What ran once comes from DVC's cache.
+A stage or an experiment that fails does not end a study: the rest is gathered, and the script says what is missing.
 """
 
 import argparse
+import csv
 import fcntl
 import hashlib
 import os
@@ -34,11 +36,16 @@ POLL_SECONDS = 5
 POLLS_UNATTENDED = 8  # without a worker; starting one takes some seconds
 
 
-def run(*command: str, output: int | None = None) -> str:
-    """Run ``command`` in the project, with this interpreter's tools; ends the script with its status if it fails."""
+def started(*command: str, output: int | None = None) -> subprocess.CompletedProcess:
+    """Run ``command`` in the project, with this interpreter's tools."""
     tools = os.path.dirname(sys.executable)
     environment = os.environ | {"PATH": os.pathsep.join([tools, os.environ["PATH"]])}
-    done = subprocess.run(command, cwd=layout.ROOT, env=environment, stdout=output, text=True)
+    return subprocess.run(command, cwd=layout.ROOT, env=environment, stdout=output, text=True)
+
+
+def run(*command: str, output: int | None = None) -> str:
+    """The output of ``command``; ends the script with its status if it fails."""
+    done = started(*command, output=output)
     if done.returncode:
         sys.exit(f"{Path(__file__).name}: `{shlex.join(command)}` ended with status {done.returncode}")
     return done.stdout or ""
@@ -86,6 +93,25 @@ def put(text: str) -> None:
         partial.write_text(f"{marked(text)}\n{text}", encoding="utf-8")
 
 
+def run_study() -> list[str]:
+    """Run the study of params.yaml; a line for what is missing then. Ends the script where nothing was compared."""
+    start, table = time.time(), layout.ROOT / layout.TABLES / "missing.csv"
+    if not (status := started("snakemake").returncode):
+        return []
+    if not table.exists() or table.stat().st_mtime < start:
+        sys.exit(f"{Path(__file__).name}: `snakemake` ended with status {status}, and there is nothing to compare")
+    with table.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if not row["why"].startswith("waits for")]
+    return [row["why"] if row["kind"] != "not_made" else f"not made: `{row['command']}`" for row in rows]
+
+
+def why(name: str) -> str:
+    """What the stage that ended an experiment said last."""
+    log = started("dvc", "queue", "logs", name, output=PIPE).stdout
+    said = re.findall(r"^\w+\.py: .*", log, re.MULTILINE)
+    return said[-1] if said else f"`dvc queue logs {name}` says why"
+
+
 @contextmanager
 def applied(text: str):
     """params.yaml holds ``text`` within the block, and what it held before afterwards, however the block ends."""
@@ -119,8 +145,8 @@ def start_workers(jobs: int) -> None:
     run("dvc", "queue", "start", "-j", str(jobs), output=DEVNULL)  # they would keep a pipe open till they end
 
 
-def run_queue(names: list[str], jobs: int) -> None:
-    """Run the queued experiments, ``jobs`` at a time, and wait for them."""
+def run_queue(names: list[str], jobs: int) -> list[str]:
+    """Run the queued experiments, ``jobs`` at a time, and wait for them; the names of those that failed."""
     start_workers(jobs)
     left, start, found, unattended = len(names), time.monotonic(), {}, 0
     try:
@@ -139,8 +165,7 @@ def run_queue(names: list[str], jobs: int) -> None:
         if left:
             with suppress(SystemExit):
                 run("dvc", "queue", "stop", "--kill", output=DEVNULL)
-    if failed := [name for name, state in found.items() if state == "Failed"]:
-        sys.exit(f"{len(failed)} experiments failed; `dvc queue logs {failed[0]}` says why")
+    return [name for name, state in found.items() if state == "Failed"]
 
 
 def keep_results(folder: Path, swept: bool) -> None:
@@ -170,13 +195,17 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that params.yaml is restored
     options = grid(folder)
     with applied(studies.text(content)):
-        run("snakemake")
+        missing = run_study()
         if options:
             names = queued(options)
-            run_queue(names, arguments.jobs)
-            run("python", "stages/sweep_report.py", *names)
+            failed = run_queue(names, arguments.jobs)
+            missing += [f"experiment {name}: {why(name)}" for name in failed]
+            if made := [name for name in names if name not in failed]:
+                run("python", "stages/sweep_report.py", *made)
         keep_results(folder if arguments.scale == studies.LAPTOP else folder / arguments.scale, bool(options))
     print(f"the results are in {folder.relative_to(layout.ROOT)}, params.yaml is as it was")
+    if missing:
+        sys.exit("\n".join(["missing from them:", *missing]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The benchmarks' harness: medians of runs that take turns, verdicts, one file a day; and that benchmarks still run."""
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 
 import harness
+import scale
 import table
+import trivial
 from harness import Bench
 
 BENCHMARKS = Path(harness.__file__).parent
@@ -79,6 +82,17 @@ def test_peak_memory_counts_what_was_freed_again():
         block[:: 2**12] = b"x" * len(block[:: 2**12])
 
     assert 60 * 2**20 < harness.peak_bytes(work) < 80 * 2**20
+
+
+def test_a_study_is_grown_by_what_dvc_calls_another_seeds_stages(tmp_path):
+    project = trivial.Project(tmp_path / "project", 2, ["sap"], 1)
+    outputs = json.loads((project.root / "outputs.json").read_text())
+    of_first = [command for command in outputs if "--seed 0" in command]
+    assert len(of_first) == 4
+    for command in of_first:
+        assert outputs[scale.of_seed(command, 1)] == [scale.of_seed(name, 1) for name in outputs[command]]
+    assert scale.of_seed("  evaluate@0-sap:", 12) == "  evaluate@12-sap:"
+    assert scale.one_stage(project, "evaluate@0-sap")[:3] == ("python", "profiles/one_stage.py", "evaluate@0-sap")
 
 
 @pytest.mark.parametrize("name", ["prune_step", "terc"])

@@ -5,7 +5,8 @@ import sys
 
 import torch
 
-from prunus import layout, masks, params
+from prunus import layout, masks
+from prunus.plain_yaml import parse
 
 ADD_A_METHOD = (layout.ROOT / "docs/how-to/add-a-method.md").read_text()
 
@@ -18,7 +19,7 @@ def test_the_method_that_the_documentation_adds_works(tmp_path, monkeypatch, sma
     import random_pruning
 
     try:
-        settings = random_pruning.Settings.model_validate(params.yaml.load(block, params._Loader))
+        settings = random_pruning.Settings.model_validate(parse(block, "add-a-method.md"))
         recipe = random_pruning.recipe(settings)
         full = masks.ones(small_network)
         kept = recipe.masks(candidates_of(small_network))

@@ -1,20 +1,19 @@
 """Every mistake in params.yaml gets its line: the key, the value and what is allowed."""
 
-import copy
 import subprocess
 import sys
 
 import pytest
-import yaml
 
 from prunus import layout, params
+from prunus.plain_yaml import parse
 
 PROJECT = params.read()
 
 
 @pytest.fixture
 def raw():
-    return copy.deepcopy(yaml.load((layout.ROOT / "params.yaml").read_text(), params._Loader))
+    return parse((layout.ROOT / "params.yaml").read_text(), "params.yaml")
 
 
 def put(raw, key, value):

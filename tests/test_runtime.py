@@ -1,15 +1,17 @@
 """Seeds, whole-or-nothing files, records, and the device."""
 
-import fcntl
+import errno
 import json
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
-from prunus import checkpoint, layout, runtime
+from prunus import checkpoint, gpus, layout, runtime
+from prunus import masks as masking
 
 
 def test_seeds_differ_by_purpose_and_are_stable():
@@ -30,9 +32,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["file.txt"]
 
 
-def test_a_record_says_what_made_a_run(tmp_path, monkeypatch):
+@pytest.fixture
+def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = layout.record("data")
+    return tmp_path
+
+
+def test_a_record_says_what_made_a_run(project):
+    path = layout.record("seed0", "dense")
     with (
         runtime.Recorder(path, torch.device("cpu"), threads=1, seeds={"order": 3}) as recorder,
         recorder.clock.time("train"),
@@ -41,7 +48,7 @@ def test_a_record_says_what_made_a_run(tmp_path, monkeypatch):
     record = json.loads(path.read_text())
     assert record["seeds"] == {"order": 3}
     assert record["threads"] == 1
-    assert record["device"] == "cpu"
+    assert (record["device"], record["gpu"]) == ("cpu", None)
     assert record["versions"]["torch"] == torch.__version__.split("+")[0]
     assert 0 <= record["seconds"]["train"] <= record["seconds"]["total"]
 
@@ -60,17 +67,108 @@ def test_no_record_of_what_failed_and_what_is_unfinished_goes_with_success_alone
     assert path.exists() and not unfinished.parent.exists()
 
 
-def test_two_processes_of_one_stage_take_turns(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    path = layout.record("seed0", "dense")
-    code = f"from pathlib import Path; from prunus import runtime\nwith runtime.Recorder(Path('{path}')): print('in')"
-    environment = os.environ | {"PYTHONPATH": str(layout.ROOT / "stages")}
-    with runtime.Recorder(path):
-        other = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+
+            f"{path} could not be written (No space left on device); free some space, then run the same command again\n"
+            raise error
+            runtime.write_json(layout.dense(0) / "metrics.json", "x" * 2**16)
+            write()
+        (full_disk / "filling").write_bytes(bytes(2**20 - 4096 * 3))
+        )
+        allocate()
         assert "another process runs this stage (runs/records/seed0/dense)" in other.stdout.readline()
         assert other.poll() is None
+        assert said.endswith(
+        assert written(full_disk) == [full_disk / "small.safetensors"]
+        other = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        partial.write_text("half")
+        pass
+        patch.chdir(full_disk)
+        pytest.raises(runtime.StageError, match=r"a\.csv could not be written"),
+        pytest.skip("mounting needs root")
+        raise KeyboardInterrupt  # and a note of an earlier run would be wrong now
+        raise OSError(number, os.strerror(number))
+        raise PermissionError(errno.EACCES, "Permission denied", "data/raw/x")
+        raise ZeroDivisionError("by zero\nand more")
+        raise runtime.StageError("no weight is left", "collapsed", 0.01)
+        runtime.write_atomically(tmp_path / "a.csv") as partial,
+        runtime.write_json(tmp_path / "file" / "metrics.json", {})
+        said = capsys.readouterr().err
+        with pytest.raises(SystemExit), runtime.one_line_errors():
+        with pytest.raises(runtime.StageError, match="could not be written") as raised, runtime.Recorder(RECORD):
+        with pytest.raises(type(error)), runtime.one_line_errors(), runtime.Recorder(RECORD):
+    """A folder on a file system of one MiB; skipped where none may be mounted."""
+    "allocate",
+    (tmp_path / "file").write_text("")
+    ):
+    [too_much_for_torch, too_much_for_numpy, too_much_for_python, too_much_for_a_gpu, too_much_for_cuda],
+    assert "data/raw/x: Permission denied; mend that" in capsys.readouterr().err
+    assert "seed0 sap iteration-3: out of memory (" in said
+    assert RECORD.exists() and not layout.failure(RECORD).exists()
+    assert not RECORD.exists()
+    assert not layout.failure(RECORD).exists()
+    assert not list(full_disk.rglob("*.partial"))
+    assert not list(tmp_path.iterdir())
+    assert note() == {"kind": "collapsed", "message": "no weight is left", "density": 0.01}
+    assert note() == {"kind": "error", "message": said, "density": None}
+    assert note()["kind"] == "out_of_memory"
     assert other.communicate()[0] == "in\n"
     assert other.returncode == 0
+    assert raised.value.kind == "disk_full"
+    assert said.count("\n") == 1
+    assert said.endswith("); lower flow.samples or run fewer stages at a time (snakemake --cores)\n")
+    assert said.endswith("/file: File exists; mend that, then run the same command again\n")
+    bytearray(2**62)
+    checkpoint.save(full_disk / "small.safetensors", {"a": torch.zeros(10)})
+    code = f"from pathlib import Path; from prunus import runtime\nwith runtime.Recorder(Path('{path}')): print('in')"
+    environment = os.environ | {"PYTHONPATH": str(layout.ROOT / "stages")}
+    folder = tmp_path / "small"
+    folder.mkdir()
+    for error in (RuntimeError("a shape is wrong"), FileNotFoundError(2, "No such file", "x"), ValueError()):
+    for write in (lambda: checkpoint.save(path, tensors), lambda: runtime.write_json(path, "x" * 2**21)):
+    if os.getuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]).returncode:
+    monkeypatch.chdir(tmp_path)
+    np.empty(10**15)
+    path = layout.record("seed0", "dense")
+    path, tensors = full_disk / "runs" / "network.safetensors", {"a": torch.zeros(10**6)}
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    return [path for path in folder.rglob("*") if path.is_file()]
+    return json.loads(layout.failure(RECORD).read_text())
+    said = "ZeroDivisionError: by zero; the stage's output has the traceback"
+    said = capsys.readouterr().err
+    subprocess.run(["umount", folder], check=True)
+    torch.empty(10**15)
+    with (
+    with pytest.MonkeyPatch.context() as patch:
+    with pytest.raises(KeyboardInterrupt), runtime.Recorder(RECORD):
+    with pytest.raises(SystemExit), runtime.one_line_errors(), runtime.Recorder(RECORD, eased_by=["flow.samples"]):
+    with pytest.raises(SystemExit), runtime.one_line_errors():
+    with pytest.raises(ZeroDivisionError), runtime.Recorder(RECORD):
+    with pytest.raises(runtime.StageError), runtime.Recorder(RECORD):
+    with runtime.Recorder(RECORD):
+    with runtime.Recorder(path):
+    yield folder
+)
+@pytest.fixture
+@pytest.mark.parametrize(
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+RECORD = layout.record("seed0", "sap", "iteration-3")
+def full_disk(tmp_path):
+def note():
+def test_a_failed_stage_leaves_a_note_and_no_record_until_it_is_run_again(project):
+def test_a_full_disk_is_one_line_and_leaves_nothing(full_disk, capsys):
+def test_a_stage_whose_disk_is_full_says_so_even_if_its_note_cannot_be_written(full_disk):
+def test_no_space_on_any_machine(tmp_path, number):
+def test_other_errors_keep_their_traceback(project):
+def test_out_of_memory_is_one_line_that_says_what_to_lower(project, allocate, capsys):
+def test_two_processes_of_one_stage_take_turns(tmp_path, monkeypatch):
+def test_what_may_not_be_read_or_written_is_named(tmp_path, capsys):
+def too_much_for_a_gpu():  # as torch raises it; the real thing needs a GPU
+def too_much_for_cuda():
+def too_much_for_numpy():
+def too_much_for_python():
+def too_much_for_torch():
+def written(folder):
 
 
 def test_missing_and_damaged_files_name_the_command_that_makes_them(tmp_path):
@@ -81,11 +179,12 @@ def test_missing_and_damaged_files_name_the_command_that_makes_them(tmp_path):
     with pytest.raises(runtime.StageError, match="is damaged"):
         checkpoint.load(path, torch.device("cpu"), "python x.py")
     with pytest.raises(runtime.StageError, match="`python y.py` makes it"):
-        runtime.read_json(tmp_path / "reference_flow.json", "python y.py")
+        runtime.read_json(tmp_path / "reference_flow.json", "python y.py", {})
 
 
 def test_a_checkpoint_comes_back_with_its_masks(tmp_path, small_network):
-    masks = {"0.weight": torch.rand(4, 1, 3, 3) < 0.5}
+    masks = masking.ones(small_network) | {"0.weight": torch.rand(4, 1, 3, 3) < 0.5}
+    masking.apply(small_network, masks)
     checkpoint.save(tmp_path / "a", small_network.state_dict(), masks)
     state, loaded = checkpoint.load(tmp_path / "a", torch.device("cpu"), "")
     assert all(torch.equal(state[name], tensor) for name, tensor in small_network.state_dict().items())
@@ -110,13 +209,19 @@ def test_cuda_that_is_not_there_is_one_clear_error(monkeypatch):
     assert runtime.open_device("auto", 1).type == "cpu"
 
 
-def test_stages_take_the_first_gpu_nobody_holds(tmp_path, monkeypatch):
-    monkeypatch.setattr(runtime.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(runtime, "_leases", [])
-    try:
-        assert [runtime._lease_gpu(2), runtime._lease_gpu(2)] == [0, 1]
-        assert runtime._lease_gpu(2) in (0, 1)
-    finally:
-        for handle in runtime._leases:
-            fcntl.flock(handle, fcntl.LOCK_UN)
-            handle.close()
+def test_a_stage_computes_on_the_gpu_it_was_given_or_leases_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU at {device.index}")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode, warn_only: None)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(gpus, "take", lambda count: count - 1)
+    monkeypatch.setattr(gpus, "held", lambda: "GPU-6f")
+    device = runtime.open_device("auto", 1)
+    assert device == torch.device("cuda", 1)
+    with runtime.Recorder(tmp_path / "record.json", device):
+        pass
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert (record["gpu"], record["device"], record["peak_gpu_bytes"]) == ("GPU-6f", "GPU at 1", 5)

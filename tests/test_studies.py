@@ -1,7 +1,9 @@
 """The ready-made studies: valid at every scale, saying only what differs, and applied without a trace."""
 
 import importlib.util
+import os
 import re
+import subprocess
 
 import pytest
 import yaml
@@ -139,3 +141,34 @@ def test_two_studies_do_not_run_at_once(project):
     RUN.alone()
     with pytest.raises(SystemExit, match="another study is running here"):
         RUN.alone()
+
+
+MISSING = """stage,seed,method,iteration,kind,density,why,command
+prune_iteration,0,lth,2,collapsed,0.01,no weight is left in fc1,python a.py
+prune_iteration,0,lth,3,not_made,,waits for iteration 2,python b.py
+transfer,0,sap,,not_made,,not made,python c.py
+"""
+
+
+def test_a_study_that_fails_in_parts_goes_on_and_says_what_is_missing(project, monkeypatch):
+    table = project / layout.TABLES / "missing.csv"
+
+    def snakemake(*command, output=None):
+        table.parent.mkdir(parents=True, exist_ok=True)
+        table.write_text(MISSING)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(RUN, "started", snakemake)
+    assert RUN.run_study() == ["no weight is left in fc1", "not made: `python c.py`"]
+    monkeypatch.setattr(RUN, "started", lambda *command, output=None: subprocess.CompletedProcess(command, 1))
+    os.utime(table, (0, 0))  # of an earlier study
+    with pytest.raises(SystemExit, match="ended with status 1, and there is nothing to compare"):
+        RUN.run_study()
+
+
+def test_why_an_experiment_failed_is_what_its_stage_said(monkeypatch):
+    log = "Running stage 'x':\n> python stages/x.py\nx.py: seed 0: out of memory\nERROR: failed to reproduce 'x'\n"
+    monkeypatch.setattr(RUN, "started", lambda *command, output: subprocess.CompletedProcess(command, 0, log))
+    assert RUN.why("big-aunt") == "x.py: seed 0: out of memory"
+    monkeypatch.setattr(RUN, "started", lambda *command, output: subprocess.CompletedProcess(command, 0, "killed\n"))
+    assert RUN.why("big-aunt") == "`dvc queue logs big-aunt` says why"

@@ -92,8 +92,25 @@ def test_keeps_the_state_after_the_asked_steps(small_network, dataset):
 
 
 def test_a_loss_that_is_not_finite_is_one_clear_error(small_network, dataset):
-    with pytest.raises(StageError, match="epoch 1; lower training.sgd.learning_rate"):
+    with pytest.raises(StageError, match="epoch 1; lower training.sgd.learning_rate") as raised:
         fit(small_network, masking.ones(small_network), dataset, sgd=SGD.model_copy(update={"learning_rate": 1e9}))
+    assert raised.value.kind == "diverged"
+
+
+def test_weights_that_are_not_finite_after_the_last_step_are_too(small_network, dataset):
+    class Breaking:
+        def __init__(self):
+            self.steps = batches_per_epoch(66, SGD.batch_size)
+
+        def gradients(self, epoch):
+            self.steps -= 1
+
+        def project(self, epoch):
+            if self.steps == 0:  # no loss of this epoch will be computed with it any more
+                small_network[0].weight.data[0, 0, 0, 0] = float("inf")
+
+    with pytest.raises(StageError, match="weights became infinite or not a number in epoch 1"):
+        fit(small_network, masking.ones(small_network), dataset, FixedEpochs(1), sparsifier=Breaking())
 
 
 def flow_stop(distances, accuracy_reached=None, **changes):
@@ -112,7 +129,7 @@ def looks(stop, network=None):
 
 
 def test_infinite_epsilon_stops_after_one_epoch():
-    assert [look.reason for look in looks(flow_stop([9.0], epsilon=math.inf))] == ["flow"]
+    assert [look.reason for look in looks(flow_stop([9.0], epsilon=1e9))] == ["flow"]
 
 
 def test_zero_epsilon_never_stops_before_the_cap():

@@ -1,5 +1,7 @@
 """Networks and masks to and from safetensors (never pickle)."""
 
+import os
+import re
 from pathlib import Path
 
 import torch
@@ -7,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from prunus.masks import Masks
+from prunus.masks import Masks, prunable
 from prunus.runtime import StageError, write_atomically
 
 MASK = "mask."
@@ -17,7 +19,12 @@ def save(path: Path, state: dict[str, Tensor], masks: Masks | None = None) -> No
     """Write a ``state_dict`` (zeros where pruned) and, as ``mask.<parameter>``, the masks; whole or not at all."""
     tensors = dict(state) | {MASK + name: mask for name, mask in (masks or {}).items()}
     with write_atomically(path) as partial:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+        except SafetensorError as error:
+            if (code := re.search(r"os error (\d+)", str(error))) is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
 
 
 def load(path: Path, device: torch.device, made_by: str) -> tuple[dict[str, Tensor], Masks]:
@@ -30,14 +37,40 @@ def load(path: Path, device: torch.device, made_by: str) -> tuple[dict[str, Tens
     except FileNotFoundError:
         raise StageError(f"{path} is missing; `{made_by}` makes it") from None
     except SafetensorError as error:
-        raise StageError(f"{path} is damaged ({error}); delete it, `{made_by}` makes it again") from None
+        raise _damaged(path, error, made_by) from None
     state = {name: tensor for name, tensor in tensors.items() if not name.startswith(MASK)}
-    masks = {name.removeprefix(MASK): tensors[name].bool() for name in tensors if name.startswith(MASK)}
-    return state, masks
+    masks = {name.removeprefix(MASK): tensors[name] for name in tensors if name.startswith(MASK)}
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise _damaged(path, f"{name} holds values that are not finite", made_by)
+    for name, mask in masks.items():
+        if name not in state or mask.shape != state[name].shape or mask.dtype not in (torch.bool, torch.uint8):
+            raise _damaged(path, f"{MASK}{name} is no mask of {name}", made_by)
+        if (mask > 1).any() or state[name][mask == 0].any():
+            raise _damaged(path, f"{name} is not 0 where {MASK}{name} is, or that holds more than 0 and 1", made_by)
+    return state, {name: mask.bool() for name, mask in masks.items()}
+
+
+def _damaged(path: Path, why: object, made_by: str) -> StageError:
+    return StageError(f"{path} is damaged ({why}); delete it, `{made_by}` makes it again")
+
+
+def _of_another(path: Path, why: str, made_by: str) -> StageError:
+    why = why if len(why) <= 100 else why[:97] + "..."
+    return StageError(f"{path} holds another network than params.yaml asks for ({why}); `{made_by}` makes it anew")
 
 
 def load_into(network: nn.Module, path: Path, device: torch.device, made_by: str) -> Masks:
-    """Load a network's tensors in place and return its masks in the network's order (empty if none are stored)."""
+    """Load a network's tensors in place and return its masks in the network's order (empty if none are stored).
+
+    What is damaged, or of another network, raises ``StageError`` naming ``made_by``, the command that makes it.
+    """
     state, masks = load(path, device, made_by)
-    network.load_state_dict(state)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2] or [str(error)]
+        raise _of_another(path, first[0].strip(), made_by) from None
+    if masks and (odd := sorted(set(masks) ^ set(prunable(network)))):
+        raise _of_another(path, f"{MASK}{odd[0]}", made_by)
     return {name: masks[name] for name, _ in network.named_parameters() if name in masks}

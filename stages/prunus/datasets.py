@@ -205,6 +205,27 @@ def save(path: Path, name: str, splits: dict[str, Split], classes: Iterable[str]
         raise DataError(f"{path}: cannot be written ({error})") from None
 
 
+def _check(tensors: dict[str, Tensor], classes: object, splits: Iterable[str]) -> None:
+    """Raises ``ValueError`` where ``tensors`` are not what ``save`` writes."""
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        raise ValueError("its classes are no list of names")
+    mean, std = tensors["mean"], tensors["std"]
+    if mean.dim() != 1 or any(values.dtype != torch.float32 or values.shape != mean.shape for values in (mean, std)):
+        raise ValueError("mean and std are no float32 values per channel")
+    if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
+        raise ValueError("mean and std are not finite, or std is not above 0")
+    for split in splits:
+        images, labels = tensors[f"{split}_images"], tensors[f"{split}_labels"]
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != len(mean) or not images.numel():
+            raise ValueError(f"{split}_images is no uint8 [N, {len(mean)}, H, W]")
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise ValueError(f"{split}_labels is no int64 [{len(images)}]")
+        if labels.min() < 0 or labels.max() >= len(classes):
+            raise ValueError(f"{split}_labels holds labels outside of 0 to {len(classes) - 1}")
+    if len({tensors[f"{split}_images"].shape[1:] for split in splits}) > 1:
+        raise ValueError("its splits have images of different shapes")
+
+
 def load(
     path: Path,
     device: torch.device | str,
@@ -222,9 +243,10 @@ def load(
                 name: file.get_tensor(name).to(device)
                 for name in ("mean", "std", *(f"{split}_{part}" for split in splits for part in ("images", "labels")))
             }
+        _check(tensors, about["classes"], splits)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; `{made_by}` makes it") from None
-    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: is damaged ({error}); `{made_by}` makes it again") from None
     return Dataset(
         {split: Split(tensors[f"{split}_images"], tensors[f"{split}_labels"]) for split in splits},

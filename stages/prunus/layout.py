@@ -69,6 +69,21 @@ def prune_command(seed: int, method: str, t: int, ratio_of: str | None = None) -
     return f"python stages/prune_iteration.py --seed {seed} --method {method} --iteration {t}{options}"
 
 
+def evaluate_command(seed: int, chain: str) -> str:
+    """The command that evaluates a chain."""
+    method, _, ratio_of = chain.partition("_at_")
+    options = f" --ratio-of {ratio_of}" if ratio_of else ""
+    return f"python stages/evaluate.py --seed {seed} --method {method}{options}"
+
+
+def information_command(seed: int, chain: str) -> str:
+    return f"python stages/measure_information.py --seed {seed} --method {chain}"
+
+
+def transfer_command(dataset: str, seed: int, chain: str) -> str:
+    return f"python stages/transfer.py --dataset {dataset} --seed {seed} --method {chain}"
+
+
 def export(dataset: str, network: str, seed: int, chain: str, t: int, suffix: str) -> Path:
     """Where an exported network goes unless the user says so; iteration 0 is called dense, whatever the chain."""
     return EXPORTS / f"{dataset}-{network}-seed{seed}-{f'{chain}-{t}' if t else 'dense'}{suffix}"
@@ -82,6 +97,11 @@ def record(*parts: str) -> Path:
 def unfinished(record: Path) -> Path:
     """Folder of what a stage that has not ended leaves for its next run; ``record`` is the stage's run record."""
     return RUNS / "unfinished" / record.parent.relative_to(RECORDS)
+
+
+def failure(record: Path) -> Path:
+    """Why the stage run of ``record`` failed when it last ran: kind, message and, where a layer is empty, density."""
+    return unfinished(record) / "failure.json"
 
 
 def iteration_record(seed: int, method: str, t: int) -> Path:

@@ -1,30 +1,28 @@
 """The schema of params.yaml: types, ranges and cross-checks, one line per mistake, and what a stage may see of it."""
 
 import importlib
-import re
 import sys
+from collections import Counter
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from prunus import layout
 from prunus.catalogue import DATASETS, SINGLE_LAYER, SMALLEST_SIDE, misfit
+from prunus.plain_yaml import LARGEST_FILE, ParamsError, parse, printable, shortened
 
 METHOD_FILES = Path(__file__).parent / "methods"
+LARGEST = 10**9  # of an integer: beyond, counts and sizes stop to mean anything and start to overflow
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveFraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1, le=LARGEST)]
+Natural = Annotated[int, Field(ge=0, le=LARGEST)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class ParamsError(ValueError):
-    """What is wrong with params.yaml, one line per mistake."""
 
 
 class Section(BaseModel):
@@ -83,8 +81,14 @@ class Transfer(Section):
     epochs: Positive
 
 
+def _plain_path(value: str) -> str:
+    if not value.strip() or not value.isprintable() or len(value) > 1000:
+        raise ValueError("must name a folder, in at most 1,000 printable characters")
+    return value
+
+
 class ImageFolder(Section):
-    path: str
+    path: Annotated[str, AfterValidator(_plain_path)]
     side: Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -120,21 +124,21 @@ class Training(Section):
 
 
 class Flow(Section):
-    samples: Annotated[int, Field(ge=2)]
+    samples: Annotated[int, Field(ge=2, le=LARGEST)]
 
 
 class Information(Section):
     methods: list[str]
-    samples: Annotated[int, Field(ge=20)]
+    samples: Annotated[int, Field(ge=20, le=LARGEST)]
     predictor: Literal["linear", "mlp"]
-    repeats: Annotated[int, Field(ge=2)]
+    repeats: Annotated[int, Field(ge=2, le=1000)]
     cells: Positive
 
 
 class Device(Section):
     accelerator: Literal["auto", "cpu", "cuda"]
-    threads: Positive
-    jobs_per_gpu: Positive
+    threads: Annotated[int, Field(ge=1, le=1024)]
+    jobs_per_gpu: Annotated[int, Field(ge=1, le=100)]
     precision: Literal["float32", "bfloat16"]
     memory_format: Literal["auto", "contiguous", "channels_last"]
 
@@ -152,34 +156,22 @@ class _Sections(Section):
     methods: dict[str, dict[str, Any]]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML with numbers as YAML 1.2 (and DVC) reads them: ``5e-4`` is a number. A key written twice is an error."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if isinstance(key, str) and keys.count(key) > 1:
-                raise ParamsError(f"{key}: the key is written twice in one block")
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
 def _line(key: str, value: object, allowed: str) -> str:
-    shown = repr(value)
-    return f"{key}: {shown if len(shown) <= 60 else shown[:57] + '...'} {allowed}"
+    return f"{key}: {shortened(repr(value), 60)} {allowed}"
 
 
-def _schema_lines(error: ValidationError, prefix: str = "") -> list[str]:
+def _key(*parts: object) -> str:
+    """A mistake's place as written in dotted form; what is no list position is a key, however odd."""
+    key = ""
+    for part in parts:
+        key += f"[{part}]" if isinstance(part, int) else f".{shortened(printable(str(part)), 40)}"
+    return key.removeprefix(".")
+
+
+def _schema_lines(error: ValidationError, *prefix: str) -> list[str]:
     lines = []
     for mistake in error.errors():
-        key = prefix + ".".join(str(part) for part in mistake["loc"])
-        key = re.sub(r"\.(\d+)", r"[\1]", key).rstrip(".")
+        key = _key(*prefix, *mistake["loc"])
         if mistake["type"] == "missing":
             lines.append(f"{key}: is missing")
         elif mistake["type"] == "extra_forbidden":
@@ -200,7 +192,7 @@ def _iteration_lines(iterations: list[Iteration]) -> list[str]:
 
 
 def _duplicates(key: str, values: list) -> list[str]:
-    return [_line(key, value, "is listed twice") for value in dict.fromkeys(values) if values.count(value) > 1]
+    return [_line(key, value, "is listed twice") for value, times in Counter(values).items() if times > 1]
 
 
 def _classes_lines(key: str, classes: str | list[int], dataset: str) -> list[str]:
@@ -214,6 +206,7 @@ def _classes_lines(key: str, classes: str | list[int], dataset: str) -> list[str
     ]
 
 
+@cache
 def method_names() -> list[str]:
     """The methods that exist: one file each under ``stages/prunus/methods/``."""
     return sorted(path.stem for path in METHOD_FILES.glob("*.py") if path.stem != "__init__")
@@ -223,12 +216,12 @@ def _method_settings(blocks: dict[str, dict]) -> tuple[dict[str, Section], list[
     settings, lines = {}, []
     for name, block in blocks.items():
         if name not in method_names():
-            lines.append(f"methods.{name}: no such method; allowed: {', '.join(method_names())}")
+            lines.append(f"{_key('methods', name)}: no such method; allowed: {', '.join(method_names())}")
             continue
         try:
             settings[name] = importlib.import_module(f"prunus.methods.{name}").Settings.model_validate(block)
         except ValidationError as error:
-            lines += _schema_lines(error, f"methods.{name}.")
+            lines += _schema_lines(error, "methods", name)
     return settings, lines
 
 
@@ -297,7 +290,7 @@ def validate(raw: object, methods: bool = True) -> SimpleNamespace:
     try:
         sections = _Sections.model_validate(raw)
     except ValidationError as error:
-        raise ParamsError("\n".join(_schema_lines(error))) from None
+        raise ParamsError(*_schema_lines(error)) from None
     settings, lines = _method_settings(sections.methods) if methods else ({}, [])
     study = sections.study
     side = DATASETS[study.dataset].side or sections.data.image_folder.side
@@ -323,28 +316,24 @@ def validate(raw: object, methods: bool = True) -> SimpleNamespace:
         if name in settings and (why := settings[name].misfit(study.network, images.channels))
     ]
     if lines:
-        raise ParamsError("\n".join(lines))
+        raise ParamsError(*lines)
     values = {name: getattr(sections, name) for name in _Sections.model_fields}
     return SimpleNamespace(**values | ({"methods": settings} if methods else {}))
-
-
-def parse(text: str, name: object) -> object:
-    """What YAML ``text`` of the file called ``name`` says. Raises ``ParamsError``."""
-    try:
-        return yaml.load(text, _Loader)  # a SafeLoader: plain values only
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ParamsError(f"{name}{where}: is not YAML: {getattr(error, 'problem', error)}") from None
 
 
 def read(path: Path | None = None, methods: bool = True) -> SimpleNamespace:
     """Read and ``validate`` params.yaml (of the project, unless ``path`` is given). Raises ``ParamsError``."""
     path = path or layout.ROOT / layout.PARAMS
+    if path.exists() and not path.is_file():
+        raise ParamsError(f"{path}: is not a file")  # reading a pipe would wait for ever
     try:
+        if (size := path.stat().st_size) > LARGEST_FILE:
+            raise ParamsError(f"{path.name}: has {size:,} bytes; at most {LARGEST_FILE:,} are read")
         raw = parse(path.read_text(encoding="utf-8"), path.name)
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; it describes the study") from None
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path.name}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
     return validate(raw, methods)
@@ -380,5 +369,6 @@ def for_stage(keys: list[str], methods: bool = True) -> SimpleNamespace:
             raise ParamsError(f"{missing[0]}: no such block; blocks: {', '.join(params.methods)}")
         return select(params, keys)
     except ParamsError as error:
-        print("\n".join(f"params.yaml: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        for line in str(error).splitlines():
+            print(line if line.startswith("params.yaml") else f"params.yaml: {line}", file=sys.stderr)
         raise SystemExit(2) from None

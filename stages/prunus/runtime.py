@@ -1,10 +1,11 @@
-"""What surrounds a stage's computation: seeds, threads and device, times and the run record, whole-or-nothing files.
+"""What surrounds a stage's computation: seeds, threads and device, times and the run record, whole-or-nothing files,
+and what is said when it fails.
 
 torch is imported only where a device is used, so that stages which only gather tables start quickly.
 """
 
 import csv
-import fcntl
+import errno
 import hashlib
 import json
 import os
@@ -12,35 +13,88 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from prunus import layout
+from pydantic import ValidationError, create_model
+
+from prunus import gpus, layout
 
 RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy", "torch-pruning")
+FULL = (errno.ENOSPC, errno.EDQUOT)
+MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 
 
 class StageError(Exception):
-    """A stage cannot go on; the message is one line that says what is wrong and what to do."""
+    """A stage cannot go on; the message is one line that says what is wrong and what to do.
+
+    ``kind`` is what its failure note calls it: diverged, collapsed, out_of_memory, disk_full, or error for all else;
+    ``density`` is that of the masks that left a layer empty. What would break or disguise the line, in the name of a
+    file for one, is shown as its escape.
+    """
+
+    def __init__(self, message: str, kind: str = "error", density: float | None = None):
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
+        self.kind, self.density = kind, density
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of Python, numpy, torch on a CPU (a RuntimeError), torch on a GPU, or CUDA's libraries."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    said = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+
+
+def _first_line(error: Exception) -> str:
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+
+
+def explained(error: Exception, path: Path | None = None, label: str = "", relief: str = "") -> StageError | None:
+    """What a user can mend as a ``StageError`` of one line, None for all else.
+
+    ``path``: the file that was being written; ``label``: the stage run; ``relief``: what lowers its need of memory.
+    """
+    if isinstance(error, StageError):
+        return error
+    if _is_out_of_memory(error):
+        where, how = f"{label}: " if label else "", relief or "run fewer stages at a time"
+        return StageError(f"{where}out of memory ({_first_line(error)}); {how}", "out_of_memory")
+    if not isinstance(error, OSError) or error.errno not in FULL + MENDABLE:
+        return None
+    name = path or error.filename or "a file"
+    if error.errno in FULL:
+        said = f"{name} could not be written ({error.strerror}); free some space, then run the same command again"
+        return StageError(said, "disk_full")
+    return StageError(f"{name}: {error.strerror}; mend that, then run the same command again")
 
 
 @contextmanager
 def write_atomically(path: Path):
-    """Yield a temporary name beside ``path``; the file appears under its real name only when the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a temporary name beside ``path``; the file appears under its real name only when the block succeeds.
+
+    Raises ``StageError`` naming ``path`` where the disk is full or the folder may not be written to.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         umask = os.umask(0)
         os.umask(umask)
         partial.chmod(0o666 & ~umask)  # safetensors writes files that only their owner can read
         os.replace(partial, path)
+    except OSError as error:
+        own = error.filename in (None, str(partial))
+        if (said := explained(error, path if own else None)) is None:
+            raise
+        raise said from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -59,21 +113,48 @@ def write_csv(path: Path, rows: list[dict], columns: list[str] | None = None) ->
         writer.writerows(rows)
 
 
-def read_json(path: Path, made_by: str) -> dict:
-    """The content of a stage's JSON output; a missing file raises ``StageError`` naming the command that makes it."""
+def read_json(path: Path, made_by: str, keys: dict[str, object]) -> dict:
+    """The content of a stage's JSON output. ``keys``: those that the caller reads, and the types of their values.
+
+    A missing or damaged file raises ``StageError`` naming ``made_by``, the command that makes it.
+    """
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StageError(f"{path} is missing; `{made_by}` makes it") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise StageError(f"{path} is damaged (no JSON: {error}); delete it, `{made_by}` makes it again") from None
+    try:
+        create_model("Content", **{key: (kind, ...) for key, kind in keys.items()}).model_validate(content, strict=True)
+    except ValidationError as error:
+        key, said = ".".join(map(str, error.errors()[0]["loc"])), error.errors()[0]["msg"]
+        raise StageError(f"{path} is damaged ({key}: {said}); delete it, `{made_by}` makes it again") from None
+    return content
+
+
+def read_rows(path: Path, made_by: str) -> list[dict[str, str]]:
+    """The rows of a stage's CSV output; a missing or damaged file raises ``StageError`` naming ``made_by``."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except FileNotFoundError:
+        raise StageError(f"{path} is missing; `{made_by}` makes it") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise StageError(f"{path} is damaged ({error}); delete it, `{made_by}` makes it again") from None
+    if not rows or any(None in row or None in row.values() for row in rows):
+        raise StageError(f"{path} is damaged (no rows of equal length); delete it, `{made_by}` makes it again")
+    return rows
 
 
 @contextmanager
 def one_line_errors():
-    """Turn what a user can mend into one line on stderr and exit status 1."""
+    """Turn what a user can mend into one line on stderr and exit status 1; a mistake of ours keeps its traceback."""
     try:
         yield
-    except StageError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+    except Exception as error:
+        if (said := explained(error)) is None:
+            raise
+        print(f"{Path(sys.argv[0]).name}: {said}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -81,26 +162,6 @@ def derive_seed(seed: int, *purpose: object) -> int:
     """A 63-bit seed for one purpose, e.g. ``derive_seed(0, "sap", 3, "order")``; distinct purposes are independent."""
     name = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
-
-
-def _lease_gpu(count: int):
-    """Index of the first GPU that no other stage holds; the lock goes when the process does, however it ends.
-
-    When all are held (``device.jobs_per_gpu`` above 1), the stages spread over the GPUs by process number.
-    """
-    for index in range(count):
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace(",", "-")
-        name = Path(tempfile.gettempdir()) / f"prunus-{os.getuid()}-gpu-{visible}-{index}.lock"
-        handle = open(name, "w")  # noqa: SIM115 - stays open, and so locked, for the life of the process
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _leases.append(handle)
-            return index
-        handle.close()
-    return os.getpid() % count
-
-
-_leases = []
 
 
 def open_device(accelerator: str, threads: int):
@@ -119,7 +180,7 @@ def open_device(accelerator: str, threads: int):
     # Not on a CPU: what is used there is deterministic anyway, and the call imports torch's compiler (4 s).
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
-    return torch.device("cuda", _lease_gpu(torch.cuda.device_count()))
+    return torch.device("cuda", gpus.take(torch.cuda.device_count()))
 
 
 class Clock:
@@ -193,15 +254,25 @@ class Recorder:
 
     ``measured``: what else a stage times, by name. Only ``compare`` and ``report`` read records, so what differs
     between equal runs changes nothing they compute. ``earlier_seconds``: those of runs that were stopped and whose work
-    counts. What unfinished runs left is removed.
+    counts. ``eased_by``: the keys of params.yaml that lower the stage's need of memory. When the block fails,
+    ``layout.failure`` says why until the stage is run again; when it succeeds, what unfinished runs left is removed.
     """
 
-    def __init__(self, path: Path, device=None, threads: int | None = None, seeds: dict[str, int] | None = None):
+    def __init__(
+        self,
+        path: Path,
+        device=None,
+        threads: int | None = None,
+        seeds: dict[str, int] | None = None,
+        eased_by: Sequence[str] = (),
+    ):
         self.path, self.device, self.threads, self.seeds = path, device, threads, seeds or {}
         self.clock, self.measured, self.earlier_seconds = Clock(device), {}, 0.0
+        self._eased_by = eased_by
 
     def __enter__(self):
         self._turn = _take_turn(self.path.parent)
+        layout.failure(self.path).unlink(missing_ok=True)
         self._started = datetime.now(UTC)
         self._start = time.perf_counter()
         return self
@@ -209,6 +280,8 @@ class Recorder:
     def __exit__(self, kind, error, trace):
         if kind is not None:
             os.close(self._turn)
+            if isinstance(error, Exception):  # not what a user or a cluster ends a stage with
+                self._note(error)
             return
         revision, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
         write_json(
@@ -219,6 +292,7 @@ class Recorder:
                 "dirty": None if status is None else bool(status),
                 "versions": versions(),
                 "device": self._device_name(),
+                "gpu": gpus.held(),
                 "processor": processor(),
                 "threads": self.threads,
                 "seeds": self.seeds,
@@ -230,6 +304,19 @@ class Recorder:
         )
         shutil.rmtree(layout.unfinished(self.path), ignore_errors=True)
         os.close(self._turn)
+
+    def _note(self, error: Exception) -> None:
+        """Say why the block failed, in a file and, where a user can mend it, as the error raised."""
+        gpu = self.device is not None and self.device.type == "cuda"
+        fewer = "lower device.jobs_per_gpu" if gpu else "run fewer stages at a time (snakemake --cores)"
+        relief = " or ".join([*(f"lower {key}" for key in self._eased_by), fewer])
+        said = explained(error, label=" ".join(self.path.parent.relative_to(layout.RECORDS).parts), relief=relief)
+        note = said or StageError(f"{_first_line(error)}; the stage's output has the traceback")
+        with suppress(OSError, StageError):  # the disk may be full
+            content = {"kind": note.kind, "message": str(note), "density": note.density}
+            write_json(layout.failure(self.path), content)
+        if said not in (None, error):
+            raise said from error
 
     def _device_name(self) -> str:
         if self.device is None or self.device.type == "cpu":

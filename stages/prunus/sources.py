@@ -39,6 +39,8 @@ TORCHVISION_NAMES = {
 DOWNLOAD_ERRORS = (OSError, RuntimeError, EOFError, http.client.HTTPException, tarfile.TarError, zlib.error)
 DOWNLOAD_TIMEOUT = 60  # seconds without an answer; torchvision sets none and would wait for ever
 
+# The formats of these names and no others: PIL goes by the content, and hands PostScript to an interpreter of programs.
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 ANNOTATIONS = "val_annotations.txt"
 
@@ -107,7 +109,9 @@ def _idx(published: type, raw: Path) -> Source:
     missing = [folder / file for file in table if not (folder / file).is_file()]
     if missing:
         with _downloading(missing[0], folder):
-            published(raw, download=True)
+            wanted = published.__new__(published)  # not by its constructor, which unpickles what an old version left
+            wanted.root = raw
+            wanted.download()
     for file, md5 in table.items():
         if not check_integrity(folder / file, md5):
             raise DataError(f"{folder / file}: is not the published file (its MD5 differs); delete it and try again")
@@ -197,6 +201,8 @@ def _annotated(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
         name = rest.partition("\t")[0]
         if name not in labels:
             raise DataError(f"{table}, line {number}: {name!r} is no class folder of the training images; correct it")
+        if file != Path(file).name:
+            raise DataError(f"{table}, line {number}: {file!r} is no name of a file in {folder / 'images'}; correct it")
         files.append((folder / "images" / file, labels[name]))
     if not files:
         raise DataError(f"{table}: is empty; restore it, or remove it if the folder has class folders")
@@ -206,7 +212,11 @@ def _annotated(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
 def _load(files: list[tuple[Path, int]], side: int, what: str) -> Split:
     from PIL import Image
 
-    images = torch.empty(len(files), 3, side, side, dtype=torch.uint8)
+    try:
+        images = torch.empty(len(files), 3, side, side, dtype=torch.uint8)
+    except RuntimeError:
+        size = f"{len(files):,} images of {side} x {side} pixels do not fit into memory"
+        raise DataError(f"data.image_folder.side: {size}; lower it, or use fewer images") from None
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for index, (path, _) in enumerate(tqdm(files, what, unit="image", disable=not sys.stderr.isatty())):
@@ -219,8 +229,10 @@ def _load_image(path: Path, side: int) -> torch.Tensor:
     import numpy as np
     from PIL import Image, ImageOps
 
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: is not a file; rename or remove it")  # opening a pipe would wait for ever
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             if image.mode.startswith(("I", "F")):
                 raise DataError(f"{path}: has more than 8 bits per channel (mode {image.mode}); convert it to 8 bits")
             upright = ImageOps.exif_transpose(image)

@@ -8,14 +8,13 @@ images, never on test data.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from prunus.flow import flow_distance
-from prunus.params import Positive, Section
+from prunus.params import NonNegative, Positive, Section
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class FlowSettings(Section):
     ``relative`` divides the L2 distance by the norm of Phi*; the cosine distance has no scale and is left as it is.
     """
 
-    epsilon: Annotated[float, Field(ge=0)]
+    epsilon: NonNegative
     metric: Literal["l2", "cosine"]
     relative: bool
     every: Positive

@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from prunus import layout
-from prunus.params import ParamsError, parse
+from prunus.plain_yaml import ParamsError, parse
 
 STUDIES = layout.ROOT / "studies"
 LAPTOP = "params"

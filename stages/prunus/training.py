@@ -158,7 +158,7 @@ def train(
     booked on ``clock`` as train, flow (the stop rule) and evaluation (validation accuracy). The gradient norm is
     clipped after masking, so that pruned weights do not shorten the step (SAP's code clips first); ``sparsifier`` sees
     the gradients before both and the parameters after the step. With ``resume`` it goes on where a training that was
-    stopped left a checkpoint, and leaves one itself. Raises ``StageError`` when the loss is not finite.
+    stopped left a checkpoint, and leaves one itself. Raises ``StageError`` when the loss or a weight is not finite.
     """
     split = dataset.splits["train"]
     device = split.labels.device
@@ -197,10 +197,14 @@ def train(
                 taken += 1
                 progress.step()
             train_loss = total.item() / steps
-        if not math.isfinite(train_loss):
+        weights_are_finite = all(bool(parameter.isfinite().all()) for parameter in network.parameters())
+        if not (math.isfinite(train_loss) and weights_are_finite):
             progress.close()
+            what = "weights" if math.isfinite(train_loss) else "the loss"
             raise StageError(
-                f"{label}: the loss became {train_loss} in epoch {epoch}; lower training.sgd.learning_rate"
+                f"{label}: {what} became infinite or not a number in epoch {epoch}; "
+                "lower training.sgd.learning_rate or set training.sgd.clip_norm",
+                "diverged",
             )
         with clock.time("evaluation"):
             validation_accuracy = accuracy(network, dataset, "validation")

@@ -18,7 +18,8 @@ def pretend_gpus(project, monkeypatch, count):
     folder = project.root / "bin"
     folder.mkdir(exist_ok=True)
     command = folder / "nvidia-smi"
-    command.write_text("#!/bin/sh\n" + "".join(f"echo GPU {index}\n" for index in range(count)))
+    lines = [f"echo 'GPU {index}: A (UUID: GPU-{index}a)'" for index in range(count)]
+    command.write_text("\n".join(["#!/bin/sh", *lines, ""]))
     command.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -124,3 +125,23 @@ def test_one_stage_changes_dvc_lock_as_dvc_does(finished, change):
         entry = one_stage.Lockfile(stage.repo, str(path)).load()["stages"]["compare"]
         assert entry == load_yaml(path)["stages"]["compare"]
     assert len(set(after.values())) == 1
+
+
+EDITS = """
+from pathlib import Path
+import yaml
+
+for out in yaml.safe_load(Path("dvc.lock").read_text())["stages"]["report"]["outs"]:
+    Path(out["path"]).parent.mkdir(parents=True, exist_ok=True)
+    Path(out["path"]).write_text("made")
+params = Path("params.yaml")
+params.write_text(params.read_text().replace("learning_rate: 0.05", "learning_rate: 0.07"))
+"""
+
+
+def test_an_edit_while_a_stage_runs_is_not_taken_for_what_it_ran_with(finished):
+    (finished.root / "stages/report.py").write_text(EDITS)
+    finished.run("python", "profiles/one_stage.py", "report", "0")
+    recorded = load_yaml(finished.root / "dvc.lock")["stages"]["report"]["params"]["params.yaml"]
+    assert recorded["training"]["sgd"]["learning_rate"] == 0.05
+    assert "learning_rate: 0.07" in (finished.root / "params.yaml").read_text()

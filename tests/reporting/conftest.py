@@ -111,7 +111,6 @@ def _chain(study, seed, method, root):
                 "parameters": 10000,
                 "compact_parameters": round(10000 * (1 - fraction) ** 2),
                 "bytes": 50000,
-                "collapsed": collapsed,
                 "untrainable": collapsed,
                 "epochs": epochs[t - 1],
                 "stopped_by": "flow" if flow else "fixed",

@@ -9,6 +9,7 @@ from prunus.reporting.caveats import _unlike
 from prunus.reporting.findings import findings
 from prunus.reporting.matched import equal_density, from_dense
 
+NOTHING_MISSING = pd.DataFrame(columns=["method", "density", "kind"])
 JITTER = np.array([0.0, 0.001, -0.001, 0.0005])  # of accuracy, by seed: too little to hide a point
 
 
@@ -45,7 +46,6 @@ def chain(
                 "compact_macs": 1,
                 "speedup_1": 1.0,
                 "speedup_256": 2.0 + 0.1 * seed if removed else np.nan,
-                "collapsed": 0,
                 "untrainable": 0,
                 "prune_seconds": 0.0,
                 "train_seconds": own * (0.9 if flow else 1.0),
@@ -68,7 +68,7 @@ def study(*chains, seeds=3, layers=None, change=None):
         "comparison": comparison,
         "summary": statistics.summary(comparison, methods),
         "equal_density": equal_density(from_dense(comparison, runs)),
-        "collapse": statistics.collapse(comparison, methods),
+        "collapse": statistics.collapse(comparison, NOTHING_MISSING, methods),
         "layers": flat if layers is None else layers,
     }
     return [sentence.replace("\u202f", " ") for sentence in findings(tables, {}, methods)]

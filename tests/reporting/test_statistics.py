@@ -80,7 +80,7 @@ def _comparison(**accuracies):
                 row |= {"test_accuracy": accuracy, "epochs": 5, "macs": 1, "dense_macs": 2, "bytes": 9}
                 row |= {"channels_removed": 0.25 * t, "parameters": 40, "compact_parameters": 30 - 10 * t}
                 row |= {"compact_macs": 1, "speedup_1": 1.5, "speedup_256": 1.0 + t + seed}
-                row |= {"collapsed": 0, "untrainable": 0, "prune_seconds": 4.0}
+                row |= {"untrainable": 0, "prune_seconds": 4.0}
                 rows.append(row | {"train_seconds": 2.0, "flow_seconds": 0.5, "evaluation_seconds": 0.25})
     return pd.DataFrame(rows)
 
@@ -120,7 +120,7 @@ def test_a_missing_time_makes_the_total_unknown_and_drops_its_metric():
     comparison.loc[0, "train_seconds"] = np.nan
     summary = statistics.summary(comparison, ["sap"])
     assert np.isnan(summary.loc[0, "seconds_mean"])
-    assert statistics.metrics(summary) == {
+    assert statistics.metrics(summary, 2) == {
         "sap": {
             "final_test_accuracy": 0.85,
             "final_density": 0.41,
@@ -134,7 +134,7 @@ def test_a_missing_time_makes_the_total_unknown_and_drops_its_metric():
 def test_metrics_of_a_study_that_removes_no_channels_do_not_mention_them():
     summary = statistics.summary(_comparison(sap=[0.9]).assign(channels_removed=0.004), ["sap"])
     keys = {"final_test_accuracy", "final_density", "total_epochs", "total_seconds"}
-    assert set(statistics.metrics(summary)["sap"]) == keys | {
+    assert set(statistics.metrics(summary, 1)["sap"]) == keys | {
         f"{what}_saved_against_sap" for what in ("epochs", "seconds")
     }
 
@@ -186,23 +186,22 @@ def test_transfer_summary_is_over_the_seeds_of_a_network():
 
 def test_collapse_by_bins_of_sparsity():
     # sparsities 0, 0.05 (an edge, as a float just below), 0.93, 0.94, 0.97 and 1
-    rows = [
-        ("b", 1.0, 0, 0),
-        ("b", 0.95, 0, 0),
-        ("b", 0.07, 1, 0),
-        ("b", 0.06, 2, 1),
-        ("b", 0.03, 1, 1),
-        ("b", 0.0, 4, 1),
-    ]
-    rows.append(("a", 0.5, 0, 0))
-    table = pd.DataFrame(rows, columns=["method", "density", "collapsed", "untrainable"])
-    found = statistics.collapse(table, ["b", "a"])
+    rows = [("b", 1.0, 0), ("b", 0.95, 0), ("b", 0.07, 0), ("b", 0.06, 1), ("b", 0.03, 1), ("b", 0.0, 1), ("a", 0.5, 0)]
+    table = pd.DataFrame(rows, columns=["method", "density", "untrainable"])
+    columns = ["method", "density", "kind"]
+    nothing = pd.DataFrame(columns=columns)
+    found = statistics.collapse(table, nothing, ["b", "a"])
     assert found.values.tolist() == [
         ["b", 0.0, 0.05, 1, 0, 0, 0.0],
         ["b", 0.05, 0.1, 1, 0, 0, 0.0],
-        ["b", 0.9, 0.95, 2, 2, 1, 0.5],
-        ["b", 0.95, 1.0, 2, 2, 2, 1.0],
+        ["b", 0.9, 0.95, 2, 0, 1, 0.5],
+        ["b", 0.95, 1.0, 2, 0, 2, 1.0],
         ["a", 0.5, 0.55, 1, 0, 0, 0.0],
     ]
+    ended = [("b", 0.061, "collapsed"), ("a", 0.001, "collapsed"), ("b", np.nan, "not_made"), ("b", 0.5, "diverged")]
+    with_ended = statistics.collapse(table, pd.DataFrame(ended, columns=columns), ["b", "a"])
+    assert with_ended.values[2].tolist() == ["b", 0.9, 0.95, 3, 1, 1, 0.5]  # the share is of the two retrained
+    assert with_ended.values[5][:6].tolist() == ["a", 0.95, 1.0, 1, 1, 0] and np.isnan(with_ended.values[5][6])
+    assert len(with_ended) == 6
     columns = ["method", "sparsity_from", "sparsity_to", "runs", "collapsed", "untrainable", "untrainable_share"]
     assert list(found.columns) == columns

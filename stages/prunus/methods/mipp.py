@@ -31,7 +31,7 @@ from prunus.catalogue import SINGLE_LAYER
 from prunus.channels import Group, Slice
 from prunus.information import terc, terc_each
 from prunus.masks import Masks, alive_count
-from prunus.params import NonNegative, Positive
+from prunus.params import LARGEST, NonNegative, Positive
 from prunus.readings import Readings, capture, cells, reader_name, written_cells
 from prunus.recipe import Candidates, FixedEpochsSettings, Recipe, StructureSettings
 from prunus.runtime import StageError
@@ -49,8 +49,8 @@ class Settings(StructureSettings, FixedEpochsSettings):
     order: Literal["mi", "plain"]
     confidence: Annotated[float, Field(gt=0, lt=1)]
     regularisation: Annotated[list[NonNegative], Field(min_length=1)]
-    repeats: Annotated[int, Field(ge=2)]
-    samples: Annotated[int, Field(ge=20)]
+    repeats: Annotated[int, Field(ge=2, le=1000)]
+    samples: Annotated[int, Field(ge=20, le=LARGEST)]
     cells: Positive
     include_input: bool
 

@@ -1,5 +1,6 @@
 """ImageNet weights for torchvision's networks, and what to tell the user when they cannot be had."""
 
+import hashlib
 import pickle
 from http.client import HTTPException
 from pathlib import Path
@@ -14,6 +15,12 @@ class NetworkError(StageError):
     """A network that cannot be built; the message is one line for the user."""
 
 
+def is_published(file: Path) -> bool:
+    """Whether the SHA-256 of ``file`` begins with what its name says, e.g. resnet18-f37072fd.pth."""
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest().startswith(file.stem.rpartition("-")[2])
+
+
 def load_imagenet(network: nn.Module, name: str) -> None:
     """Fills ``network``, torchvision's 1000-class ``name``, with its IMAGENET1K_V1 weights, in place.
 
@@ -23,12 +30,14 @@ def load_imagenet(network: nn.Module, name: str) -> None:
     from torchvision.models import get_model_weights
 
     weights = get_model_weights(name)["IMAGENET1K_V1"]
+    file, folder = Path(weights.url).name, Path(torch.hub.get_dir()) / "checkpoints"
     try:
+        if (folder / file).exists() and not is_published(folder / file):
+            raise OSError("the file is not the published one")  # torch checks what it downloads, not what it finds
         state = weights.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
         network.load_state_dict(state)
     except (OSError, HTTPException, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        file, folder = Path(weights.url).name, Path(torch.hub.get_dir()) / "checkpoints"
         raise NetworkError(
             f"no pretrained weights for {name}: could not load {file} or download it from {weights.url} ({reason}); "
             f"set network.pretrained: false or put a good {file} into {folder}"

@@ -26,7 +26,7 @@ from prunus.reporting.charts import (
     time_unit,
     tooltip,
 )
-from prunus.reporting.files import removers
+from prunus.reporting.files import finished, of_all_seeds, removers
 from prunus.reporting.names import NARROW, listed, method_name, method_names, number
 
 Tables = dict[str, pd.DataFrame]
@@ -47,7 +47,7 @@ def _datasets(comparison: pd.DataFrame, methods: list[str], dense_at: dict[str, 
     """
     mine = comparison[comparison["method"].isin(methods)]
     seeds = mine.assign(accuracy=mine["test_accuracy"], method=mine["method"].map(method_name))
-    found = seeds.groupby(["method", "iteration"], sort=False)
+    found = of_all_seeds(seeds).groupby(["method", "iteration"], sort=False)
     table = found[[*dense_at, "epochs", "accuracy"]].mean().assign(std=found["accuracy"].std()).reset_index()
     spread = table["std"].fillna(0.0)
     table = table.assign(low=table["accuracy"] - spread, high=table["accuracy"] + spread)
@@ -144,32 +144,32 @@ def _costs(summary: pd.DataFrame, methods: list[str]) -> tuple[pd.DataFrame, str
     return pd.DataFrame({"method": names, "label": times if known else epochs} | ends), unit
 
 
-def headline(tables: Tables, methods: list[str]) -> Chart:
-    """The picture for a talk: accuracy against density, and what each method cost to get there."""
-    comparison, (costs, unit), looks = (
-        tables["comparison"],
-        _costs(tables["summary"], methods),
-        identity(method_names(methods)),
-    )
+def _cost_view(summary: pd.DataFrame, methods: list[str], looks: dict) -> tuple[dict, pd.DataFrame]:
+    """A view of bars of what ``methods`` cost, and its rows."""
+    costs, unit = _costs(summary, methods)
     x = {"type": "quantitative", "axis": axis(f"{unit} in all, mean of the seeds", SHORT, 4)}
     x["scale"] = {"domainMin": 0} | room_for(costs["label"])
     y = {"y": methods_axis(method_names(methods))}
     bar = {"x": x | {"field": "cost"}, "color": looks["color"], "opacity": if_picked(1.0)}
     whisker = {"x": x | {"field": "from"}, "x2": {"field": "to"}}
     words = {"x": x | {"field": "to"}, "text": {"field": "label"}}
-    cost = {
-        "title": "Cost",
-        "layer": [
-            layer("bar", y | bar, "costs") | {"params": picking()},
-            layer("rule", y | whisker, "costs", style="whisker"),
-            layer("text", y | words, "costs", style="label", align="left", dx=7),
-        ],
-        "height": HEIGHT,
-    }
-    accuracy = {"title": "Accuracy"} | _over_density(comparison, methods, looks, dots=False)
-    datasets = _datasets(comparison, methods, {"density": 1.0}) | {"costs": records(costs)}
+    layers = [
+        layer("bar", y | bar, "costs") | {"params": picking()},
+        layer("rule", y | whisker, "costs", style="whisker"),
+        layer("text", y | words, "costs", style="label", align="left", dx=7),
+    ]
+    return {"title": "Cost", "layer": layers, "height": HEIGHT}, costs
+
+
+def headline(tables: Tables, methods: list[str]) -> Chart:
+    """The picture for a talk: accuracy against density, and what each method cost to get there, if it got there."""
+    looks, names = identity(method_names(methods)), listed(method_names(methods))
+    views = [{"title": "Accuracy"} | _over_density(tables["comparison"], methods, looks, dots=False)]
+    datasets = _datasets(tables["comparison"], methods, {"density": 1.0})
     del datasets["seeds"]
-    lines_of = f"lines of test accuracy against density for {listed(method_names(methods))}"
-    alt = f"Left: {lines_of}. Right: bars of what each method cost."
+    if ended := [method for method in methods if method in finished(tables["summary"])]:
+        view, costs = _cost_view(tables["summary"], ended, looks)
+        views, datasets = [*views, view], datasets | {"costs": records(costs)}
+    alt = f"Left: lines of test accuracy against density for {names}. Right: bars of what each method cost."
     margins = (62, names_width(method_names(methods)))
-    return Chart([accuracy, cost], datasets, alt, across=2, key=legend(method_names(methods)), margins=margins)
+    return Chart(views, datasets, alt, across=2, key=legend(method_names(methods)), margins=margins)

@@ -6,6 +6,7 @@ from prunus.reporting.names import counted, density, listed, method_name, percen
 
 ENOUGH_SEEDS = 3
 SAME_DENSITY = 0.005
+CHAINS = ("prune_iteration", "evaluate")
 MADE_BY = {"device": "device", "processor": "processor", "threads": "threads", "torch": "torch version"}
 MADE_BY |= {"python": "Python version", "git": "git commit"}
 
@@ -25,6 +26,7 @@ def _matched(matched: pd.DataFrame, methods: list[str], seeds: int) -> str | Non
 
 def _unlike(comparison: pd.DataFrame, methods: list[str]) -> list[str]:
     """Differences between the methods that are not what they are compared for."""
+    methods = [method for method in methods if method in set(comparison["method"])]
     first, notes = comparison.groupby("method")[["rewind", "recipe"]].first().loc[methods], []
     if first["rewind"].nunique() > 1:
         points = [
@@ -43,12 +45,30 @@ def _unlike(comparison: pd.DataFrame, methods: list[str]) -> list[str]:
     return notes
 
 
+def _incomplete(missing: pd.DataFrame, methods: list[str]) -> list[str]:
+    """What the numbers are of where chains are missing or were cut short."""
+    chains = missing[missing["stage"].isin(CHAINS)]
+    if chains.empty:
+        return []
+    lacking = {method: sorted(chains.loc[chains["method"] == method, "seed"].unique()) for method in methods}
+    parts = [
+        f"{method_name(method)} without {'seeds' if len(seeds) > 1 else 'seed'} {listed([str(seed) for seed in seeds])}"
+        for method, seeds in lacking.items()
+        if seeds
+    ]
+    return [
+        f"Runs are missing (see the top of the page): {'; '.join(parts)}. Final accuracies, totals and savings are of "
+        "the chains that came to their end, and means of the other seeds flatter a method whose missing runs collapsed "
+        "or diverged. Tests and savings pair the seeds that both methods have; curves of means end where a seed does."
+    ]
+
+
 def caveats(tables: dict[str, pd.DataFrame], methods: list[str]) -> list[str]:
     """What has to be kept in mind when reading the findings, as far as the tables show it."""
     summary, runs = tables["summary"], tables["runs"]
-    rows = summary.set_index("method")["density_mean"]
-    seeds, notes = int(summary["seeds"].max()), []
-    if seeds < ENOUGH_SEEDS:
+    rows = summary.set_index("method")["density_mean"].dropna()
+    seeds, notes = int(summary["seeds"].max()), _incomplete(tables["missing"], methods)
+    if 0 < seeds < ENOUGH_SEEDS:
         notes.append(
             f"{counted(seeds, 'seed').capitalize()}: too few seeds to tell methods apart. Read differences of accuracy "
             "as descriptions of these runs; add seeds under study.seeds for a test that can decide."
@@ -67,8 +87,8 @@ def caveats(tables: dict[str, pd.DataFrame], methods: list[str]) -> list[str]:
         if len(values) > 1:
             shown = listed([str(value)[:12] if column == "git" else str(value) for value in values])
             notes.append(f"The runs were made with more than one {name}: {shown}. Their times may not be comparable.")
-    if missing := int(runs["seconds_total"].isna().sum()):
-        notes.append(f"{counted(missing, 'stage run')} left no record; the times that need it are not known.")
+    if tables["missing"].empty and (unrecorded := int(runs["seconds_total"].isna().sum())):
+        notes.append(f"{counted(unrecorded, 'stage run')} left no record; the times that need it are not known.")
     notes.append(
         "Seconds are wall-clock times of the iterations' own stages, some of which may have shared the machine; they "
         "include choosing what to prune. The "

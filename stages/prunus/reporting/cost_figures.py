@@ -21,7 +21,9 @@ from prunus.reporting.charts import (
     time_unit,
     tooltip,
 )
+from prunus.reporting.files import finished
 from prunus.reporting.names import NARROW, listed, method_name, method_names, number
+from prunus.reporting.statistics import complete
 
 Tables = dict[str, pd.DataFrame]
 PARTS = {"prune": "choosing what to prune", "train": "training", "flow": "measuring flow"}
@@ -29,9 +31,13 @@ PARTS |= {"evaluation": "validation accuracy"}
 BAR, MARGIN = 30, 40  # pixels that a method takes, and the rest of such a plot
 
 
-def epochs_per_iteration(tables: Tables, methods: list[str]) -> Chart:
-    """One bar per method, one segment per iteration: retraining epochs, mean over seeds."""
-    table = tables["comparison"].groupby(["method", "iteration"])["epochs"].mean().loc[methods].reset_index()
+def epochs_per_iteration(tables: Tables, methods: list[str]) -> Chart | None:
+    """One bar per method, one segment per iteration: retraining epochs, mean over the seeds with a complete chain."""
+    looks, methods = identity(method_names(methods)), [name for name in methods if name in finished(tables["summary"])]
+    if not methods:
+        return None
+    ended = complete(tables["comparison"], int(tables["summary"]["iterations"].max()))
+    table = ended.groupby(["method", "iteration"])["epochs"].mean().loc[methods].reset_index()
     ends = table.groupby("method")["epochs"].cumsum()
     table = table.assign(start=ends - table["epochs"], end=ends)
     deep = {method: position % len(theme.SERIES) in theme.DEEP for position, method in enumerate(methods)}
@@ -41,7 +47,7 @@ def epochs_per_iteration(tables: Tables, methods: list[str]) -> Chart:
     table["method"] = table["method"].map(method_name)
     totals = ends.groupby(table["method"], sort=False).max().rename("end").reset_index()
     totals["label"] = [f"{value:.4g} in all" for value in totals["end"]]
-    y, looks = {"y": methods_axis(method_names(methods))}, identity(method_names(methods))
+    y = {"y": methods_axis(method_names(methods))}
     longest, room = max(totals["end"].max(), 1), room_for(totals["label"])
     x = {"type": "quantitative", "axis": axis("retraining epochs, mean of the seeds")}
     x["scale"] = {"domain": [0, longest], "nice": False} | room
@@ -67,6 +73,7 @@ def epochs_per_iteration(tables: Tables, methods: list[str]) -> Chart:
 
 def time_split(tables: Tables, methods: list[str]) -> Chart | None:
     """Time of all iterations: choosing the masks, training, measuring flow, evaluating on the validation split."""
+    methods = [method for method in methods if method in finished(tables["summary"])]
     summary = tables["summary"].set_index("method").loc[methods]
     known = summary["seconds_mean"]
     if known.isna().all():

@@ -21,11 +21,14 @@ CHARTS: dict[str, Callable[[dict[str, pd.DataFrame], list[str]], Chart | None]] 
     "transfer": question_figures.transfer,
     "information": question_figures.information,
 }
+NOTHING_ENDED = "No chain of this study came to its end."
 NO_CHANNELS = "No method of this study removed whole channels."
 ABSENT = {
     "accuracy_against_channels": NO_CHANNELS,
     "layer_ratios": NO_CHANNELS,
     "distance_to_reference": "No method of this study measures its flow.",
+    "trade_off": NOTHING_ENDED,
+    "epochs_per_iteration": NOTHING_ENDED,
     "time_split": "No stage of this study left a record of its time.",
     "pq_dynamics": "No PQ index was measured in this study.",
     "transfer": "No network of this study was moved to another task.",
@@ -34,7 +37,9 @@ ABSENT = {
 
 
 def draw(tables: dict[str, pd.DataFrame], methods: list[str]) -> dict[str, Chart | None]:
-    """All charts by name. ``methods``: those of the study, in its order."""
+    """All charts by name. ``methods``: those of the study, in its order; those without any iteration have no mark."""
+    there = set(tables["comparison"]["method"])
+    methods = [method for method in methods if method in there]
     return {name: make(tables, methods) for name, make in CHARTS.items()}
 
 

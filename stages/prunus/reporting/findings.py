@@ -2,6 +2,7 @@
 
 Methods are compared at equal density (``matched.equal_density``), paired by seed. A number that is compared comes with
 its 95 % interval (Student's t) or its standard deviation; differences of accuracy are tested with Holm's correction.
+Where chains are missing, the seeds that both of a pair have are compared, and how many those are is said.
 """
 
 import math
@@ -48,12 +49,24 @@ def _names(methods: list[str]) -> str:
     return listed([method_name(method) for method in methods])
 
 
+def _difference(values: dict[str, pd.Series], method: str, other: str) -> Estimate:
+    """Of ``method`` minus ``other``, over the seeds of both."""
+    seeds = values[method].index.intersection(values[other].index)
+    return Estimate.of(values[method][seeds] - values[other][seeds])
+
+
+def _worth_telling(found: dict[str, Estimate]) -> dict[str, Estimate]:
+    """Without those of a single seed, where others have more: beside a test, one difference says nothing."""
+    most = max((own.n for own in found.values()), default=0)
+    return {method: own for method, own in found.items() if own.n > 1 or own.n == most == 1}
+
+
 def _saved(tables: Tables, baseline: str, cost: str, what: str) -> str | None:
     """What the cheapest methods save of ``cost`` against ``baseline`` at equal density, and who does not save."""
     spent = _by_method(tables, cost)
-    others = [method for method in tables["summary"]["method"] if method != baseline]
+    others = [method for method in tables["summary"]["method"] if method != baseline and method in spent]
     saved = {method: Estimate.of(savings(spent[method], spent[baseline])) for method in others}
-    saved = {method: own for method, own in saved.items() if not math.isnan(own.mean)}
+    saved = _worth_telling({method: own for method, own in saved.items() if not math.isnan(own.mean)})
     if not saved:
         return None
     alone = next(iter(saved.values())).n == 1
@@ -66,7 +79,7 @@ def _saved(tables: Tables, baseline: str, cost: str, what: str) -> str | None:
     for position, method in enumerate(lead[:SHOWN]):
         own, more = saved[method], f" {what} than {method_name(baseline)}" if position == 0 else ""
         unit = "95\u202f% interval " if position == 0 else ""
-        seeds = f", n = {own.n} seeds" if position == 0 else ""
+        seeds = f", n = {own.n} seeds" if position == 0 or own.n != saved[lead[0]].n else ""
         spread = "" if alone else f" ({unit}{_interval(own)}{seeds})"
         parts.append(f"{method_name(method)} takes {percent(own.mean, 0)}{more}{spread}")
     rest, dearer = len(lead) - SHOWN, [method for method in saved if method not in lead]
@@ -84,8 +97,11 @@ def _accuracy(tables: Tables, methods: list[str], baseline: str) -> str | None:
     """Whose accuracy differs from ``baseline``'s at equal density."""
     reached = _by_method(tables, "test_accuracy")
     others = [method for method in methods if method != baseline]
-    found = adjusted({method: Estimate.of(reached[method] - reached[baseline]) for method in others})
-    furthest = sorted(others, key=lambda method: -abs(found[method].mean))
+    found = adjusted(_worth_telling({method: _difference(reached, method, baseline) for method in others}))
+    if not found:
+        return None
+    uneven = len({own.n for own in found.values()}) > 1
+    furthest = sorted(found, key=lambda method: -abs(found[method].mean))
     base = method_name(baseline)
     if found[furthest[0]].n == 1:
         parts = [f"{method_name(method)} {_points(found[method])}" for method in furthest[:SHOWN]]
@@ -95,13 +111,13 @@ def _accuracy(tables: Tables, methods: list[str], baseline: str) -> str | None:
         worst = furthest[0]
         return (
             f"There no test accuracy differs significantly from {base}'s; the largest difference is "
-            f"{_points(found[worst])} ({method_name(worst)}, {_tested(found[worst])})."
+            f"{_points(found[worst])} ({method_name(worst)}, {_tested(found[worst], uneven)})."
         )
     parts = [
-        f"{method_name(method)} is {_points(found[method], True)} accurate than {base} ({_tested(found[method])})"
-        for method in apart[:SHOWN]
+        f"{method_name(method)} is {_points(own, True)} accurate than {base} ({_tested(own, uneven)})"
+        for method, own in ((method, found[method]) for method in apart[:SHOWN])
     ]
-    alike = [method for method in others if method not in apart]
+    alike = [method for method in found if method not in apart]
     more = f"; {len(apart) - SHOWN} more differ" if len(apart) > SHOWN else ""
     if 0 < len(alike) <= SHOWN:
         more += f"; no significant difference for {_names(alike)}"
@@ -115,9 +131,9 @@ def _points(own: Estimate, worded: bool = False) -> str:
     return f"{'+' if own.mean > 0 and float(value) > 0 else ''}{value} points"
 
 
-def _tested(own: Estimate) -> str:
+def _tested(own: Estimate, counted: bool = False) -> str:
     p = "no test possible" if math.isnan(own.p) else f"Holm-adjusted p = {probability(own.p)}".replace("= <", "<")
-    return f"95\u202f% interval {_interval(own, 2)}, {p}"
+    return f"95\u202f% interval {_interval(own, 2)}, {p}" + f", n = {own.n} seeds" * counted
 
 
 def _rewinding(tables: Tables, methods: list[str], baseline: str) -> str | None:
@@ -140,7 +156,7 @@ def _null(tables: Tables, methods: list[str], null: str) -> str | None:
     """Whether a stop rule without flow does as well as the flow rules that rewind to the same weights."""
     epochs, reached, rewinds = _by_method(tables, "epochs"), _by_method(tables, "test_accuracy"), _rewinds(tables)
     rules = [rule for rule in _flow_rules(tables, methods) if rewinds[rule] == rewinds[null]]
-    found, parts = adjusted({rule: Estimate.of(reached[null] - reached[rule]) for rule in rules}), []
+    found, parts = adjusted(_worth_telling({rule: _difference(reached, null, rule) for rule in rules})), []
     for rule, own in found.items():
         saved = Estimate.of(savings(epochs[null], epochs[rule]))
         took = "as many epochs as"
@@ -252,8 +268,12 @@ def _alone(tables: Tables, method: str) -> str:
 
 def findings(tables: Tables, metrics: dict, methods: list[str]) -> list[str]:
     """At most eight sentences, the most decision-relevant first; ``metrics`` holds nothing that the tables lack."""
+    study, complete = methods, tables["summary"].set_index("method")["seeds"]
+    methods = [method for method in methods if complete[method] > 0]
+    if not methods:
+        return ["No chain of this study is complete: nothing can be said of its end."]
     baseline, said = baseline_of(methods), []
-    if tables["summary"]["seeds"].max() == 1:
+    if complete.max() == 1:
         said.append("With one seed nothing can be tested: every number below describes a single run of each method.")
     if len(methods) == 1:
         said.append(_alone(tables, methods[0]))
@@ -267,5 +287,5 @@ def findings(tables: Tables, metrics: dict, methods: list[str]) -> list[str]:
             _saved(tables, baseline, "seconds", "less time"),
             *(_saved(tables, other, "epochs", "fewer retraining epochs") for other in references[1:]),
         ]
-    said += [_collapses(tables, methods), _flow(tables, methods), _speed(tables), _phases(tables, methods)]
+    said += [_collapses(tables, study), _flow(tables, methods), _speed(tables), _phases(tables, methods)]
     return list(filter(None, said))[:MOST]

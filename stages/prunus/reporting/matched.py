@@ -88,7 +88,8 @@ def matched_channels(comparison: pd.DataFrame, reference: str, imposed: Collecti
         for t, ratio in zip(chain["iteration"], chain["channels_removed"], strict=True):
             for method, other in others.items():
                 if method == reference or method in imposed:
-                    accuracy, between = other.loc[other["iteration"] == t, "test_accuracy"].item(), False
+                    at = other.loc[other["iteration"] == t, "test_accuracy"]
+                    accuracy, between = (at.item() if len(at) else np.nan), False
                 else:
                     accuracy, between = _accuracy_at_ratio(other, ratio)
                 rows.append((seed, t, ratio, method, accuracy, int(between)))
@@ -108,14 +109,15 @@ def from_dense(comparison: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         dense = {"seed": seed, "method": method, "iteration": 0, "density": 1.0, "epochs": 0.0, "seconds": seconds}
         dense["test_accuracy"] = chain["dense_test_accuracy"].iloc[0]
         rows += [dense, *chain.sort_values("iteration").to_dict("records")]
-    return pd.DataFrame(rows)[["seed", "method", "iteration", "density", "test_accuracy", "epochs", "seconds"]]
+    return pd.DataFrame(rows, columns=["seed", "method", "iteration", "density", "test_accuracy", "epochs", "seconds"])
 
 
 def equal_density(chains: pd.DataFrame, costs: Collection[str] = ("epochs", "seconds")) -> pd.DataFrame:
     """One row per seed and method at the smallest density that all methods of the seed reach.
 
-    ``costs`` are summed from the dense network on and read off, like test accuracy, linearly in log density between
-    iterations. ``chains`` is as ``from_dense`` makes it, a column per cost; ``last_density`` is where a chain ends.
+    ``chains`` is as ``from_dense`` makes it of complete chains, a column per cost: one that a failure cut short would
+    bring the others of its seed back to where it ended. ``costs`` are summed from the dense network on and read off,
+    like test accuracy, linearly in log density between iterations; ``last_density`` is where a chain ends.
     """
     rows = []
     for seed, of_seed in chains.groupby("seed", sort=False):
@@ -127,4 +129,4 @@ def equal_density(chains: pd.DataFrame, costs: Collection[str] = ("epochs", "sec
             for name, values in {"test_accuracy": chain["test_accuracy"], **spent}.items():
                 row[name] = float(value_at(chain["density"], values, [density])[0])
             rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["seed", "method", "density", "last_density", "test_accuracy", *costs])

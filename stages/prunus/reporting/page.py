@@ -6,7 +6,7 @@ import pandas as pd
 import yaml
 
 from prunus.reporting import frame
-from prunus.reporting.caveats import caveats
+from prunus.reporting.caveats import CHAINS, caveats
 from prunus.reporting.charts import Chart
 from prunus.reporting.files import removers
 from prunus.reporting.findings import findings
@@ -42,8 +42,43 @@ def _with_std(mean: float, std: float) -> str:
     return percent(mean, 2) if std != std else f"{number(100 * mean, 2)} ± {percent(std, 2)}"
 
 
-def _summary(summary: pd.DataFrame) -> Table:
-    head = ["method", "test accuracy", "95 % CI", "density", "multiply-accumulates", "epochs", "seconds"]
+def _missing(missing: pd.DataFrame) -> list[dict]:
+    """What is not there, once per cause: ``what`` and ``why``, and the ``command`` that makes it where it waits for
+    nothing else."""
+    stopped, alike = [], {}
+    for row in missing.astype({"seed": "Int64", "iteration": "Int64"}).to_dict("records"):
+        last = stopped[-1] if stopped else row
+        same = stopped and all(last[key] == row[key] for key in ("stage", "seed", "method"))
+        if (
+            same
+            and row["stage"] in CHAINS
+            and (row["why"] == last["why"] or row["why"].startswith("waits for iteration"))
+        ):
+            stopped[-1]["last"] = row["iteration"]
+        else:
+            stopped.append(row | {"last": row["iteration"]})
+    for row in stopped:
+        waits, own = row["why"].startswith("waits for"), None if row["stage"] in CHAINS else row["command"]
+        group = alike.setdefault((row["stage"], row["seed"], row["iteration"], row["last"], row["why"], own), row)
+        group.setdefault("methods", []).append(row["method"])
+        group["shown"] = "" if waits else row["command"]
+    return [{"what": _not_there(row), "why": row["why"], "command": row["shown"]} for row in alike.values()]
+
+
+def _not_there(row: dict) -> str:
+    """A cause's runs in words: ``SAP and LTH, seed 1: iterations 2 to 5``."""
+    if row["stage"] in ("pretrain", "reference_flow"):
+        return f"seed {row['seed']}: {'dense network' if row['stage'] == 'pretrain' else 'Φ* (reference flow)'}"
+    parts = {"transfer": "networks on another task", "measure_information": "information between layers"}
+    first, last = row["iteration"], row["last"]
+    what = parts.get(row["stage"], f"iteration {first}" if first == last else f"iterations {first} to {last}")
+    made = " (made, not evaluated)" if row["stage"] == "evaluate" else ""
+    return f"{listed(method_names(row['methods']))}, seed {row['seed']}: {what}{made}"
+
+
+def _summary(summary: pd.DataFrame, missing: bool) -> Table:
+    counts = ["seeds"] if missing else []
+    head = ["method", *counts, "test accuracy", "95 % CI", "density", "multiply-accumulates", "epochs", "seconds"]
     present = [base for base in BASELINES if base in set(summary["method"])]
     saved = [(what, base) for what in ("epochs", "seconds") for base in present]
     head += [f"{what} saved against {method_name(base)}" for what, base in saved]
@@ -53,6 +88,7 @@ def _summary(summary: pd.DataFrame) -> Table:
         rows.append(
             [
                 method_name(row["method"]),
+                *([str(row["seeds"])] if missing else []),
                 _with_std(row["test_accuracy_mean"], row["test_accuracy_std"]),
                 UNKNOWN if half != half else f"± {number(100 * half, 2)}",
                 density(row["density_mean"]),
@@ -86,13 +122,12 @@ def _matched(matched: pd.DataFrame, methods: list[str]) -> Table:
     return _by_method({"head": ["density", *map(method_name, methods)], "rows": rows})
 
 
-def _compact(comparison: pd.DataFrame, methods: list[str]) -> Table:
-    """What the networks of the last iteration cost with their channels cut out, against the dense one."""
+def _compact(comparison: pd.DataFrame, methods: list[str], last: int) -> Table:
+    """What the networks of the ``last`` iteration cost with their channels cut out, against the dense one."""
     head = ["method", "channels removed", "parameters", "multiply-accumulates", "one image, ms", "256 images, ms"]
     rows = []
     for method in methods:
-        ends = comparison[comparison["method"] == method]
-        ends = ends[ends["iteration"] == ends["iteration"].max()]
+        ends = comparison[(comparison["method"] == method) & (comparison["iteration"] == last)]
         cells = [method_name(method), percent(ends["channels_removed"].mean())]
         for dense, compact in (("parameters", "compact_parameters"), ("dense_macs", "compact_macs")):
             left = ends[compact].mean()
@@ -108,6 +143,7 @@ def _compact(comparison: pd.DataFrame, methods: list[str]) -> Table:
 
 def _matched_channels(matched: pd.DataFrame, methods: list[str]) -> Table:
     """Mean accuracy of the methods that got as far, where the reference stood after each iteration."""
+    seeds = matched["seed"].nunique()
     reached = [method for method in methods if matched.loc[matched["method"] == method, "test_accuracy"].notna().any()]
     rows = []
     for t, at in matched.groupby("iteration"):
@@ -115,7 +151,7 @@ def _matched_channels(matched: pd.DataFrame, methods: list[str]) -> Table:
         for method in reached:
             values = at.loc[at["method"] == method, "test_accuracy"]
             known, note = values.notna().sum(), ""
-            if 0 < known < len(values):
+            if 0 < known < seeds:
                 note = f" (n = {known})"
             cells.append(_with_std(values.mean(), values.std()) + note)
         rows.append(cells)
@@ -151,21 +187,19 @@ def _tests(tests: pd.DataFrame) -> Table:
     return {"head": head, "rows": rows}
 
 
-def _recipes(comparison: pd.DataFrame, methods: list[str]) -> list[dict[str, str]]:
-    rows = comparison[comparison["iteration"] == comparison["iteration"].max()]
+def _recipes(comparison: pd.DataFrame, methods: list[str], last: int) -> list[dict[str, str]]:
     found = []
     for method in methods:
-        mine = rows[rows["method"] == method]
-        stops = mine["stopped_by"].value_counts()
+        mine = comparison[comparison["method"] == method]
+        stops = mine.loc[mine["iteration"] == last, "stopped_by"].value_counts()
+        rewinds = sorted(mine["rewind"].replace("none", "their own values").dropna().unique())
         found.append(
             {
                 "name": method_name(method),
                 "key": method,
-                "rewind": listed(sorted(mine["rewind"].replace("none", "their own values").dropna().unique())),
-                "settings": "; ".join(sorted(mine["recipe"].dropna().unique())),
-                "stopped": listed([f"{reason} ({count})" for reason, count in stops.items()])
-                if len(stops)
-                else UNKNOWN,
+                "rewind": listed(rewinds or [UNKNOWN]),
+                "settings": "; ".join(sorted(mine["recipe"].dropna().unique())) or UNKNOWN,
+                "stopped": listed([f"{reason} ({count})" for reason, count in stops.items()] or [UNKNOWN]),
             }
         )
     return found
@@ -209,7 +243,8 @@ def render(
     all blocks as plain values, ``tables`` and ``metrics`` what compare wrote, ``charts`` by name, ``reference`` the
     method of matched channels.
     """
-    methods, summary = study.methods, tables["summary"]
+    methods, summary, last = study.methods, tables["summary"], len(study.iterations)
+    there, missing = set(tables["comparison"]["method"]), tables["missing"]
     seeds = f"{counted(len(study.seeds), 'seed')} ({', '.join(map(str, study.seeds))})"
     cut, imposed = removers(summary), [method for method in methods if IMPOSED in method]
     said = counted(len(methods) - len(imposed), "method") + (
@@ -220,22 +255,23 @@ def render(
         "report.html.j2",
         title=f"Pruning {network_name(study.network)} on {dataset_name(study.dataset)}",
         charts=charts,
-        methods=method_names(methods),
+        methods=method_names([method for method in methods if method in there]),
+        missing=_missing(missing),
         scope=f"{said}, {seeds}, {counted(len(study.iterations), 'iteration')}",
-        dense=percent(summary["dense_test_accuracy_mean"].mean()),
+        dense=percent(tables["comparison"].groupby("seed")["dense_test_accuracy"].first().mean()),
         findings=findings(tables, metrics, methods),
         caveats=caveats(tables, methods),
-        summary=_summary(summary),
+        summary=_summary(summary, len(missing) > 0),
         matched=_matched(tables["matched_density"], methods),
         cut=bool(cut),
         uncut=listed(method_names(uncut)) if uncut else "",
-        compact=_compact(tables["comparison"], methods),
+        compact=_compact(tables["comparison"], methods, last),
         matched_channels=_matched_channels(tables["matched_channels"], methods),
         reference=method_name(reference),
         collapse=_collapse(tables["collapse"]),
         elsewhere=listed([dataset_name(name) for name in tables["transfer"]["dataset"].unique()]),
         tests=_tests(tables["paired_tests"]),
-        recipes=_recipes(tables["comparison"], methods),
+        recipes=_recipes(tables["comparison"], methods, last),
         settings=_settings(settings, methods),
         provenance=_provenance(tables["runs"]),
     )

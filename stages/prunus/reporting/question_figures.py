@@ -16,6 +16,7 @@ from prunus.reporting.charts import (
     records,
     tooltip,
 )
+from prunus.reporting.files import of_all_seeds
 from prunus.reporting.names import dataset_name, listed, method_name, method_names
 
 Tables = dict[str, pd.DataFrame]
@@ -41,7 +42,7 @@ def transfer(tables: Tables, methods: list[str]) -> Chart | None:
 def information(tables: Tables, methods: list[str]) -> Chart | None:
     """What a layer explains of the next one's variance, mean over the pairs of layers: after the choice of units, in
     the network just pruned, and retrained. Iteration 0 is the dense network's."""
-    table = tables["information"]
+    table = of_all_seeds(tables["information"])
     drawn = [method for method in methods if method in set(table["method"])]
     if not drawn:
         return None

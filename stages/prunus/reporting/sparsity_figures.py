@@ -21,7 +21,7 @@ from prunus.reporting.charts import (
     records,
     tooltip,
 )
-from prunus.reporting.files import removers
+from prunus.reporting.files import of_all_seeds, removers
 from prunus.reporting.names import NARROW, listed, method_name, method_names
 
 MOST_COLUMNS_LABELLED = 9  # of a third of a page's width; more would touch each other
@@ -39,7 +39,7 @@ KEY_STEPS = 60
 
 def layer_density(tables: Tables, methods: list[str]) -> Chart:
     """Heat map of the density of each layer (rows, input at the top) after each iteration (columns), per method."""
-    layers = tables["layers"]
+    layers = of_all_seeds(tables["layers"])
     names, mean = (
         list(dict.fromkeys(layers["layer"])),
         layers.groupby(["method", "layer", "iteration"])["density"].mean(),
@@ -140,7 +140,7 @@ def _phase(tables: Tables, prefix: str) -> pd.DataFrame:
 
     ``prefix``: that of the columns of one phase; what is not in the tables is not in the result.
     """
-    layers, comparison = tables["layers"], tables["comparison"]
+    layers, comparison = of_all_seeds(tables["layers"]), of_all_seeds(tables["comparison"])
     found = {
         index: _weighted(layers, prefix + index) for index in ("pq_index", "gini_index") if prefix + index in layers
     }

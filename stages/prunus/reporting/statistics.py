@@ -18,6 +18,7 @@ SECONDS = ("prune_seconds", "train_seconds", "flow_seconds", "evaluation_seconds
 TOTALS = ("epochs", *SECONDS, "seconds")
 SPEEDUPS = ("speedup_1", "speedup_256")
 BINS = 20  # of sparsity: 5 % wide
+COLLAPSE = ["runs", "collapsed", "untrainable", "untrainable_share"]
 
 
 def mean_std_interval(values) -> tuple[float, float, float]:
@@ -109,6 +110,15 @@ def savings(totals: pd.Series, baseline: pd.Series) -> pd.Series:
     return 1 - totals[seeds] / reference.where(reference > 0)
 
 
+def complete(comparison: pd.DataFrame, iterations: int) -> pd.DataFrame:
+    """The rows of the chains that have all ``iterations``.
+
+    What is said of a chain's end, or summed over it, is said of these: one that a failure cut short would look cheap.
+    """
+    reached = comparison.groupby(["seed", "method"])["iteration"].transform("max")
+    return comparison[reached == iterations].reset_index(drop=True)
+
+
 def final(comparison: pd.DataFrame) -> pd.DataFrame:
     """The rows of the last iteration."""
     return comparison[comparison["iteration"] == comparison["iteration"].max()]
@@ -124,14 +134,16 @@ def totals(comparison: pd.DataFrame) -> pd.DataFrame:
 def summary(comparison: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
     """One row per method: final accuracy and density with their spread, size, speed, epochs and seconds, savings.
 
+    ``comparison`` holds ``complete`` chains only, ``seeds`` counts them; a method without any has NaN in the rest.
     Accuracies, densities, channels removed and savings are fractions; what is called fraction is a share of the dense
     network's. Epochs and seconds are totals a seed. A speed-up is NaN unless it was measured for every seed. Savings
     are means of the per-seed savings against SAP and LTH, NaN where the study has no such method.
     """
-    last, sums, rows = final(comparison), totals(comparison), []
+    last, rows = final(comparison), []
+    sums = {method: totals(comparison[comparison["method"] == method]).droplevel("method") for method in methods}
     for method in methods:
         ends = last[last["method"] == method]
-        row = {"method": method, "seeds": len(ends), "iterations": int(ends["iteration"].max())}
+        row = {"method": method, "seeds": len(ends), "iterations": comparison["iteration"].max()}
         for column in ("test_accuracy", "density"):
             values = mean_std_interval(ends[column])
             row |= {f"{column}_{name}": value for name, value in zip(("mean", "std", "ci95"), values, strict=True)}
@@ -144,11 +156,11 @@ def summary(comparison: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
         for column in SPEEDUPS:
             row[f"{column}_mean"] = ends[column].mean(skipna=False)
         for column in TOTALS:
-            row[f"{column}_mean"], row[f"{column}_std"], _ = mean_std_interval(sums.loc[method, column])
+            row[f"{column}_mean"], row[f"{column}_std"], _ = mean_std_interval(sums[method][column])
         for baseline in BASELINES:
             for column in ("epochs", "seconds"):
                 present = baseline in methods
-                saved = savings(sums.loc[method, column], sums.loc[baseline, column]) if present else [np.nan]
+                saved = savings(sums[method][column], sums[baseline][column]) if present else [np.nan]
                 row[f"{column}_saved_against_{baseline}"] = mean_std_interval(saved)[0]
         rows.append(row)
     return pd.DataFrame(rows)
@@ -161,12 +173,13 @@ def paired_tests(comparison: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
     """
     columns = ["method_a", "method_b", "n", "mean_difference", "ci95_low", "ci95_high", "t_p", "holm_p", "wilcoxon_p"]
     columns.append("density_difference")
-    last = final(comparison).set_index(["method", "seed"])
+    last = final(comparison)
+    ends = {method: last[last["method"] == method].set_index("seed") for method in methods}
     rows = []
     for a, b in combinations(methods, 2):
-        seeds = last.loc[a].index.intersection(last.loc[b].index)
-        differences = last.loc[a, "test_accuracy"][seeds] - last.loc[b, "test_accuracy"][seeds]
-        density = last.loc[a, "density"][seeds] - last.loc[b, "density"][seeds]
+        seeds = ends[a].index.intersection(ends[b].index)
+        differences = ends[a]["test_accuracy"][seeds] - ends[b]["test_accuracy"][seeds]
+        density = ends[a]["density"][seeds] - ends[b]["density"][seeds]
         mean, _, half = mean_std_interval(differences)
         rows.append(
             {
@@ -186,31 +199,24 @@ def paired_tests(comparison: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
     return table
 
 
-def collapse(comparison: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
+def collapse(comparison: pd.DataFrame, missing: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
     """One row per method and 5 %-wide bin of sparsity that holds any run, a run being one iteration of one seed.
 
-    ``collapsed`` counts the runs with a layer without weights, ``untrainable`` those whose network gives every test
-    image the same answer after retraining; ``untrainable_share`` is their share of the runs. A bin holds its lower end,
-    the last one both.
+    ``collapsed`` counts the runs that ``missing`` says ended because a layer had no weight left, ``untrainable`` those
+    whose network gives every test image the same answer after retraining; ``untrainable_share`` is their share of the
+    runs that were retrained. A bin holds its lower end, the last one both.
     """
-    table = comparison.assign(
-        bin=np.minimum(np.floor(BINS * (1 - comparison["density"]) + 1e-9), BINS - 1),
-        collapsed=comparison["collapsed"] > 0,
-        untrainable=comparison["untrainable"] > 0,
-    )
-    sums = table.groupby(["method", "bin"])[["collapsed", "untrainable"]].agg(["size", "sum"]).loc[methods]
-    lower = sums.index.get_level_values("bin")
-    return pd.DataFrame(
-        {
-            "method": sums.index.get_level_values("method"),
-            "sparsity_from": np.round(lower / BINS, 2),
-            "sparsity_to": np.round((lower + 1) / BINS, 2),
-            "runs": sums["collapsed", "size"].to_numpy(),
-            "collapsed": sums["collapsed", "sum"].to_numpy(),
-            "untrainable": sums["untrainable", "sum"].to_numpy(),
-            "untrainable_share": (sums["untrainable", "sum"] / sums["untrainable", "size"]).to_numpy(),
-        }
-    )
+    ended = missing.loc[missing["kind"] == "collapsed", ["method", "density"]].assign(collapsed=True, untrainable=0)
+    runs = comparison[["method", "density", "untrainable"]].assign(collapsed=False)
+    runs = pd.concat([runs, ended], ignore_index=True) if len(ended) else runs
+    runs["bin"] = np.minimum(np.floor(BINS * (1 - runs["density"]) + 1e-9), BINS - 1)
+    counts = runs.assign(untrainable=runs["untrainable"] > 0).groupby(["method", "bin"])
+    table = counts.agg(runs=("collapsed", "size"), collapsed=("collapsed", "sum"), untrainable=("untrainable", "sum"))
+    table = table.loc[[method for method in methods if method in table.index]].reset_index()
+    lower, retrained = table["bin"], table["runs"] - table["collapsed"]
+    table["sparsity_from"], table["sparsity_to"] = np.round(lower / BINS, 2), np.round((lower + 1) / BINS, 2)
+    table["untrainable_share"] = table["untrainable"] / retrained.where(retrained > 0)
+    return table[["method", "sparsity_from", "sparsity_to", *COLLAPSE]]
 
 
 def transfer_summary(transfer: pd.DataFrame) -> pd.DataFrame:
@@ -224,10 +230,11 @@ def transfer_summary(transfer: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def metrics(summary: pd.DataFrame) -> dict[str, dict[str, float]]:
+def metrics(summary: pd.DataFrame, seeds: int) -> dict[str, dict[str, float]]:
     """The few numbers DVC compares studies by, per method, rounded to six digits; what is not known is left out.
 
-    The share of channels removed only where some method of the study removes channels; the tables hold the rest.
+    The share of channels removed only where some method of the study removes channels; the seeds that the numbers are
+    of only where some are missing (``seeds``: those of the study). The tables hold the rest.
     """
     names = {
         "final_test_accuracy": "test_accuracy_mean",
@@ -238,6 +245,8 @@ def metrics(summary: pd.DataFrame) -> dict[str, dict[str, float]]:
     if removers(summary):
         names["final_channels_removed"] = "channels_removed_mean"
     names |= {key: key for key in summary.columns if "_saved_against_" in key}
+    if (summary["seeds"] < seeds).any():
+        names["seeds"] = "seeds"
     rows = summary.set_index("method")
     return {
         method: {key: round(float(row[name]), 6) for key, name in names.items() if not np.isnan(row[name])}

@@ -1,7 +1,10 @@
-"""Gather a study's evaluations and run records into tables, reading only what it lists: folders hold leftovers."""
+"""Gather a study's evaluations and run records into tables, reading only what it lists: folders hold leftovers.
 
-import json
+What is listed and not there has no rows; ``missing`` says what that is.
+"""
+
 from itertools import product
+from math import nan
 from pathlib import Path
 from typing import Protocol
 
@@ -9,7 +12,7 @@ import pandas as pd
 
 from prunus import layout
 from prunus.reporting.files import read_table
-from prunus.runtime import StageError
+from prunus.runtime import StageError, read_json
 
 ACTIVITIES = ("prune", "train", "flow", "evaluation")
 FIRST_COLUMNS = ["dataset", "network", "seed", "method", "iteration", "density", "test_accuracy", "epochs"]
@@ -32,26 +35,36 @@ class Study(Protocol):
     iterations: list
 
 
-def _evaluate(seed: int, method: str) -> str:
-    own, _, ratio_of = method.partition("_at_")
-    return f"python stages/evaluate.py --seed {seed} --method {own}" + (f" --ratio-of {ratio_of}" if ratio_of else "")
+def _read_iterations(study: Study, seed: int, method: str) -> pd.DataFrame | None:
+    """The study's iterations of one chain as evaluated, None where none is."""
+    path = layout.evaluation(seed, method) / "iterations.csv"
+    if not path.exists():
+        return None
+    chain = read_table(path, layout.evaluate_command(seed, method), ["iteration"])
+    chain = chain[chain["iteration"] <= len(study.iterations)]
+    return None if chain.empty else chain
 
 
 def _gather(study: Study, name: str, first_iteration: int, may_be_empty: bool = False) -> pd.DataFrame:
-    """The table ``name`` of every chain, one below the other, iterations ``first_iteration`` to the study's last.
+    """The table ``name`` of every chain, one below the other, from ``first_iteration`` to the last that is evaluated.
 
-    ``may_be_empty``: a chain's table without any row is no error.
+    ``may_be_empty``: a chain's table without any row is no error. Raises ``StageError`` where no chain has any, or one
+    of them lacks what its evaluation made.
     """
     chains = []
-    wanted = range(first_iteration, len(study.iterations) + 1)
-    for seed in study.seeds:
-        for method in study.methods:
-            path = layout.evaluation(seed, method) / f"{name}.csv"
-            chain = read_table(path, _evaluate(seed, method))
-            absent = sorted(set(wanted) - set(chain["iteration"]))
-            if absent and not (may_be_empty and chain.empty):
-                raise StageError(f"{path} has no iteration {absent[0]}; `{_evaluate(seed, method)}` makes it")
-            chains.append(chain[chain["iteration"].isin(wanted)])
+    for seed, method in product(study.seeds, study.methods):
+        if (made := _read_iterations(study, seed, method)) is None:
+            continue
+        path, made_by = layout.evaluation(seed, method) / f"{name}.csv", layout.evaluate_command(seed, method)
+        chain = made if name == "iterations" else read_table(path, made_by, ["iteration"])
+        wanted = range(first_iteration, int(made["iteration"].max()) + 1)
+        absent = sorted(set(wanted) - set(chain["iteration"]))
+        if absent and not (may_be_empty and chain.empty):
+            raise StageError(f"{path} has no iteration {absent[0]}; `{made_by}` makes it")
+        chains.append(chain[chain["iteration"].isin(wanted)])
+    if not chains:
+        first = layout.evaluate_command(study.seeds[0], study.methods[0])
+        raise StageError(f"no chain of the study is evaluated: nothing to compare; `dvc repro` or `{first}` makes them")
     filled = [chain for chain in chains if not chain.empty]
     return pd.concat(filled, ignore_index=True) if filled else chains[0]
 
@@ -84,29 +97,18 @@ def information(study: Study, methods: list[str]) -> pd.DataFrame:
 
     Without any row where nothing is measured.
     """
-    if not methods:
-        return pd.DataFrame(columns=INFORMATION_COLUMNS)
     found = []
-    for seed in study.seeds:
-        for method in methods:
-            command = f"python stages/measure_information.py --seed {seed} --method {method}"
-            path = layout.evaluation(seed, method) / "information.csv"
-            table = read_table(path, command)
-            absent = sorted(set(range(1, len(study.iterations) + 1)) - set(table["iteration"]))
-            if absent:
-                raise StageError(f"{path} has no iteration {absent[0]}; `{command}` makes it")
+    for seed, method in product(study.seeds, methods):
+        path = layout.evaluation(seed, method) / "information.csv"
+        if path.exists():
+            table = read_table(path, layout.information_command(seed, method))
             found.append(table[table["iteration"] <= len(study.iterations)])
-    return pd.concat(found, ignore_index=True)
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=INFORMATION_COLUMNS)
 
 
 def _read_record(path: Path) -> dict:
     """The run record at ``path``, empty where it is missing: what a stage computed stands without it."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        raise StageError(f"{path} is not JSON; remove it, and the stage it belongs to makes it anew") from None
+    return read_json(path, "dvc repro", {"seconds": dict[str, float]}) if path.exists() else {}
 
 
 def _seconds(record: dict, activity: str) -> float:
@@ -135,7 +137,7 @@ def comparison(study: Study) -> pd.DataFrame:
 
     Seconds are those of the iteration's own stage: choosing the masks, training, flow and evaluation; the dense
     training and Phi* are shared by the methods of a seed. NaN where a record is missing, or a latency not measured.
-    Raises ``StageError`` where an evaluation is missing, too short, or that of another dataset or network.
+    Raises ``StageError`` where no chain is evaluated, or one was as that of another dataset or network.
     """
     table = _gather(study, "iterations", 1)
     for _, row in table.iterrows():
@@ -143,7 +145,7 @@ def comparison(study: Study) -> pd.DataFrame:
             path = layout.evaluation(row["seed"], row["method"]) / "iterations.csv"
             raise StageError(
                 f"{path} is of {row['network']} on {row['dataset']}, the study is {study.network} on {study.dataset}; "
-                f"`{_evaluate(row['seed'], row['method'])}` makes it anew"
+                f"`{layout.evaluate_command(row['seed'], row['method'])}` makes it anew"
             )
     keys = zip(table["seed"], table["method"], table["iteration"], strict=True)
     records = [_read_record(layout.iteration_record(*key)) for key in keys]
@@ -159,23 +161,22 @@ def transfer(study: Study, comparison: pd.DataFrame, datasets: list[str], method
     """One row per other dataset, seed, method and iteration (0: dense): what the network is worth there.
 
     ``source_test_accuracy`` is the network's own in ``comparison``, before it was moved. Without any row where nothing
-    is transferred. Raises ``StageError`` where a table is missing, too short, or of another study's dataset.
+    is transferred. Raises ``StageError`` where a table is of another study's dataset.
     """
     chains = [pd.DataFrame(columns=TRANSFER_COLUMNS)]
     own = comparison.set_index(["seed", "method", "iteration"])["test_accuracy"].to_dict()
     own |= {(seed, "dense", 0): rows["dense_test_accuracy"].iloc[0] for seed, rows in comparison.groupby("seed")}
     for dataset, seed, method in product(datasets, study.seeds, methods):
         path = layout.transfer(dataset, seed, method)
-        made_by = f"python stages/transfer.py --dataset {dataset} --seed {seed} --method {method}"
+        if not path.exists():
+            continue
+        made_by = layout.transfer_command(dataset, seed, method)
         chain = read_table(path, made_by)
         wanted = [0] if method == "dense" else range(1, len(study.iterations) + 1)
-        absent = sorted(set(wanted) - set(chain["iteration"]))
-        if absent:
-            raise StageError(f"{path} has no iteration {absent[0]}; `{made_by}` makes it")
         if set(chain["source_dataset"]) != {study.dataset}:
             raise StageError(f"{path} is not of networks from {study.dataset}; `{made_by}` makes it anew")
         chain = chain[chain["iteration"].isin(wanted)]
-        chains.append(chain.assign(source_test_accuracy=[own[seed, method, t] for t in chain["iteration"]]))
+        chains.append(chain.assign(source_test_accuracy=[own.get((seed, method, t), nan) for t in chain["iteration"]]))
     filled = chains[1:] or chains
     return pd.concat(filled, ignore_index=True)[TRANSFER_COLUMNS]
 

@@ -13,9 +13,10 @@ LIGHT |= {"part-0": "#30363b", "part-1": "#7d868e", "part-2": "#b5127c", "part-3
 # Words on bars: on blue and grey, the deep ones of the series, and on the others.
 LIGHT |= {"on-deep": "#ffffff", "on-bright": "#16181a"}
 DEEP = (0, 6)
+LIGHT |= {"alarm": "#b3261e"}  # of the box that says what is missing
 DARK = {"paper": "#16181a", "ink": "#e6e7e8", "soft": "#a4abb1", "faint": "#6d747a", "grid": "#2c3135"}
 DARK = LIGHT | DARK | {"on-deep": "#16181a"} | {"series-0": "#3f97d8", "series-6": "#c4c8cc"}
-DARK |= {"part-0": "#e0e3e6", "part-1": "#8b949c", "part-2": "#f06cbc", "part-3": "#454c52"}
+DARK |= {"part-0": "#e0e3e6", "part-1": "#8b949c", "part-2": "#f06cbc", "part-3": "#454c52", "alarm": "#ff8a80"}
 
 PAGE_FONT, PAPER_FONT = "system-ui, sans-serif", "Liberation Sans"  # the second one comes with vl-convert
 FORMAT_LOCALE = {"decimal": ".", "thousands": ",", "grouping": [3], "currency": ["", ""], "percent": "\u202f%"}

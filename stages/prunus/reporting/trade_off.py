@@ -22,7 +22,8 @@ from prunus.reporting.charts import (
     time_unit,
     tooltip,
 )
-from prunus.reporting.names import listed, method_name
+from prunus.reporting.files import finished
+from prunus.reporting.names import listed, method_name, method_names
 
 REFERENCES = ("sap", "lth")
 NOMINAL = 300, 260  # pixels of a plot in a narrow window: labels that are apart there are apart everywhere
@@ -32,8 +33,11 @@ MOST_ON_LINEAR = 4  # times the least cost
 PLACES = ("left", 8, -10), ("left", 8, 11), ("right", -8, -10), ("right", -8, 11)
 
 
-def of_methods(tables: dict[str, pd.DataFrame], methods: list[str]) -> Chart:
+def of_methods(tables: dict[str, pd.DataFrame], methods: list[str]) -> Chart | None:
     """The trade-off of a study: one point per method, those that stop on flow labelled with their epsilon."""
+    series, methods = method_names(methods), [name for name in methods if name in finished(tables["summary"])]
+    if not methods:
+        return None
     summary = tables["summary"].set_index("method").loc[methods].reset_index()
     comparison = tables["comparison"]
     epsilons = comparison.dropna(subset="epsilon").groupby("method")["epsilon"].unique()
@@ -45,7 +49,7 @@ def of_methods(tables: dict[str, pd.DataFrame], methods: list[str]) -> Chart:
     table = summary.drop(columns="method").assign(
         series=names, label=labels, reference=summary["method"].isin(REFERENCES)
     )
-    return trade_off(table, list(names))
+    return trade_off(table, series)
 
 
 def trade_off(table: pd.DataFrame, series: list[str]) -> Chart:

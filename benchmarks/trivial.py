@@ -1,0 +1,103 @@
+"""A scratch copy of the project with a study of any size, whose stages do nothing but write their outputs.
+
+What remains of a run is then the orchestration, with the real graph, Snakefile, profile and dependencies.
+"""
+
+import copy
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from prunus import layout
+from prunus.studies import chain
+
+METHODS = ["one_shot", "lth", "sap", "incop_if", "incop_gf"]
+COPIED = ("Snakefile", "dvc.yaml", "stages", "profiles", "data/images", ".dvc/config", ".dvcignore", ".gitignore")
+SCRIPTS = ("prepare_data", "pretrain", "reference_flow", "prune_iteration", "evaluate", "compare", "report")
+
+TRIVIAL = '''"""Writes at once what the stage of this name would; other parameters make other contents."""
+import json
+import sys
+from pathlib import Path
+
+parameters = Path("params.yaml").read_text()
+for name in json.loads(Path("outputs.json").read_text())[" ".join(sys.argv)]:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(name + parameters)
+'''
+
+
+def _processor_seconds() -> float:
+    """Of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+class Project:
+    """The scratch copy at ``root``: a git repository with one commit, in which nothing has run."""
+
+    def __init__(self, root: Path, seeds: int, methods: list[str], iterations: int):
+        from dvc.repo import Repo
+
+        self.root = root
+        for name in COPIED:
+            source, target = layout.ROOT / name, root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy2(source, target)
+        self.params = yaml.safe_load((layout.ROOT / layout.PARAMS).read_text())
+        self.params["device"]["accelerator"] = "cpu"
+        self.params["study"] |= {"seeds": list(range(seeds)), "methods": methods, "iterations": chain(iterations)}
+        self.write_params()
+        for script in SCRIPTS:
+            (root / "stages" / f"{script}.py").write_text(TRIVIAL)
+        config = (root / ".dvc/config").read_text()
+        self.run("git", "init", "--quiet")
+        self.run("dvc", "init", "--quiet", "--force")
+        (root / ".dvc/config").write_text(config)
+        stages = [stage for stage in Repo(str(root)).index.stages if stage.cmd]
+        outputs = {stage.cmd: [os.path.relpath(out.fs_path, root) for out in stage.outs] for stage in stages}
+        self.commands = list(outputs)  # dvc.yaml lists stages after those they depend on
+        contents = {command.removeprefix("python "): names for command, names in outputs.items()}
+        (root / "outputs.json").write_text(json.dumps(contents))
+        self.run("git", "add", "--all")
+        self.run("git", "-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit", "--quiet", "-m", "study")
+
+    def write_params(self) -> None:
+        (self.root / layout.PARAMS).write_text(yaml.safe_dump(self.params, sort_keys=False))
+
+    def run(self, *command: str) -> float:
+        """Seconds that ``command`` took; ``said`` keeps its output, ``processor`` its seconds of processor time."""
+        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        before, start = _processor_seconds(), time.perf_counter()
+        done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True)
+        seconds, self.processor = time.perf_counter() - start, _processor_seconds() - before
+        self.said = done.stdout + done.stderr
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended {done.returncode}\n{self.said}")
+        return seconds
+
+    def at(self, root: Path) -> "Project":
+        """The same study in another folder, which must hold what this one does."""
+        other = copy.copy(self)
+        other.root, other.params = root, copy.deepcopy(self.params)
+        return other
+
+    def bare(self) -> float:
+        return sum(self.run(*command.split()) for command in self.commands)
+
+    def empty(self) -> None:
+        """As before the first run: no outputs, no cache, no memory of either runner."""
+        for name in ("runs", "logs", "reports", "data/prepared", ".snakemake", ".dvc/cache", ".dvc/tmp"):
+            shutil.rmtree(self.root / name, ignore_errors=True)
+        (self.root / "dvc.lock").unlink(missing_ok=True)

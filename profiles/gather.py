@@ -1,0 +1,62 @@
+"""Evaluate, compare and report what there is of a study that failed in parts.
+
+dvc repro --keep-going; python profiles/gather.py   # snakemake does it by itself
+
+What DVC does not know to be of this study, a leftover of other settings that a failure kept from being made anew,
+leaves the workspace first (DVC's cache has it), so that nothing takes it for a result. Every stage runs through DVC and
+nothing is trained; once the cause is mended, `dvc repro` or `snakemake` makes what is missing and what depends on it.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import networkx
+from dvc.lock import LockError
+from dvc.repo import Repo, lock_repo
+from dvc.stage import PipelineStage
+
+EVALUATING, GATHERING = ("evaluate", "evaluate_at_ratio"), ("compare", "report")
+
+
+def name(stage: PipelineStage) -> str:
+    return stage.addressing.split("@")[0]
+
+
+def clear(repo: Repo) -> list[str]:
+    """Remove the outputs that are not of this study as it stands, those of compare and report apart, and what follows
+    from them; the stages that evaluate such chains.
+
+    Raises ``LockError`` while a stage is running.
+    """
+    with lock_repo(repo):
+        changed, unmade = repo.status(), set()
+        for stage in networkx.dfs_postorder_nodes(repo.index.graph):  # what a stage reads comes before it
+            if stage.addressing in changed or unmade & set(repo.index.graph.successors(stage)):
+                unmade.add(stage)
+                if isinstance(stage, PipelineStage) and name(stage) not in GATHERING:
+                    stage.remove_outs(ignore_remove=False, force=False)
+    return sorted(stage.addressing for stage in unmade if name(stage) in EVALUATING)
+
+
+def repro(*arguments: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *arguments])
+    if done.returncode:
+        sys.exit(f"{Path(__file__).name}: `dvc repro {arguments[-1]}` ended with status {done.returncode}; see above")
+
+
+def main() -> None:
+    os.chdir(Path(__file__).resolve().parents[1])
+    try:
+        chains = clear(Repo(_wait_for_lock=True))
+    except LockError:
+        sys.exit(f"{Path(__file__).name}: another dvc or snakemake is at work here; run this when it has ended")
+    if chains:
+        repro("--ignore-errors", *chains)  # a chain without any iteration cannot be evaluated
+    for stage in GATHERING:
+        repro("--force", stage)  # why runs are missing stands where DVC does not watch, so that may have changed alone
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The commands that read params.yaml, on a project where a training could start, and what a bad file makes of them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from prunus import layout
+from prunus.plain_yaml import ParamsError
+
+COPIED = ("Snakefile", "dvc.yaml", "params.yaml", "stages", "profiles", "data/images", ".dvcignore", ".gitignore")
+COPIED += ("reports/captions",)
+COMMANDS = {
+    "stage script": [sys.executable, "stages/pretrain.py", "--seed", "0"],
+    "dvc repro": ["dvc", "repro"],
+    "snakemake": ["snakemake", "--cores", "1"],
+}
+
+
+def run(root: Path, command: list[str]) -> tuple[int, str]:
+    """Exit status and output."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, errors="replace")
+    return done.returncode, done.stdout + done.stderr
+
+
+def project(root: Path) -> Path:
+    """The project at ``root``, its data prepared: the next thing to run is a training."""
+    for name in COPIED:
+        source, target = layout.ROOT / name, root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, target)
+    for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "repro", "-q", "prepare_data"]):
+        status, output = run(root, command)
+        assert status == 0, output
+    return root
+
+
+def trained(root: Path) -> list[Path]:
+    """What any stage after the data's has left behind."""
+    return sorted(path for path in (root / "runs").rglob("*") if path.is_file() and "data" not in path.parts)
+
+
+def refused(root: Path, name: str, content: bytes, error: ParamsError) -> str:
+    """Who refused a params.yaml that gets ``error``: Prunus, by its first line, or DVC, which reads the file before it.
+
+    AssertionError where a command does not fail, shows a traceback, leaves out the line or starts a training.
+    """
+    (root / "params.yaml").write_bytes(content)
+    status, output = run(root, COMMANDS[name])
+    assert status, f"{name} went on with a params.yaml that should get: {error}"
+    assert "Traceback" not in output, output
+    assert trained(root) == [], f"{name} started a training"
+    line = str(error).splitlines()[0]
+    if line in output:
+        return "Prunus"
+    assert name == "dvc repro" and "ERROR: " in output, f"{name} does not say {line!r}:\n{output}"
+    return "DVC"

@@ -1,0 +1,27 @@
+"""What is wrong with params.yaml ends each command in its line, before any training. `make fuzz` tries more files."""
+
+import pytest
+
+import commands
+import mutations
+from prunus import params
+from prunus.plain_yaml import ParamsError
+
+SETTING = mutations.written(mutations.put(("methods", "sap", "p"), -1))
+NO_YAML = mutations.REAL + b"["
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return commands.project(tmp_path_factory.mktemp("bad") / "project")
+
+
+@pytest.mark.parametrize(
+    ("command", "content", "by"),
+    [("snakemake", SETTING, "Prunus"), ("dvc repro", SETTING, "Prunus"), ("dvc repro", NO_YAML, "DVC")],
+)
+def test_a_bad_file_starts_nothing(project, command, content, by):
+    (project / "params.yaml").write_bytes(content)
+    with pytest.raises(ParamsError) as error:
+        params.read(project / "params.yaml")
+    assert commands.refused(project, command, content, error.value) == by
