@@ -67,108 +67,141 @@ def test_no_record_of_what_failed_and_what_is_unfinished_goes_with_success_alone
     assert path.exists() and not unfinished.parent.exists()
 
 
+RECORD = layout.record("seed0", "sap", "iteration-3")
 
-            f"{path} could not be written (No space left on device); free some space, then run the same command again\n"
-            raise error
-            runtime.write_json(layout.dense(0) / "metrics.json", "x" * 2**16)
-            write()
-        (full_disk / "filling").write_bytes(bytes(2**20 - 4096 * 3))
-        )
-        allocate()
-        assert "another process runs this stage (runs/records/seed0/dense)" in other.stdout.readline()
-        assert other.poll() is None
-        assert said.endswith(
-        assert written(full_disk) == [full_disk / "small.safetensors"]
-        other = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
-        partial.write_text("half")
-        pass
-        patch.chdir(full_disk)
-        pytest.raises(runtime.StageError, match=r"a\.csv could not be written"),
-        pytest.skip("mounting needs root")
-        raise KeyboardInterrupt  # and a note of an earlier run would be wrong now
-        raise OSError(number, os.strerror(number))
-        raise PermissionError(errno.EACCES, "Permission denied", "data/raw/x")
+
+def note():
+    return json.loads(layout.failure(RECORD).read_text())
+
+
+def test_a_failed_stage_leaves_a_note_and_no_record_until_it_is_run_again(project):
+    with pytest.raises(ZeroDivisionError), runtime.Recorder(RECORD):
         raise ZeroDivisionError("by zero\nand more")
-        raise runtime.StageError("no weight is left", "collapsed", 0.01)
-        runtime.write_atomically(tmp_path / "a.csv") as partial,
-        runtime.write_json(tmp_path / "file" / "metrics.json", {})
-        said = capsys.readouterr().err
-        with pytest.raises(SystemExit), runtime.one_line_errors():
-        with pytest.raises(runtime.StageError, match="could not be written") as raised, runtime.Recorder(RECORD):
-        with pytest.raises(type(error)), runtime.one_line_errors(), runtime.Recorder(RECORD):
-    """A folder on a file system of one MiB; skipped where none may be mounted."""
-    "allocate",
-    (tmp_path / "file").write_text("")
-    ):
-    [too_much_for_torch, too_much_for_numpy, too_much_for_python, too_much_for_a_gpu, too_much_for_cuda],
-    assert "data/raw/x: Permission denied; mend that" in capsys.readouterr().err
-    assert "seed0 sap iteration-3: out of memory (" in said
-    assert RECORD.exists() and not layout.failure(RECORD).exists()
     assert not RECORD.exists()
-    assert not layout.failure(RECORD).exists()
-    assert not list(full_disk.rglob("*.partial"))
-    assert not list(tmp_path.iterdir())
-    assert note() == {"kind": "collapsed", "message": "no weight is left", "density": 0.01}
+    said = "ZeroDivisionError: by zero; the stage's output has the traceback"
     assert note() == {"kind": "error", "message": said, "density": None}
-    assert note()["kind"] == "out_of_memory"
-    assert other.communicate()[0] == "in\n"
-    assert other.returncode == 0
-    assert raised.value.kind == "disk_full"
-    assert said.count("\n") == 1
-    assert said.endswith("); lower flow.samples or run fewer stages at a time (snakemake --cores)\n")
-    assert said.endswith("/file: File exists; mend that, then run the same command again\n")
+    with pytest.raises(runtime.StageError), runtime.Recorder(RECORD):
+        raise runtime.StageError("no weight is left", "collapsed", 0.01)
+    assert note() == {"kind": "collapsed", "message": "no weight is left", "density": 0.01}
+    with pytest.raises(KeyboardInterrupt), runtime.Recorder(RECORD):
+        raise KeyboardInterrupt  # and a note of an earlier run would be wrong now
+    assert not layout.failure(RECORD).exists()
+    with runtime.Recorder(RECORD):
+        pass
+    assert RECORD.exists() and not layout.failure(RECORD).exists()
+
+
+def too_much_for_torch():
+    torch.empty(10**15)
+
+
+def too_much_for_numpy():
+    np.empty(10**15)
+
+
+def too_much_for_python():
     bytearray(2**62)
-    checkpoint.save(full_disk / "small.safetensors", {"a": torch.zeros(10)})
-    code = f"from pathlib import Path; from prunus import runtime\nwith runtime.Recorder(Path('{path}')): print('in')"
-    environment = os.environ | {"PYTHONPATH": str(layout.ROOT / "stages")}
+
+
+def too_much_for_a_gpu():  # as torch raises it; the real thing needs a GPU
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def too_much_for_cuda():
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [too_much_for_torch, too_much_for_numpy, too_much_for_python, too_much_for_a_gpu, too_much_for_cuda],
+)
+def test_out_of_memory_is_one_line_that_says_what_to_lower(project, allocate, capsys):
+    with pytest.raises(SystemExit), runtime.one_line_errors(), runtime.Recorder(RECORD, eased_by=["flow.samples"]):
+        allocate()
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "seed0 sap iteration-3: out of memory (" in said
+    assert said.endswith("); lower flow.samples or run fewer stages at a time (snakemake --cores)\n")
+    assert note()["kind"] == "out_of_memory"
+
+
+def test_other_errors_keep_their_traceback(project):
+    for error in (RuntimeError("a shape is wrong"), FileNotFoundError(2, "No such file", "x"), ValueError()):
+        with pytest.raises(type(error)), runtime.one_line_errors(), runtime.Recorder(RECORD):
+            raise error
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A folder on a file system of one MiB; skipped where none may be mounted."""
     folder = tmp_path / "small"
     folder.mkdir()
-    for error in (RuntimeError("a shape is wrong"), FileNotFoundError(2, "No such file", "x"), ValueError()):
-    for write in (lambda: checkpoint.save(path, tensors), lambda: runtime.write_json(path, "x" * 2**21)):
     if os.getuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]).returncode:
-    monkeypatch.chdir(tmp_path)
-    np.empty(10**15)
-    path = layout.record("seed0", "dense")
-    path, tensors = full_disk / "runs" / "network.safetensors", {"a": torch.zeros(10**6)}
-    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    return [path for path in folder.rglob("*") if path.is_file()]
-    return json.loads(layout.failure(RECORD).read_text())
-    said = "ZeroDivisionError: by zero; the stage's output has the traceback"
-    said = capsys.readouterr().err
-    subprocess.run(["umount", folder], check=True)
-    torch.empty(10**15)
-    with (
-    with pytest.MonkeyPatch.context() as patch:
-    with pytest.raises(KeyboardInterrupt), runtime.Recorder(RECORD):
-    with pytest.raises(SystemExit), runtime.one_line_errors(), runtime.Recorder(RECORD, eased_by=["flow.samples"]):
-    with pytest.raises(SystemExit), runtime.one_line_errors():
-    with pytest.raises(ZeroDivisionError), runtime.Recorder(RECORD):
-    with pytest.raises(runtime.StageError), runtime.Recorder(RECORD):
-    with runtime.Recorder(RECORD):
-    with runtime.Recorder(path):
+        pytest.skip("mounting needs root")
     yield folder
-)
-@pytest.fixture
-@pytest.mark.parametrize(
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-RECORD = layout.record("seed0", "sap", "iteration-3")
-def full_disk(tmp_path):
-def note():
-def test_a_failed_stage_leaves_a_note_and_no_record_until_it_is_run_again(project):
-def test_a_full_disk_is_one_line_and_leaves_nothing(full_disk, capsys):
-def test_a_stage_whose_disk_is_full_says_so_even_if_its_note_cannot_be_written(full_disk):
-def test_no_space_on_any_machine(tmp_path, number):
-def test_other_errors_keep_their_traceback(project):
-def test_out_of_memory_is_one_line_that_says_what_to_lower(project, allocate, capsys):
-def test_two_processes_of_one_stage_take_turns(tmp_path, monkeypatch):
-def test_what_may_not_be_read_or_written_is_named(tmp_path, capsys):
-def too_much_for_a_gpu():  # as torch raises it; the real thing needs a GPU
-def too_much_for_cuda():
-def too_much_for_numpy():
-def too_much_for_python():
-def too_much_for_torch():
+    subprocess.run(["umount", folder], check=True)
+
+
 def written(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(full_disk, capsys):
+    path, tensors = full_disk / "runs" / "network.safetensors", {"a": torch.zeros(10**6)}
+    checkpoint.save(full_disk / "small.safetensors", {"a": torch.zeros(10)})
+    for write in (lambda: checkpoint.save(path, tensors), lambda: runtime.write_json(path, "x" * 2**21)):
+        with pytest.raises(SystemExit), runtime.one_line_errors():
+            write()
+        said = capsys.readouterr().err
+        assert said.endswith(
+            f"{path} could not be written (No space left on device); free some space, then run the same command again\n"
+        )
+        assert written(full_disk) == [full_disk / "small.safetensors"]
+
+
+def test_a_stage_whose_disk_is_full_says_so_even_if_its_note_cannot_be_written(full_disk):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(full_disk)
+        (full_disk / "filling").write_bytes(bytes(2**20 - 4096 * 3))
+        with pytest.raises(runtime.StageError, match="could not be written") as raised, runtime.Recorder(RECORD):
+            runtime.write_json(layout.dense(0) / "metrics.json", "x" * 2**16)
+    assert raised.value.kind == "disk_full"
+    assert not list(full_disk.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_no_space_on_any_machine(tmp_path, number):
+    with (
+        pytest.raises(runtime.StageError, match=r"a\.csv could not be written"),
+        runtime.write_atomically(tmp_path / "a.csv") as partial,
+    ):
+        partial.write_text("half")
+        raise OSError(number, os.strerror(number))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_may_not_be_read_or_written_is_named(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit), runtime.one_line_errors():
+        runtime.write_json(tmp_path / "file" / "metrics.json", {})
+    said = capsys.readouterr().err
+    assert said.endswith("/file: File exists; mend that, then run the same command again\n")
+    with pytest.raises(SystemExit), runtime.one_line_errors():
+        raise PermissionError(errno.EACCES, "Permission denied", "data/raw/x")
+    assert "data/raw/x: Permission denied; mend that" in capsys.readouterr().err
+
+
+def test_two_processes_of_one_stage_take_turns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = layout.record("seed0", "dense")
+    code = f"from pathlib import Path; from prunus import runtime\nwith runtime.Recorder(Path('{path}')): print('in')"
+    environment = os.environ | {"PYTHONPATH": str(layout.ROOT / "stages")}
+    with runtime.Recorder(path):
+        other = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        assert "another process runs this stage (runs/records/seed0/dense)" in other.stdout.readline()
+        assert other.poll() is None
+    assert other.communicate()[0] == "in\n"
+    assert other.returncode == 0
 
 
 def test_missing_and_damaged_files_name_the_command_that_makes_them(tmp_path):

@@ -6,6 +6,7 @@ torch is imported only where a device is used, so that stages which only gather 
 
 import csv
 import errno
+import fcntl
 import hashlib
 import json
 import os

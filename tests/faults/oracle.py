@@ -83,7 +83,7 @@ def books(root: Path, stages: set[str]) -> list[str]:
             if not (root / ".dvc/cache/files/md5" / name[:2] / name[2:]).is_file():
                 wrong.append(f"{item['path']} is not in the cache")
     for path in (root / ".dvc/cache/files/md5").glob("??/*"):
-        if path.suffix != ".dir" and md5(path) != path.parent.name + path.name:
+        if path.suffix != ".dir" and not is_of_dvc(path) and md5(path) != path.parent.name + path.name:
             wrong.append(f"{path.relative_to(root)} is not what it is named after")
     return wrong + [f"{path} is left over" for path in root.glob("runs/unfinished/**/*") if path.is_file()]
 
@@ -93,7 +93,7 @@ def litter(root: Path) -> list[Path]:
     found = [
         path
         for pattern in ("*.partial", ".*.tmp")
-        for top in ("runs", "reports", "data")
+        for top in ("runs", "reports", "data", ".dvc/cache")
         for path in (root / top).rglob(pattern)
     ]
     return found + list(root.glob("dvc.lock.partial"))
