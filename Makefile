@@ -2,13 +2,13 @@
 # `make experiments` lists a study's variants, `make test` runs the tests, `make fuzz` tries thousands of damaged
 # params.yaml, `sudo make slurm` runs a study on a Slurm of its own, `make verify` finds damaged outputs and cached
 # objects, `make audit` looks the pinned packages up among known vulnerabilities, `make bench` measures, `make docs`
-# builds the documentation into site/; each sets up .venv first.
+# builds the documentation into site/, `make faults` breaks a study in every way; each sets up .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study setup test fuzz slurm verify audit bench experiments docs lint
+.PHONY: study setup test fuzz faults slurm verify audit bench experiments docs lint
 
 study: setup
 	$(if $(NAME),python studies/run.py $(NAME) $(if $(SCALE),--scale $(SCALE)),snakemake)
@@ -36,6 +36,10 @@ audit: setup
 # Needs root and Linux, and installs Debian's slurm-wlm and munge where they are absent; LOG=FILE keeps what it prints.
 slurm: setup
 	$(BIN)/python tests/slurm/run.py $(if $(LOG),--log $(LOG))
+
+# 100 SIGKILLs, damaged files, full disks, two launchers at once: about 25 minutes. KILLS, SEED, ONLY: fewer, others, some.
+faults: setup
+	$(BIN)/python tests/faults/run.py $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)")
 
 bench: setup
 	$(BIN)/python benchmarks/run.py $(ONLY)

@@ -103,6 +103,14 @@ def unreadable(lock: Path, repo) -> bool:
     return False
 
 
+def torn(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return True
+    return False
+
+
 def main() -> int:
     os.chdir(Path(__file__).resolve().parents[1])
     from dvc.repo import Repo
@@ -129,6 +137,9 @@ def main() -> int:
                 remove(path, f"is not what {stage} made")
         if LOCK.exists() and unreadable(LOCK, repo):
             remove(LOCK, "cannot be read")
+        locks = Path(repo.tmp_dir, "rwlock")
+        if locks.exists() and torn(locks):  # by a plain `dvc` that was killed; the next one would stumble over it
+            remove(locks, "cannot be read")
     print("\n".join(damaged + [f"{len(there)} outputs checked, {len(damaged)} things damaged"]))
     if damaged:
         print("`dvc repro` brings back what is missing: from the cache where it can, else by running the stage")

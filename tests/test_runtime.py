@@ -191,6 +191,19 @@ def test_what_may_not_be_read_or_written_is_named(tmp_path, capsys):
     assert "data/raw/x: Permission denied; mend that" in capsys.readouterr().err
 
 
+def test_two_processes_of_one_stage_take_turns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = layout.record("seed0", "dense")
+    code = f"from pathlib import Path; from prunus import runtime\nwith runtime.Recorder(Path('{path}')): print('in')"
+    environment = os.environ | {"PYTHONPATH": str(layout.ROOT / "stages")}
+    with runtime.Recorder(path):
+        other = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        assert "another process runs this stage (runs/records/seed0/dense)" in other.stdout.readline()
+        assert other.poll() is None
+    assert other.communicate()[0] == "in\n"
+    assert other.returncode == 0
+
+
 def test_missing_and_damaged_files_name_the_command_that_makes_them(tmp_path):
     path = tmp_path / "network.safetensors"
     with pytest.raises(runtime.StageError, match="is missing; `python x.py` makes it"):

@@ -6,6 +6,7 @@ torch is imported only where a device is used, so that stages which only gather 
 
 import csv
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -231,6 +232,24 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _take_turn(folder: Path) -> int:
+    """Wait until no other process runs the stage whose record lies in ``folder``; the descriptor that holds the turn.
+
+    A launcher that is killed leaves its stage's script at work, and the next launcher starts the same one: both write
+    the same temporary names. The lock goes when the process does, however it ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    turn = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"another process runs this stage ({folder}); waiting until it has ended", flush=True)
+        fcntl.flock(turn, fcntl.LOCK_EX)
+    except OSError:  # a network file system that locks no folders
+        pass
+    return turn
+
+
 class Recorder:
     """Writes ``record.json`` when its block succeeds: git revision, versions, device, threads, seeds and seconds.
 
@@ -253,6 +272,7 @@ class Recorder:
         self._eased_by = eased_by
 
     def __enter__(self):
+        self._turn = _take_turn(self.path.parent)
         layout.failure(self.path).unlink(missing_ok=True)
         self._started = datetime.now(UTC)
         self._start = time.perf_counter()
@@ -260,6 +280,7 @@ class Recorder:
 
     def __exit__(self, kind, error, trace):
         if kind is not None:
+            os.close(self._turn)
             if isinstance(error, Exception):  # not what a user or a cluster ends a stage with
                 self._note(error)
             return
@@ -283,6 +304,7 @@ class Recorder:
             },
         )
         shutil.rmtree(layout.unfinished(self.path), ignore_errors=True)
+        os.close(self._turn)
 
     def _note(self, error: Exception) -> None:
         """Say why the block failed, in a file and, where a user can mend it, as the error raised."""

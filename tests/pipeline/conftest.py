@@ -28,6 +28,12 @@ SMALL = {
 }
 
 
+def environment() -> dict[str, str]:
+    """That of the project's commands: this interpreter's tools first."""
+    tools = str(Path(sys.executable).parent)
+    return os.environ | {"PATH": tools + os.pathsep + os.environ["PATH"], "DVC_NO_ANALYTICS": "1"}
+
+
 class Project:
     """A scratch project: ``root``, its commands, and which stages' scripts they ran."""
 
@@ -36,11 +42,9 @@ class Project:
 
     def run(self, *command: str, status: int | None = 0) -> str:
         """Output of ``command``; its exit status must be ``status`` (None: any)."""
-        bin_folder = str(Path(sys.executable).parent)
-        environment = os.environ | {"PATH": bin_folder + os.pathsep + os.environ["PATH"], "DVC_NO_ANALYTICS": "1"}
         # A file, not a pipe: DVC's queue workers inherit it and may outlive the command by long.
         with tempfile.TemporaryFile("w+") as output:
-            done = subprocess.run(command, cwd=self.root, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            done = subprocess.run(command, cwd=self.root, env=environment(), stdout=output, stderr=subprocess.STDOUT)
             output.seek(0)
             text = output.read()
         logs = "".join(path.read_text()[-2000:] for path in self.root.glob("logs/*.log")) if done.returncode else ""
@@ -87,29 +91,29 @@ def chain(method: str, iterations=(0, 1), seed: int = 0) -> set[str]:
     return pruning | {f"evaluate@{seed}-{method}"}
 
 
+def make_project(root: Path, **changes) -> Project:
+    """A committed project in ``root`` with a small study in which nothing has run yet; ``changes`` as in ``edit``."""
+    for path in COPIED:
+        source, target = ROOT / path, root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, target)
+    project = Project(root)
+    project.git("init", "-q")
+    project.run("dvc", "init", "-q")
+    shutil.copytree(ROOT / ".dvc/plots", root / ".dvc/plots")
+    project.edit(**{key.replace(".", "__"): value for key, value in SMALL.items()} | changes)
+    project.git("add", "-A")
+    project.git("commit", "-qm", "the study")
+    return project
+
+
 @pytest.fixture(scope="session")
 def fresh(tmp_path_factory):
     """A function that makes a committed project with a small study in which nothing has run yet."""
-
-    def make(name: str) -> Project:
-        root = tmp_path_factory.mktemp(name, numbered=True) / "project"
-        for path in COPIED:
-            source, target = ROOT / path, root / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy2(source, target)
-        project = Project(root)
-        project.git("init", "-q")
-        project.run("dvc", "init", "-q")
-        shutil.copytree(ROOT / ".dvc/plots", root / ".dvc/plots")
-        project.edit(**{key.replace(".", "__"): value for key, value in SMALL.items()})
-        project.git("add", "-A")
-        project.git("commit", "-qm", "the study")
-        return project
-
-    return make
+    return lambda name: make_project(tmp_path_factory.mktemp(name, numbered=True) / "project")
 
 
 @pytest.fixture(scope="session")
