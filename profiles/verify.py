@@ -9,6 +9,7 @@ as it is. What is removed here, the next `snakemake` or `dvc repro` restores fro
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,12 @@ def recorded(text: str) -> dict[str, tuple[str, str]]:
         elif section == "outs:" and line.startswith("      md5: "):
             found[path] = stage, line.removeprefix("      md5: ")
     return found
+
+
+def cut_short(text: str) -> bool:
+    """Whether dvc.lock ends within an entry: plain DVC, killed while it wrote the file anew, leaves it so."""
+    last = re.split(r"(?m)^  (?=\S)", text)[-1]
+    return "stages:" in text and last.strip() != "stages: {}" and not ("\n    outs:\n" in last and text.endswith("\n"))
 
 
 def being_written(tmp: Path) -> set[str]:

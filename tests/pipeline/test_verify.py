@@ -5,7 +5,7 @@ import re
 import pytest
 from dvc.utils.serialize import load_yaml
 
-from verify import being_written, recorded
+from verify import being_written, cut_short, recorded
 
 
 def flip(path, at=-100):
@@ -37,6 +37,16 @@ def test_outputs_are_read_from_dvc_lock_as_dvc_reads_them(by_snakemake):
         out["path"]: (name, out["md5"]) for name, stage in load_yaml(path)["stages"].items() for out in stage["outs"]
     }
     assert recorded(path.read_text()) == expected
+
+
+def test_a_dvc_lock_that_ends_within_an_entry_is_found(by_snakemake):
+    text = (by_snakemake.root / "dvc.lock").read_text()
+    assert not cut_short(text)
+    assert not cut_short("")
+    entry = text.rindex("\n  report:\n") + 1
+    outs = text.index("    outs:\n", entry)
+    assert all(cut_short(text[:end]) for end in (entry + 5, entry + 40, outs, outs + 5, len(text) - 1))
+    assert not cut_short(text[:entry])
 
 
 def test_nothing_is_said_of_what_is_in_order(finished):
