@@ -195,7 +195,7 @@ CASES = {
     "warm-up in epoch 3": Case(options={"keep_after": 12}),
     "warm-up at the end": Case(options={"keep_after": 20}),
     "plateau": Case(stop=Plateau(2, 12), sgd={"learning_rate": 0.001}),
-    "flow": Case(stop=flow_stop(norms, every=3, epsilon=math.inf, max_epochs=9), epochs=3),
+    "flow": Case(stop=flow_stop(norms, every=3, epsilon=1e9, max_epochs=9), epochs=3),
     "flow to the cap": Case(stop=flow_stop(norms)),
     "stale gradient": Case(stop=flow_stop(stale)),
     "distance not a number": Case(stop=flow_stop(lambda network: torch.tensor([math.nan, 0.0]))),
