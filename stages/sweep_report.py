@@ -40,13 +40,13 @@ def gathered(revisions: list[dict], names: list[str], cached) -> list[sweep.Expe
     if unknown := [name for name in names if name not in entries]:
         raise StageError(f"{unknown[0]}: no such experiment; there are: {', '.join(list(entries)[1:]) or 'none'}")
     return [
-        experiment(name, sweep.flat(data["params"][str(layout.PARAMS)]["data"]), table(name, data, cached))
+        as_experiment(name, sweep.flat(data["params"][str(layout.PARAMS)]["data"]), table(name, data, cached))
         for name, data in entries.items()
         if not names or name in names or name == sweep.WORKSPACE
     ]
 
 
-def experiment(name: str, params: dict, comparison: pd.DataFrame) -> sweep.Experiment:
+def as_experiment(name: str, params: dict, comparison: pd.DataFrame) -> sweep.Experiment:
     """Chains that a failure cut short are left out, and named: what a variant cost is summed over its iterations."""
     whole = complete(comparison, len(params["study.iterations"]))
     kept = set(zip(whole["seed"], whole["method"], strict=True))
