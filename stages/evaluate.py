@@ -25,7 +25,7 @@ BATCHES = (1, 256)  # images a latency is measured on
 CHECKED_IMAGES = 256
 INDICES = ("pq_index", "gini_index")
 # What is read of an iteration's metrics.json.
-METRICS = {"density": float, "alive": int, "validation_accuracy": float, "collapsed": list[str], "epochs": int}
+METRICS = {"density": float, "alive": int, "validation_accuracy": float, "epochs": int}
 METRICS |= {"stopped_by": str, "distance": float | None, "epsilon": float | None, "settings": dict}
 CHANNEL_COLUMNS = ["seed", "method", "iteration", "group", "channels", "alive"]
 
