@@ -7,12 +7,16 @@ import pytest
 import damages
 import kills
 from processes import of_study
-from study import DVC, SNAKEMAKE, Study
+from study import DVC, LAUNCHERS, SNAKEMAKE, Study
 from together import half_done
 
 pytestmark = pytest.mark.timeout(900)
 
-KILLS = 5
+# Who is killed at the how manieth change it makes to the study's files, and whether all others are killed too.
+KILLS = {
+    "snakemake": [("stage", 3, False), ("snakemake", 4, False), ("dvc", 12, True)],
+    "dvc": [("stage", 3, False), ("dvc", 20, False)],
+}
 TOGETHER = ("output truncated", "cached object deleted", "Snakemake's metadata flipped", ".dvc/tmp emptied")
 
 
@@ -27,20 +31,20 @@ def study(by_snakemake, tmp_path_factory):
 @pytest.mark.parametrize("launcher", ["snakemake", "dvc"])
 def test_a_study_that_is_killed_again_and_again_ends_with_the_same_bytes(study, launcher):
     project, said = half_done(study), []
-    result = kills.round_of(study, project, launcher, random.Random(launcher), KILLS, 6.0, said.append)
-    assert (result.outcome, result.notes) == ("recovered", []), "\n".join(said)
-    assert result.kills > 0, "\n".join(said)
+    orders = [{"role": role, "nth": nth, "delay": 0.0, "everything": all_} for role, nth, all_ in KILLS[launcher]]
+    coming = iter([*orders, None])
+    result = kills.until_done(study, project, LAUNCHERS[launcher], lambda: next(coming), said.append, launcher)
+    assert (result.outcome, result.kills) == ("recovered", len(orders)), "\n".join(said)
+    assert study.wrong(project) == [], "\n".join(said)
     assert not of_study(project.root)
 
 
 @pytest.mark.parametrize(
-    ("launcher", "kinds"), [(SNAKEMAKE, TOGETHER), (DVC, ("dvc.lock truncated", "stale .partial"))]
+    ("launcher", "kinds"), [(SNAKEMAKE, TOGETHER), (DVC, ("dvc.lock truncated", "stale .partial files"))]
 )
 def test_damage_is_mended_or_named(study, launcher, kinds):
     project, rng = study.copy(study.reference), random.Random(0)
     study.run(project, launcher)
-    names = [name for name in damages.DAMAGES if name.startswith(kinds)]
-    assert len(names) == len(kinds)
-    done = [damages.DAMAGES[name](study, project, rng) for name in names]
+    done = [damages.DAMAGES[kind](study, project, rng) for kind in kinds]
     outcome, notes = study.mend(project, launcher, settled=False)
     assert outcome in ("recovered", "said"), "\n".join(done + notes)
