@@ -88,7 +88,7 @@ def mid_stage(root: Path) -> dict[str, str] | None:
 def owned(root: Path, address: str = "") -> int:
     """Entries of DVC's rwlock that belong to processes of a stage, or of any."""
     noted = json.loads((root / ".dvc/tmp/rwlock").read_text())
-    owners = [*noted["write"].values(), *(owner for found in noted["read"].values() for owner in found)]
+    owners = [*noted.get("write", {}).values(), *sum(noted.get("read", {}).values(), [])]
     return len([owner for owner in owners if address in owner["cmd"]])
 
 
@@ -176,15 +176,17 @@ def study(log: Log) -> None:
     for job, fields in ended.items():
         again = f"  requeued {fields['Restarts']}x" if fields["Restarts"] != "0" else ""
         where = ", ".join(seen.get(job, ["?"]))
-        log(f"  job {job:>3}  {fields['Stage']:<36} {fields['Partition']}  {fields['RunTime']}  {where}{again}")
+        log(f"  job {job:>3}  {fields['Stage']:<38} {fields['Partition']}  {fields['RunTime']}  {where}{again}")
     if ended[lost]["Restarts"] == "0" or ended[lost]["JobState"] != "COMPLETED":
         raise cluster.ClusterError(f"job {lost} was not requeued: {ended[lost]}")
     local = project(scratch / "local")
     local.snakemake()
     log(f"same bytes as local: {len(compared(local.root, remote.root))} files")
+    if left := owned(remote.root):
+        raise cluster.ClusterError(f"DVC's rwlock still has {left} entries")
+    log("DVC's rwlock has no entries left")
     log(f"dvc status: {says(remote, 'Data and pipelines are up to date.', 'dvc', 'status')}")
     log(f"snakemake -n: {says(remote, 'Nothing to be done', 'snakemake', '-n')}")
-    log(f"entries left in DVC's rwlock: {owned(remote.root)}")
 
 
 def main() -> None:
