@@ -10,13 +10,12 @@ import os
 import re
 import sys
 import time
-from functools import cache
 from pathlib import Path
 
 from dvc import dvcfile, rwlock
 from dvc.cli import main
-from dvc.dependency import param
 from dvc.exceptions import DvcException
+from dvc.stage import PipelineStage
 from dvc.stage import cache as run_cache
 from dvc.stage.serialize import to_lockfile
 from dvc.utils.serialize import dumps_yaml, loads_yaml
@@ -74,6 +73,18 @@ class RunCache(run_cache.StageCache):
         return super()._load_cache(key, value) if value else None
 
 
+def as_started(run_stage):
+    """``run_stage`` that puts down what the stage depends on as it is when it starts. DVC looks when it has ended, and
+    would take params.yaml or code that was edited meanwhile for what the stage ran with."""
+
+    def run(stage, *arguments, **options):
+        stage.save_deps()
+        stage.save_deps = lambda allow_missing=False: None
+        return run_stage(stage, *arguments, **options)
+
+    return run
+
+
 if __name__ == "__main__":
     NAME = sys.argv[1]
     if "1" in sys.argv[2:]:
@@ -84,8 +95,8 @@ if __name__ == "__main__":
     dvcfile.Lockfile, rwlock.rwlock, run_cache.StageCache = Lockfile, owners.rwlock, RunCache
     # DVC believes a cached object that is read-only; what it restores had better be what its name says.
     LocalHashFileDB.check = HashFileDB.check
-    # DVC would read params.yaml again at the end, and put down an edit made meanwhile as what the stage was run with.
-    param.load_path = cache(param.load_path)
+    PipelineStage._run_stage = as_started(PipelineStage._run_stage)
+    os.environ["PRUNUS_AS_STARTED"] = "1"
     held = owners.hold(NAME)
     while True:
         try:

@@ -249,3 +249,19 @@ def test_a_bad_study_ends_a_script_with_status_2_and_one_line(tmp_path):
     assert ran.returncode == 2
     wanted = "params.yaml: methods.incop_gf.epsilon: -3 should be greater than or equal to 0\n"
     assert (ran.stdout, ran.stderr) == ("", wanted)
+
+
+def test_edits_since_a_stage_read_its_keys_are_found(tmp_path, monkeypatch):
+    path = tmp_path / "params.yaml"
+    text = (params.layout.ROOT / "params.yaml").read_text()
+    path.write_text(text)
+    monkeypatch.setattr(params.layout, "ROOT", tmp_path)
+    monkeypatch.setattr(params, "_obeyed", [])
+    params.for_stage(["training", "flow.samples", "methods.sap"])
+    assert params.edited() == []
+    path.write_text(text.replace("batch_size: ", "batch_size: 1"))
+    assert params.edited() == ["training"]
+    path.write_text(text.replace("threads: 1", "threads: 2") + "# another stage's key, a comment\n")
+    assert params.edited() == []
+    path.write_text("not: whole")
+    assert params.edited() == ["training", "flow.samples", "methods.sap"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from prunus import checkpoint, gpus, layout, runtime
+from prunus import checkpoint, gpus, layout, params, runtime
 from prunus import masks as masking
 
 
@@ -89,6 +89,30 @@ def test_a_failed_stage_leaves_a_note_and_no_record_until_it_is_run_again(projec
     with runtime.Recorder(RECORD):
         pass
     assert RECORD.exists() and not layout.failure(RECORD).exists()
+
+
+def test_what_is_edited_while_plain_dvc_runs_a_stage_ends_it(project, monkeypatch):
+    code = project / "code.py"
+    code.touch()
+    monkeypatch.setattr(runtime, "loaded_code", lambda: [str(code)])
+    monkeypatch.setattr(params, "edited", lambda: [])
+
+    def run():
+        with runtime.Recorder(RECORD):
+            os.utime(code, (1, code.stat().st_mtime + 1))
+
+    run()  # by hand: nobody takes note of the code
+    monkeypatch.setenv("DVC_STAGE", "pretrain@0")
+    RECORD.unlink()
+    with pytest.raises(runtime.StageError, match=r"code\.py was edited while this stage ran"):
+        run()
+    assert not RECORD.exists() and note()["kind"] == "error"
+    monkeypatch.setenv(runtime.AS_STARTED, "1")
+    run()
+    monkeypatch.delenv(runtime.AS_STARTED)
+    monkeypatch.setattr(params, "edited", lambda: ["training.epochs"])
+    with pytest.raises(runtime.StageError, match="training.epochs was edited"), runtime.Recorder(RECORD):
+        pass
 
 
 def too_much_for_torch():

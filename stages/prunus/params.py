@@ -367,8 +367,24 @@ def for_stage(keys: list[str], methods: bool = True) -> SimpleNamespace:
         missing = [key for key in keys if key.startswith("methods.") and key.split(".")[1] not in params.methods]
         if missing:
             raise ParamsError(f"{missing[0]}: no such block; blocks: {', '.join(params.methods)}")
-        return select(params, keys)
+        _obeyed.append((keys, methods, select(params, keys)))
+        return _obeyed[-1][-1]
     except ParamsError as error:
         for line in str(error).splitlines():
             print(line if line.startswith("params.yaml") else f"params.yaml: {line}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+_obeyed = []
+
+
+def edited() -> list[str]:
+    """The keys among those that ``for_stage`` returned which params.yaml now says differently; all if it is invalid."""
+    found = []
+    for keys, methods, before in _obeyed:
+        try:
+            now = select(read(methods=methods), keys)
+        except (ParamsError, AttributeError, KeyError):
+            return keys
+        found += [key for key in keys if select(now, [key]) != select(before, [key])]
+    return found

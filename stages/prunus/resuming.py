@@ -7,7 +7,6 @@ epoch but a training's last. What a stage computes before it trains, it computes
 
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,9 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prunus import layout
-from prunus.runtime import Recorder, processor, versions, write_atomically
-
-STAGES = Path(__file__).resolve().parents[1]
+from prunus.runtime import Recorder, loaded_code, processor, versions, write_atomically
 
 
 class Part(Protocol):
@@ -52,13 +49,11 @@ class Random:
 def fingerprint(recorder: Recorder, params: object, inputs: Iterable[Path]) -> str:
     """SHA-256 of what decides a stage's numbers: which stage it is, the settings it obeys (``params``, by their repr),
     its ``inputs``' bytes, the project's code that is loaded, package versions, seeds, device and threads."""
-    loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())} - {None}
-    code = [path for path in map(Path, loaded) if path.is_relative_to(STAGES)]
     gpu = recorder.device.type == "cuda"
     facts = {
         "stage": str(recorder.path),
         "params": repr(params),
-        "files": {str(path): _sha256(path) for path in [*inputs, *code]},
+        "files": {str(path): _sha256(path) for path in [*inputs, *map(Path, loaded_code())]},
         "versions": versions(),
         "seeds": recorder.seeds,
         "device": torch.cuda.get_device_name(recorder.device) if gpu else processor(),

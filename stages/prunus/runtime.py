@@ -23,9 +23,11 @@ from pathlib import Path
 
 from pydantic import ValidationError, create_model
 
-from prunus import gpus, layout
+from prunus import gpus, layout, params
 
 RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy", "torch-pruning")
+STAGES = Path(__file__).resolve().parents[1]
+AS_STARTED = "PRUNUS_AS_STARTED"  # set where what started the stage puts down what it depended on then
 FULL = (errno.ENOSPC, errno.EDQUOT)
 MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 
@@ -250,6 +252,17 @@ def _take_turn(folder: Path) -> int:
     return turn
 
 
+def _age(path: Path) -> int | None:
+    with suppress(OSError):
+        return path.stat().st_mtime_ns
+
+
+def loaded_code() -> list[str]:
+    """The files of the project's modules that this process has loaded."""
+    names = {getattr(module, "__file__", None) for module in list(sys.modules.values())} - {None}
+    return sorted(name for name in names if Path(name).is_relative_to(STAGES))
+
+
 class Recorder:
     """Writes ``record.json`` when its block succeeds: git revision, versions, device, threads, seeds and seconds.
 
@@ -272,17 +285,20 @@ class Recorder:
         self._eased_by = eased_by
 
     def __enter__(self):
-        self._turn = _take_turn(self.path.parent)
+        self._turn, self._code = _take_turn(self.path.parent), {name: _age(Path(name)) for name in loaded_code()}
         layout.failure(self.path).unlink(missing_ok=True)
         self._started = datetime.now(UTC)
         self._start = time.perf_counter()
         return self
 
     def __exit__(self, kind, error, trace):
-        if kind is not None:
+        spoiled = None if kind else self._spoiled()
+        if error := error or spoiled:
             os.close(self._turn)
             if isinstance(error, Exception):  # not what a user or a cluster ends a stage with
                 self._note(error)
+            if spoiled:
+                raise spoiled
             return
         revision, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
         write_json(
@@ -305,6 +321,16 @@ class Recorder:
         )
         shutil.rmtree(layout.unfinished(self.path), ignore_errors=True)
         os.close(self._turn)
+
+    def _spoiled(self) -> StageError | None:
+        """Plain DVC takes what params.yaml and the code say when a stage has ended for what the stage ran with."""
+        if "DVC_STAGE" not in os.environ or AS_STARTED in os.environ:
+            return None
+        edited = params.edited() + [name for name, age in self._code.items() if _age(Path(name)) != age]
+        if not edited:
+            return None
+        why = "was edited while this stage ran, and DVC would take it for what the stage ran with"
+        return StageError(f"{edited[0]} {why}; run it again (`snakemake` takes such edits)")
 
     def _note(self, error: Exception) -> None:
         """Say why the block failed, in a file and, where a user can mend it, as the error raised."""

@@ -136,12 +136,19 @@ for out in yaml.safe_load(Path("dvc.lock").read_text())["stages"]["report"]["out
     Path(out["path"]).write_text("made")
 params = Path("params.yaml")
 params.write_text(params.read_text().replace("learning_rate: 0.05", "learning_rate: 0.07"))
+with open("stages/prunus/reporting/page.py", "a") as code:
+    code.write("# edited")
 """
 
 
 def test_an_edit_while_a_stage_runs_is_not_taken_for_what_it_ran_with(finished):
+    def recorded():
+        stage = load_yaml(finished.root / "dvc.lock")["stages"]["report"]
+        code = {dep["path"]: dep["md5"] for dep in stage["deps"]}["stages/prunus/reporting/page.py"]
+        return stage["params"]["params.yaml"]["training"]["sgd"]["learning_rate"], code
+
+    before = recorded()
     (finished.root / "stages/report.py").write_text(EDITS)
     finished.run("python", "profiles/one_stage.py", "report", "0")
-    recorded = load_yaml(finished.root / "dvc.lock")["stages"]["report"]["params"]["params.yaml"]
-    assert recorded["training"]["sgd"]["learning_rate"] == 0.05
+    assert recorded() == before
     assert "learning_rate: 0.07" in (finished.root / "params.yaml").read_text()
