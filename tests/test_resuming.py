@@ -27,7 +27,7 @@ import pretrain
 import prune_iteration
 import reference_flow
 import transfer
-from prunus import channels, layout, networks, resuming
+from prunus import channels, layout, networks, resuming, runtime
 from prunus import masks as masking
 from prunus.datasets import Dataset, Split
 from prunus.methods.oto import HalfSpace, Settings
@@ -278,7 +278,7 @@ def test_what_decides_the_numbers_is_in_the_fingerprint(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "prunus.fresh", module)
     (folder / "stages").mkdir()
     Path(module.__file__).write_text("x = 1")
-    monkeypatch.setattr(resuming, "STAGES", folder / "stages")
+    monkeypatch.setattr(runtime, "STAGES", folder / "stages")
     seen.append(found())
     Path(module.__file__).write_text("x = 2")
     seen.append(found())
@@ -492,7 +492,7 @@ def test_a_stage_killed_for_real_goes_on_to_the_same_bytes(project, tmp_path_fac
     root = tmp_path_factory.mktemp("killed")
     shutil.copytree(project.root / "data", root / "data")
     shutil.copy(project.root / layout.PARAMS, root)
-    shutil.copytree(resuming.STAGES, root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(runtime.STAGES, root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "stages/pretrain.py", "--seed", "0"]
     file = root / layout.unfinished(layout.iteration_record(0, "dense", 0)) / layout.CHECKPOINT
     with subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL) as process:

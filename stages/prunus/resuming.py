@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prunus import layout
-from prunus.runtime import Recorder, loaded_code, processor, versions, write_atomically
+from prunus.runtime import Recorder, StageError, loaded_code, processor, versions, write_atomically
 
 
 class Part(Protocol):
@@ -150,8 +150,9 @@ class Resume:
         try:
             with write_atomically(self.path) as partial:
                 save_file(tensors, partial, {"facts": text, "sha256": _digest(text, tensors)})
-        except (OSError, SafetensorError) as error:
-            print(f"{self.path}: cannot be written ({error}); training goes on without this checkpoint", flush=True)
+        except (OSError, SafetensorError, StageError) as error:
+            why = error.__cause__ or error
+            print(f"{self.path}: cannot be written ({why}); training goes on without this checkpoint", flush=True)
 
     def _read(self) -> tuple[dict, dict[str, Tensor]] | None:
         """The checkpoint's facts and tensors, or None where there is none or it is another computation's."""
