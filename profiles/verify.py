@@ -87,13 +87,14 @@ def damaged_objects(cache: Path) -> Iterator[Path]:
 
 def damaged_runs(cache: Path) -> Iterator[Path]:
     """Entries of DVC's run cache, which say what a stage once made, that are not what they are named after."""
-    import yaml
+    from dvc.exceptions import DvcException
     from dvc.utils import dict_sha256
+    from dvc.utils.serialize import load_yaml
 
     for path in sorted((cache / "runs").glob("??/*/*")):
         try:
-            name = dict_sha256(yaml.load(path.read_bytes(), yaml.CSafeLoader), exclude=["size", "nfiles"])
-        except (yaml.YAMLError, AttributeError):
+            name = dict_sha256(load_yaml(path), exclude=["size", "nfiles"])
+        except (DvcException, AttributeError, ValueError):
             name = None
         if name != path.name:
             yield path
