@@ -24,7 +24,7 @@ from dvc.stage import PipelineStage
 sys.path[:0] = ["stages", "profiles"]
 from prunus import gpus
 from prunus import params as study_params
-from verify import LOCK, cut_short, damaged_outputs
+from verify import damaged_outputs, lock_trouble
 
 COMPUTING = {"pretrain", "reference_flow", "prune_iteration", "prune_at_ratio", "evaluate", "evaluate_at_ratio"}
 COMPUTING |= {"measure_information", "transfer"}
@@ -88,8 +88,8 @@ def alone():
 
 ALONE = not MAIN or alone()
 if MAIN and ALONE:
-    if cut_short(LOCK.read_text(encoding="utf-8", errors="replace") if LOCK.exists() else ""):
-        print("dvc.lock is cut short; `python profiles/verify.py`, then `dvc repro` mend it", file=sys.stderr)
+    if wrong := lock_trouble(repo):
+        print(wrong, file=sys.stderr)
         os._exit(1)
     # Snakemake asks whether an output is there and how old it is, not what is in it.
     for path, stage in damaged_outputs(repo):

@@ -51,6 +51,18 @@ def cut_short(text: str) -> bool:
     return "stages:" in text and last.strip() != "stages: {}" and not ("\n    outs:\n" in last and text.endswith("\n"))
 
 
+def lock_trouble(repo) -> str | None:
+    """What is wrong with dvc.lock at a glance, and how to mend it. Snakemake by itself would find nothing to do."""
+    lock = Path(repo.root_dir, LOCK)
+    if not lock.exists():
+        made = any(Path(out.fs_path).exists() for stage in repo.index.stages for out in stage.outs)
+        known = Path(repo.cache.legacy.path, "runs").exists()
+        return "dvc.lock is gone; `dvc repro` writes it anew from DVC's cache" if made and known else None
+    if cut_short(lock.read_text(encoding="utf-8", errors="replace")):
+        return "dvc.lock is cut short; `python profiles/verify.py` removes it, then `dvc repro` writes it anew"
+    return None
+
+
 def being_written(tmp: Path) -> set[str]:
     """Outputs (absolute paths) that a stage of a living DVC process is writing now."""
     try:

@@ -105,9 +105,21 @@ def test_an_empty_folder_in_the_run_cache_stops_no_stage(finished):
     """A DVC that is killed between making it and writing into it leaves one, and the next DVC stumbles over it."""
     for entry in (finished.root / ".dvc/cache/runs").glob("??/*/*"):
         entry.unlink()
-    (finished.root / "dvc.lock").unlink()
+    lock = finished.root / "dvc.lock"
+    lock.write_text(re.sub(r"(?m)^  report:\n(    .*\n)+", "", lock.read_text()))
     (finished.root / "reports/report.html").unlink()
     assert finished.snakemake() == {"report"}
+
+
+def test_snakemake_names_a_dvc_lock_that_is_gone(finished):
+    lock = finished.root / "dvc.lock"
+    content = load_yaml(lock)
+    lock.unlink()
+    said = finished.run("snakemake", "--cores", "2", status=1)
+    assert "dvc.lock is gone; `dvc repro` writes it anew" in said
+    assert "Traceback" not in said
+    assert finished.repro() == set()
+    assert load_yaml(lock) == content
 
 
 def test_what_a_living_process_is_writing_is_left_alone(tmp_path):
