@@ -91,6 +91,8 @@ if MAIN and ALONE:
     if wrong := lock_trouble(repo):
         print(wrong, file=sys.stderr)
         os._exit(1)
+    if not Path(repo.cache.local.path).exists() and any(map(os.path.exists, made)):
+        print("DVC's cache is gone; `dvc repro` fills it again from the outputs", file=sys.stderr)
     # Snakemake asks whether an output is there and how old it is, not what is in it.
     for path, stage in damaged_outputs(repo):
         print(f"{path} is not what {stage} made: removed, to be brought back", file=sys.stderr)
