@@ -15,8 +15,8 @@ from pathlib import Path
 from dvc import dvcfile, rwlock
 from dvc.cli import main
 from dvc.exceptions import DvcException
-from dvc.stage import PipelineStage
 from dvc.stage import cache as run_cache
+from dvc.stage import run as running
 from dvc.stage.serialize import to_lockfile
 from dvc.utils.serialize import dumps_yaml, loads_yaml
 from dvc_data.hashfile.db import HashFileDB
@@ -73,14 +73,14 @@ class RunCache(run_cache.StageCache):
         return super()._load_cache(key, value) if value else None
 
 
-def as_started(run_stage):
-    """``run_stage`` that puts down what the stage depends on as it is when it starts. DVC looks when it has ended, and
-    would take params.yaml or code that was edited meanwhile for what the stage ran with."""
+def as_started(cmd_run):
+    """``cmd_run`` that first puts down what the stage depends on. DVC looks when the stage has ended, and would take
+    params.yaml or code that was edited meanwhile for what it ran with."""
 
     def run(stage, *arguments, **options):
         stage.save_deps()
         stage.save_deps = lambda allow_missing=False: None
-        return run_stage(stage, *arguments, **options)
+        return cmd_run(stage, *arguments, **options)
 
     return run
 
@@ -95,7 +95,7 @@ if __name__ == "__main__":
     dvcfile.Lockfile, rwlock.rwlock, run_cache.StageCache = Lockfile, owners.rwlock, RunCache
     # DVC believes a cached object that is read-only; what it restores had better be what its name says.
     LocalHashFileDB.check = HashFileDB.check
-    PipelineStage._run_stage = as_started(PipelineStage._run_stage)
+    running.cmd_run = as_started(running.cmd_run)
     os.environ["PRUNUS_AS_STARTED"] = "1"
     held = owners.hold(NAME)
     while True:
