@@ -164,8 +164,8 @@ onstart:
 
 
 onerror:
-    # On a cluster the evaluations are for its nodes: there it is one command to run by hand.
-    if workflow.execution_settings.keep_going:
+    # Not after Ctrl-C, which leaves jobs. On a cluster evaluations are for its nodes: there it is a command to run by hand.
+    if workflow.execution_settings.keep_going and workflow.scheduler.failed and not workflow.scheduler.running:
         gather = [sys.executable, "profiles/gather.py"]
         if workflow.local_exec:
             Path("logs").mkdir(exist_ok=True)
