@@ -10,8 +10,8 @@ import sys
 from functools import cache, reduce
 from pathlib import Path
 
-# Checking the methods' blocks imports torch, which takes two seconds; meanwhile DVC's index is read below. A cluster's job
-# reads this file once more on its node, where all has been checked and written: MAIN is the process that was called.
+# Checking the methods' blocks imports torch, which takes two seconds; meanwhile DVC's index is read below. A cluster's
+# job reads this file once more on its node, where all has been checked and written: MAIN is the process that was called.
 MAIN = workflow.is_main_process
 CHECK = "import sys; sys.path.insert(0, 'stages'); from prunus.params import for_stage; for_stage([])"
 checking = subprocess.Popen([sys.executable, "-c", CHECK if MAIN else ""])
@@ -164,7 +164,7 @@ onstart:
 
 
 onerror:
-    # Not after Ctrl-C, which leaves jobs. On a cluster evaluations are for its nodes: there it is a command to run by hand.
+    # Not after Ctrl-C, which leaves jobs. On a cluster evaluations are for its nodes, so there the command is named.
     if workflow.execution_settings.keep_going and workflow.scheduler.failed and not workflow.scheduler.running:
         gather = [sys.executable, "profiles/gather.py"]
         if workflow.local_exec:
