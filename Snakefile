@@ -24,7 +24,7 @@ from dvc.stage import PipelineStage
 sys.path[:0] = ["stages", "profiles"]
 from prunus import gpus
 from prunus import params as study_params
-from verify import damaged_outputs, lock_trouble
+from verify import damaged_outputs, lock_trouble, unreadable_records
 
 COMPUTING = {"pretrain", "reference_flow", "prune_iteration", "prune_at_ratio", "evaluate", "evaluate_at_ratio"}
 COMPUTING |= {"measure_information", "transfer"}
@@ -93,6 +93,9 @@ if MAIN and ALONE:
         os._exit(1)
     if not Path(repo.cache.local.path).exists() and any(map(os.path.exists, made)):
         print("DVC's cache is gone; `dvc repro` fills it again from the outputs", file=sys.stderr)
+    for path in unreadable_records(Path(".snakemake/metadata")):
+        print(f"{path} is damaged: removed, it only says how an output was made", file=sys.stderr)
+        path.unlink()
     # Snakemake asks whether an output is there and how old it is, not what is in it.
     for path, stage in damaged_outputs(repo):
         print(f"{path} is not what {stage} made: removed, to be brought back", file=sys.stderr)

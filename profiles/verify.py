@@ -63,6 +63,15 @@ def lock_trouble(repo) -> str | None:
     return None
 
 
+def unreadable_records(metadata: Path) -> Iterator[Path]:
+    """Snakemake's records that are no text, over which it stumbles; those that are no JSON it passes over."""
+    for path in metadata.rglob("*"):
+        try:
+            path.is_file() and path.read_bytes().decode()
+        except UnicodeDecodeError:
+            yield path
+
+
 def being_written(tmp: Path) -> set[str]:
     """Outputs (absolute paths) that a stage of a living DVC process is writing now."""
     try:

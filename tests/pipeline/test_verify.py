@@ -4,7 +4,7 @@ import re
 
 from dvc.utils.serialize import load_yaml
 
-from verify import being_written, cut_short, recorded
+from verify import being_written, cut_short, recorded, unreadable_records
 
 
 def flip(path, at=-100):
@@ -115,6 +115,13 @@ def test_snakemake_names_a_dvc_lock_that_is_gone(finished):
     assert "Traceback" not in said
     assert finished.repro() == set()
     assert load_yaml(lock) == content
+
+
+def test_records_that_are_no_text_are_found(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name, content in {"whole": b'{"rule": "a"}', "cut": b'{"rule"', "folder/flipped": b'{"rule": "\xae"}'}.items():
+        (tmp_path / name).write_bytes(content)
+    assert list(unreadable_records(tmp_path)) == [tmp_path / "folder/flipped"]
 
 
 def test_what_a_living_process_is_writing_is_left_alone(tmp_path):
