@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from functools import cache, reduce
@@ -64,7 +65,11 @@ elif GPU_SLOTS and "gpu" not in workflow.global_resources:
 OBEYED = Path(".snakemake/obeyed")
 if OBEYED.is_dir():
     Lockfile.load = lambda lockfile: {}  # dvc.yaml has the whole graph, and reading dvc.lock takes DVC seconds
-repo = Repo()
+try:
+    repo = Repo()
+except sqlite3.DatabaseError as error:
+    print(f"DVC's database of files: {error}; `python profiles/verify.py`, then the same command again", file=sys.stderr)
+    os._exit(1)
 index = repo.index
 graph = index.graph
 stages = {stage.addressing: stage for stage in index.stages if isinstance(stage, PipelineStage)}
@@ -88,9 +93,10 @@ def alone():
 
 ALONE = not MAIN or alone()
 if MAIN and ALONE:
-    if wrong := lock_trouble(repo):
-        print(wrong, file=sys.stderr)
-        os._exit(1)
+    if trouble := lock_trouble(repo, made):
+        print(trouble[0], file=sys.stderr)
+        if trouble[1]:
+            os._exit(1)
     if not Path(repo.cache.local.path).exists() and any(map(os.path.exists, made)):
         print("DVC's cache is gone; `dvc repro` fills it again from the outputs", file=sys.stderr)
     for path in unreadable_records(Path(".snakemake/metadata")):

@@ -10,8 +10,10 @@ import hashlib
 import json
 import os
 import re
+import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 from tqdm import tqdm
@@ -51,15 +53,15 @@ def cut_short(text: str) -> bool:
     return "stages:" in text and last.strip() != "stages: {}" and not ("\n    outs:\n" in last and text.endswith("\n"))
 
 
-def lock_trouble(repo) -> str | None:
-    """What is wrong with dvc.lock at a glance, and how to mend it. Snakemake by itself would find nothing to do."""
+def lock_trouble(repo, outputs: Iterable[str]) -> tuple[str, bool] | None:
+    """What is wrong with dvc.lock at a glance and how to mend it, and whether nothing can be done before: Snakemake by
+    itself finds nothing to do. ``outputs``: the paths of all there are to be."""
     lock = Path(repo.root_dir, LOCK)
     if not lock.exists():
-        made = any(Path(out.fs_path).exists() for stage in repo.index.stages for out in stage.outs)
-        known = Path(repo.cache.legacy.path, "runs").exists()
-        return "dvc.lock is gone; `dvc repro` writes it anew from DVC's cache" if made and known else None
+        made = all(map(os.path.exists, outputs))
+        return ("dvc.lock is gone; `dvc repro` writes it anew from DVC's cache", False) if made else None
     if cut_short(lock.read_text(encoding="utf-8", errors="replace")):
-        return "dvc.lock is cut short; `python profiles/verify.py` removes it, then `dvc repro` writes it anew"
+        return "dvc.lock is cut short; `python profiles/verify.py` removes it, then `dvc repro` writes it anew", True
     return None
 
 
@@ -140,11 +142,36 @@ def torn(path: Path) -> bool:
     return False
 
 
+def damaged_databases() -> Iterator[Path]:
+    """DVC's databases of file hashes that SQLite cannot read. (A ``Repo`` that opened them would stumble.)"""
+    from dvc.repo import Repo
+    from dvc_data.hashfile import state
+
+    opening, state.State = state.State, lambda *_: state.StateNoop()
+    try:
+        folder = Path(Repo().site_cache_dir)
+    finally:
+        state.State = opening
+    for path in folder.rglob("cache.db"):
+        try:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+                sound = database.execute("PRAGMA quick_check").fetchone() == ("ok",)
+        except sqlite3.DatabaseError:
+            sound = False
+        if not sound:
+            yield path
+
+
 def main() -> int:
     os.chdir(Path(__file__).resolve().parents[1])
+    damaged = []
+    for path in damaged_databases():
+        damaged.append(f"DVC's database {path} is damaged: removed")
+        for part in path.parent.glob("cache.db*"):
+            part.unlink()
     from dvc.repo import Repo
 
-    repo, damaged = Repo(), []
+    repo = Repo()
 
     def remove(path: Path, why: str) -> None:
         damaged.append(f"{os.path.relpath(path)} {why}: removed")

