@@ -7,16 +7,13 @@ import pytest
 import damages
 import kills
 from processes import of_study
-from study import DVC, LAUNCHERS, SNAKEMAKE, Study
+from study import DVC, SNAKEMAKE, Study
 from together import half_done
 
 pytestmark = pytest.mark.timeout(900)
 
 # Who is killed at the how manieth change it makes to the study's files, and whether all others are killed too.
-KILLS = {
-    "snakemake": [("stage", 3, False), ("snakemake", 4, False), ("dvc", 12, True)],
-    "dvc": [("stage", 3, False), ("dvc", 20, False)],
-}
+KILLS = [("stage", 3, False), ("snakemake", 4, False), ("dvc", 12, True)]
 TOGETHER = ("output truncated", "cached object deleted", "Snakemake's metadata flipped", ".dvc/tmp emptied")
 
 
@@ -28,12 +25,11 @@ def study(by_snakemake, tmp_path_factory):
         yield Study(by_snakemake, by_snakemake, folder, limit=250)
 
 
-@pytest.mark.parametrize("launcher", ["snakemake", "dvc"])
-def test_a_study_that_is_killed_again_and_again_ends_with_the_same_bytes(study, launcher):
+def test_a_study_that_is_killed_again_and_again_ends_with_the_same_bytes(study):
     project, said = half_done(study), []
-    orders = [{"role": role, "nth": nth, "delay": 0.0, "everything": all_} for role, nth, all_ in KILLS[launcher]]
+    orders = [{"role": role, "nth": nth, "delay": 0.0, "everything": all_} for role, nth, all_ in KILLS]
     coming = iter([*orders, None])
-    result = kills.until_done(study, project, LAUNCHERS[launcher], lambda: next(coming), said.append, launcher)
+    result = kills.until_done(study, project, SNAKEMAKE, lambda: next(coming), said.append, "kills")
     assert (result.outcome, result.kills) == ("recovered", len(orders)), "\n".join(said)
     assert study.wrong(project) == [], "\n".join(said)
     assert not of_study(project.root)
