@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -17,13 +16,12 @@ from pathlib import Path
 
 import cluster
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests/pipeline"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pipeline"))
 
-from conftest import COPIED, SMALL, Project  # noqa: E402
+from conftest import Project, make_project  # noqa: E402
 
-STUDY = SMALL | {"study.methods": ["sap", "incop_if", "lth"], "device.accelerator": "auto"}
-STUDY |= {"methods.sap.epochs": 60, "methods.lth.epochs": 60}  # a stage lasts some seconds
+STUDY = {"study__methods": ["sap", "incop_if", "lth"], "device__accelerator": "auto"}
+STUDY |= {"methods__sap__epochs": 60, "methods__lth__epochs": 60}  # a stage lasts some seconds
 VICTIM = "node2"
 OPTIONS = ("--profile", "profiles/slurm", "--slurm-no-account", "--slurm-init-seconds-before-status-checks", "2")
 OPTIONS += ("--slurm-keep-successful-logs", "--slurm-partition-config", "profiles/slurm/partitions.yaml")
@@ -43,24 +41,6 @@ class Log:
             print(text, flush=True)
             if self._file:
                 print(text, file=self._file, flush=True)
-
-
-def project(root: Path) -> Project:
-    """A committed copy of the project with the small study, in which nothing has run yet."""
-    for path in COPIED:
-        source, target = ROOT / path, root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy2(source, target)
-    made = Project(root)
-    made.git("init", "-q")
-    made.run("dvc", "init", "-q")
-    made.edit(**{key.replace(".", "__"): value for key, value in STUDY.items()})
-    made.git("add", "-A")
-    made.git("commit", "-qm", "the study")
-    return made
 
 
 def jobs() -> dict[str, dict[str, str]]:
@@ -154,7 +134,7 @@ def study(log: Log) -> None:
         f"{cluster.run('sinfo', '--version')}; "
         + cluster.run("sinfo", "-h", "-N", "-p", "gpu", "-o", "%N %T %c CPUs %G").replace("\n", "; ")
     )
-    remote = project(scratch / "shared")
+    remote = make_project(scratch / "shared", **STUDY)
     tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     log(f"snakemake {' '.join(OPTIONS)}")
     output = scratch / "snakemake.log"
@@ -179,7 +159,7 @@ def study(log: Log) -> None:
         log(f"  job {job:>3}  {fields['Stage']:<38} {fields['Partition']}  {fields['RunTime']}  {where}{again}")
     if ended[lost]["Restarts"] == "0" or ended[lost]["JobState"] != "COMPLETED":
         raise cluster.ClusterError(f"job {lost} was not requeued: {ended[lost]}")
-    local = project(scratch / "local")
+    local = make_project(scratch / "local", **STUDY)
     local.snakemake()
     log(f"same bytes as local: {len(compared(local.root, remote.root))} files")
     if left := owned(remote.root):
