@@ -1,16 +1,13 @@
 """The commands that read params.yaml, on a project where a training could start, and what a bad file makes of them."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from prunus import layout
+from conftest import make_project
 from prunus.plain_yaml import ParamsError
 
-COPIED = ("Snakefile", "dvc.yaml", "params.yaml", "stages", "profiles", "data/images", ".dvcignore", ".gitignore")
-COPIED += ("reports/captions",)
 COMMANDS = {
     "stage script": [sys.executable, "stages/pretrain.py", "--seed", "0"],
     "dvc repro": ["dvc", "repro"],
@@ -28,16 +25,7 @@ def run(root: Path, command: list[str]) -> tuple[int, str]:
 
 def project(root: Path) -> Path:
     """The project at ``root``, its data prepared: the next thing to run is a training."""
-    for name in COPIED:
-        source, target = layout.ROOT / name, root / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy2(source, target)
-    for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "repro", "-q", "prepare_data"]):
-        status, output = run(root, command)
-        assert status == 0, output
+    make_project(root).run("dvc", "repro", "-q", "prepare_data")
     return root
 
 

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "stages"), str(Path(__file__).parent)]
+sys.path[:0] = [str(ROOT / "stages"), str(ROOT / "tests/pipeline"), str(Path(__file__).parent)]
 
 import hypothesis  # noqa: E402
 
