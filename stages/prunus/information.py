@@ -11,8 +11,9 @@ others determine in a bent way looks indispensable, one that helps only together
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -92,20 +93,26 @@ def terc(
     the first; "reversed" the last; "descending" the most informative; or the indices. The MIPP paper writes descending,
     but gives reasons for ascending, which its authors' public code has.
     ``predictor``: "mlp", or "linear" (features that help only together or in a bent way are invisible to it).
-    ``confidence``: level of the intervals, in (0, 1). ``keep_at_least``: the elimination ends at so many features.
+    ``confidence``: how sure the test must be that a feature is needed, in (0, 1): the higher, the more goes.
+    ``keep_at_least``: the elimination ends at so many features.
 
-    The rule (MIPP algorithm 2 and the public PIDF code): R = ``repeats`` fits on independent splits give held-out
-    losses of g, with all features, once, and of h, without feature i and all that went before. i is kept iff
-    lower(h) > upper(g) + tau, the bounds being Student's t at ``confidence``: the higher, the wider the intervals, and
-    the more goes (differences per split would tell smaller losses apart, and confidence would hardly matter).
-    tau = ``regularisation`` * I * |S| / F, where I is the information in all features, |S| how many of the F are left
-    if i goes: a bound on the share of the information that may be lost, tighter the less is left (ours: the paper's
-    second version has a constraint on per-layer ratios, its formula unconfirmed; 0 switches it off).
+    The rule, with S the features present and R = ``repeats`` splits, on each of which a predictor is fitted and its
+    held-out loss taken:
 
-    The baseline never moves, leaving out more cannot lower the loss, and tau only shrinks. So (1) "keep" found with
-    more features present stands after further removals, (2) if a block of features can go at once, each of them could
-    have gone in turn. The MLP tests many hypotheses in one batch this way and halves blocks that fail; as far as its
-    losses are monotone, the result is that of one by one, which the linear predictor does literally.
+    1. The cost of i is loss(S without i) - loss(S), split by split, both estimated anew for the S of the moment. i costs
+       nothing, and goes, unless the mean cost less t(``confidence``) times its standard error is above a floor: one-sided
+       Student's t, the overlap of the splits accounted for (Nadeau and Bengio 2003), the floor 1e-6 (linear) or 1e-3
+       (mlp) of the constant's loss. Features are examined round after round in ``order`` until nothing goes.
+    2. ``regularisation`` * I, I the information in all features, is a budget for what does cost something: the
+       cheapest goes, ties by ``order``, and what costs nothing by then, as long as the mean loss exceeds neither that
+       of all features nor that after step 1 by more than the budget. A larger one keeps a part of what a smaller keeps.
+
+    "linear" does so literally, with the costs of all features in closed form. "mlp" tests many hypotheses in one batch,
+    halves blocks that fail, tests what was found needed again only when the budget has paid for others, and looks
+    anew at the cheapest costs first: the same as far as its losses are monotone.
+
+    Step 1 is algorithm 2 of MIPP, which leaves open how the losses are paired and the interval is made; step 2 is ours
+    (the paper's second version has a constraint on per-layer ratios, its formula unconfirmed). 0 switches it off.
 
     Raises ValueError for wrong shapes, non-finite values, too few samples and unknown or impossible options.
     """
@@ -148,18 +155,11 @@ def terc_each(
 def _eliminated(
     fitted: Linear | MLP, order: str | Sequence[int], confidence: float, regularisation: float, keep_at_least: int
 ) -> list[int]:
-    count = len(fitted.columns)
-    upper = float(fitted.full.mean() + _half_width(fitted.full, confidence))
     information = max(0.0, float((fitted.constant - fitted.full).mean()))
-    limits = [upper + regularisation * information * (count - gone) / count for gone in range(count + 1)]
-
-    def lower(losses: Tensor) -> Tensor:
-        return losses.mean(0) - _half_width(losses, confidence)
-
-    visits = _visits(order, fitted)
-    if isinstance(fitted, Linear):
-        return _one_by_one(fitted, visits, limits, lower, keep_at_least)
-    return _by_blocks(fitted, visits, limits, lower, keep_at_least)
+    nothing = fitted.tells_apart * float(fitted.constant.mean())
+    test = _Test(_quantile(confidence, len(fitted.full) - 1), fitted.widening, nothing)
+    eliminate = _by_costs if isinstance(fitted, Linear) else _by_blocks
+    return eliminate(fitted, _visits(order, fitted), test, regularisation * information, keep_at_least)
 
 
 def _fitted(predictor: str, data: Data, seed: int) -> Linear | MLP:
@@ -169,46 +169,166 @@ def _fitted(predictor: str, data: Data, seed: int) -> Linear | MLP:
     return PREDICTORS[predictor](data, seed)
 
 
-def _one_by_one(fitted: Linear, visits: list[int], limits: list[float], lower, keep_at_least: int) -> list[int]:
-    kept, left = [], len(visits)
-    for place, feature in enumerate(visits):
-        if place % PANEL == 0:
-            fitted.expect(visits[place : place + PANEL])
-        if left > keep_at_least and lower(fitted.without(feature)) <= limits[len(visits) - left + 1]:
-            fitted.remove(feature)
-            left -= 1
+@dataclass(frozen=True)
+class _Test:
+    """Whether a rise of the losses is nothing: not shown to be above ``nothing``, at ``quantile`` of Student's t.
+
+    The splits overlap, so the variance of the mean rise over R of them is that of one times 1 / R + held / fit
+    (``widening``), not 1 / R: the corrected resampled t-test of Nadeau and Bengio (2003).
+    """
+
+    quantile: float
+    widening: float
+    nothing: float
+
+    def lower(self, rises: Tensor) -> Tensor:
+        """Lower bound of the mean over dimension 0."""
+        mean, share = rises.mean(0), (1 / len(rises) + self.widening) / (len(rises) - 1)
+        return mean - self.quantile * ((rises - mean).square().sum(0) * share).sqrt()
+
+    def free(self, rises: Tensor) -> Tensor:
+        return self.lower(rises) <= self.nothing
+
+
+def _by_costs(fitted: Linear, visits: list[int], test: _Test, budget: float, keep_at_least: int) -> list[int]:
+    """With the costs of all features at hand: whatever is free goes, in turn; then the cheapest, within the budget."""
+    count, pointer, ceiling = len(visits), 0, None
+    place = torch.empty(count, dtype=torch.long, device=fitted.full.device)
+    place[visits] = torch.arange(count, device=place.device)
+    left = torch.ones_like(place, dtype=torch.bool)
+    paid = left
+    for _ in range(count - keep_at_least):
+        costs = fitted.costs()
+        free = test.free(costs) & left
+        if free.any():
+            chosen = int(torch.where(free, (place - pointer) % count, count).argmin())
+            pointer = int(place[chosen]) + 1
         else:
-            kept.append(feature)
-    return sorted(kept)
+            loss = float(fitted.now.mean())
+            if ceiling is None:
+                ceiling = min(float(fitted.full.mean()), loss) + budget
+            if loss > ceiling:
+                break
+            paid = left.clone()
+            mean = torch.where(left, costs.mean(0), torch.inf)
+            ties = mean <= mean.min() + test.nothing
+            chosen = int(torch.where(ties, place, count).argmin())
+            if loss + float(mean[chosen]) > ceiling:
+                break
+        fitted.remove(chosen)
+        left[chosen] = False
+    within = ceiling is None or float(fitted.now.mean()) <= ceiling
+    return (left if within else paid).nonzero().flatten().tolist()
 
 
-def _by_blocks(fitted: MLP, visits: list[int], limits: list[float], lower, keep_at_least: int) -> list[int]:
-    """Screen the next features one by one in a batch, then remove the longest prefix of what is left that passes."""
-    pending, kept, gone = visits, [], ()
+def _by_blocks(fitted: MLP, visits: list[int], test: _Test, budget: float, keep_at_least: int) -> list[int]:
+    """The same where every cost is a training: many of them side by side, and features that go in blocks."""
+    full, search = float(fitted.full.mean()), _Blocks(fitted, visits, test, keep_at_least)
+    search.drop_free(visits)
+    start = float(fitted.now.mean())
+    ceiling = min(full, start) + budget
+    if budget:
+        search.spend(ceiling)
+    paid, spent = sorted(search.costs), float(fitted.now.mean()) - start
+    # What costs nothing by now cost no more before than all that has been paid for since (I(S) - I(S - i) is at most
+    # what S has lost): the others need no second look.
+    search.drop_free([feature for feature in visits if search.costs.get(feature, torch.inf) <= spent])
+    return sorted(search.costs) if float(fitted.now.mean()) <= ceiling else paid
 
-    def test(removals: list[tuple[int, ...]]) -> list[bool]:
-        open_ = [removal for removal in removals if not any(failure <= set(removal) for failure in failures)]
-        bounds = torch.tensor([limits[len(removal)] for removal in open_], device=fitted.full.device)
-        verdict = dict(zip(open_, fitted.passes(open_, bounds, lower), strict=True))
-        failures.extend(set(removal) for removal, passed in verdict.items() if not passed)
-        return [verdict.get(removal, False) for removal in removals]
 
-    failures, screen = [], SCREEN
-    while pending and (room := len(visits) - len(gone) - keep_at_least) > 0:
-        first, later = pending[:screen], pending[screen:]
-        dispensable = test([(*gone, feature) for feature in first])
-        survivors = [feature for feature, passed in zip(first, dispensable, strict=True) if passed]
-        kept += [feature for feature, passed in zip(first, dispensable, strict=True) if not passed]
-        screen = 2 * screen if 2 * len(survivors) < len(first) else max(SCREEN, screen // 2)
-        pending = survivors + later
-        if survivors:
-            sizes = _halvings(min(len(pending), room))
-            passed = test([(*gone, *pending[:size]) for size in sizes]) if sizes else []
-            size = max([size for size, good in zip(sizes, passed, strict=True) if good], default=1)
-            gone = (*gone, *pending[:size])
-            pending = pending[size:]
-            fitted.accept(gone)
-    return sorted(kept + pending)
+class _Blocks:
+    """Elimination with ``fitted``: ``costs``, of all features that are left, are what they were last found to be."""
+
+    def __init__(self, fitted: MLP, visits: list[int], test: _Test, keep_at_least: int):
+        self._fitted, self._test, self._keep_at_least, self._gone = fitted, test, keep_at_least, ()
+        self.costs = dict.fromkeys(visits, -math.inf)
+
+    @property
+    def _room(self) -> int:
+        return len(self.costs) - self._keep_at_least
+
+    def _remove(self, features: list[int]) -> None:
+        self._gone = (*self._gone, *features)
+        for feature in features:
+            del self.costs[feature]
+        self._fitted.accept(self._gone)
+
+    def _tried(self, groups: list[list[int]], passed: Callable) -> tuple[list[bool], list[float]]:
+        """Which of the groups of features may go, and the mean rise of the losses where that is known."""
+        verdicts, losses = self._fitted.passes([(*self._gone, *group) for group in groups], passed)
+        return verdicts, (losses - self._fitted.now[:, None]).mean(0).tolist()
+
+    def drop_free(self, pending: list[int]) -> None:
+        """Remove, of ``pending`` in this order, what costs nothing.
+
+        The next features are screened one by one in a batch; of those that pass the longest prefix goes that costs
+        nothing together. What is found to be needed stays needed: leaving out others for nothing makes it no cheaper.
+        """
+
+        def free(ids: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
+            rises = losses - self._fitted.now[:, None]
+            at_the_end = self._test.free(rises)
+            return at_the_end & (rises.mean(0) <= self._test.nothing), at_the_end
+
+        screen, failures = SCREEN, []
+        while pending and self._room > 0:
+            first, later = pending[:screen], pending[screen:]
+            verdicts, rises = self._tried([[feature] for feature in first], free)
+            survivors = [feature for feature, passed in zip(first, verdicts, strict=True) if passed]
+            self.costs |= {f: rise for f, passed, rise in zip(first, verdicts, rises, strict=True) if not passed}
+            screen = 2 * screen if 2 * len(survivors) < len(first) else max(SCREEN, screen // 2)
+            pending = survivors + later
+            if survivors:
+                blocks = [pending[:size] for size in _halvings(min(len(pending), self._room))]
+                blocks = [block for block in blocks if not any(needed <= {*self._gone, *block} for needed in failures)]
+                passed = self._tried(blocks, free)[0]
+                failures += [{*self._gone, *block} for block, good in zip(blocks, passed, strict=True) if not good]
+                size = max([len(block) for block, good in zip(blocks, passed, strict=True) if good], default=1)
+                self._remove(pending[:size])
+                pending = pending[size:]
+
+    def spend(self, ceiling: float) -> None:
+        """Remove the cheapest, one after the other, while the mean loss stays at or below ``ceiling``.
+
+        A cost is taken for what it was until the feature is among the cheapest, for without others a feature is worth
+        more (Minoux's lazy greedy algorithm, 1978). A block goes at once if together it costs no more than its costs.
+        """
+        place = {feature: k for k, feature in enumerate(self.costs)}
+        fresh = set(self.costs)
+
+        def cheap(limits: list[float]) -> Callable:
+            bounds = torch.tensor(limits, device=self._fitted.now.device)
+
+            def passed(ids: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
+                low = losses.mean(0) <= bounds[ids]
+                return low, low
+
+            return passed
+
+        while self._room > 0:
+            queue = sorted(self.costs, key=lambda feature: (self.costs[feature], place[feature]))
+            if queue[0] not in fresh:
+                stale = [feature for feature in queue[:SCREEN] if feature not in fresh]
+                self.costs |= zip(stale, self._tried([[f] for f in stale], cheap([-math.inf] * len(stale)))[1])
+                fresh |= set(stale)
+                continue
+            now = float(self._fitted.now.mean())
+            totals = list(accumulate(max(self.costs[feature], 0) for feature in queue[: self._room]))
+            sizes = [*_halvings(len(totals)), 1]
+            limits = [now + totals[size - 1] + self._test.nothing for size in sizes]
+            passed, rises = self._tried([queue[:size] for size in sizes], cheap(limits))
+            rise = {size: rise for size, good, rise in zip(sizes, passed, rises, strict=True) if good}
+            size = max(rise, default=1)
+            left = ceiling - now
+            if max(totals[size - 1], rise.get(size, 0)) > left:  # the last block: as much of it as the budget allows
+                sizes = [size for size in range(1, size + 1) if totals[size - 1] <= left]
+                sizes = [*_halvings(len(sizes)), *sizes[:1]]
+                passed, _ = self._tried([queue[:size] for size in sizes], cheap([ceiling] * len(sizes)))
+                if any(passed):
+                    self._remove(queue[: max(size for size, good in zip(sizes, passed, strict=True) if good)])
+                return
+            self._remove(queue[:size])
+            fresh = set()
 
 
 def _halvings(size: int) -> list[int]:
@@ -287,6 +407,11 @@ def _data(features: Any, target: Any, repeats: int, seed: int, in_units: bool) -
     rows = torch.stack([torch.randperm(n, generator=generator) for _ in range(repeats)]).to(device)
     held = round(HELD_OUT * n)
     return Data(x, columns, y, scale, classes, rows[:, held:], rows[:, :held])
+
+
+def _quantile(level: float, freedom: int) -> float:
+    """The value below which a Student variable lies with probability ``level``."""
+    return math.copysign(_student(abs(2 * level - 1), freedom), level - 0.5)
 
 
 def _half_width(losses: Tensor, confidence: float) -> Tensor:

@@ -6,10 +6,12 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
+PANEL = 32  # removed columns that are carried over to all of the linear predictor's matrices together
 RIDGE = 1e-8  # relative to the unit variance of a column: copies stay invertible in float64
 SUBSTITUTION_RIDGE = 1e-4  # a warm start need not be exact, but must not blow up where columns outnumber samples
 HIDDEN, SINGLE_HIDDEN = 50, 32
@@ -45,20 +47,44 @@ class Data:
     fit: Tensor
     held: Tensor
 
+    @property
+    def widening(self) -> float:
+        """How many images are held out for each that is fitted to."""
+        return self.held.shape[1] / self.fit.shape[1]
+
+
+@dataclass
+class _Block:
+    """Features of one ``width`` that lie side by side: their ``columns``, and the diagonal blocks [R, n, width, width]
+    of the inverse (``near``) and of P H P (``middle``)."""
+
+    features: Tensor
+    columns: slice
+    width: int
+    near: Tensor
+    middle: Tensor
+
 
 class Linear:
     """Least squares on the fitting split of each repeat, and its squared error on the held-out one.
 
     Every number comes from the Gram matrices of the two splits, so that leaving features out needs no pass over the
-    samples: with P the inverse Gram matrix and B the coefficients, the exact fit without the columns g is
-    B - P[:, g] P[g, g]^-1 B[g] and P - P[:, g] P[g, g]^-1 P[g, :]. A discrete target counts as its one-hot code.
-    Tests read the panel of ``expect``, the columns of P and of (held-out Gram matrix) P that belong to its features,
-    so a removal touches the panel alone; the whole of P follows when the next panel is cut.
+    samples. With P the inverse Gram matrix of the columns that are left, H the held-out Gram matrix, Q = P H P, B the
+    coefficients and U = P (held-out covariance with the targets - H B), the fit without the columns g has
+
+        coefficients  B - s B[g],  s = P[:, g] P[g, g]^-1,
+        loss          higher by 2 <v, U[g]> + <v, Q[g, g] v>,  v = P[g, g]^-1 B[g] ,
+
+    so the diagonal blocks of P and Q with B and U carry the cost of every feature at once. These follow each removal;
+    the rest of P and Q, of which a removal reads the columns g alone, follows PANEL columns at a time in one product.
+    A discrete target counts as its one-hot code.
     """
+
+    tells_apart = 1e-6  # of the constant's loss: more than the ridge and rounding change
 
     def __init__(self, data: Data, seed: int):
         x, y = data.x, data.y * data.scale
-        self.columns = data.columns
+        self.columns, self.widening = data.columns, data.widening
         both = torch.cat([x, y], 1)
         width, total, total_sum = x.shape[1], x.T @ both, both.sum(0)
         fits, helds, constants, spreads = [], [], [], []
@@ -78,15 +104,44 @@ class Linear:
         self._held, self._held_xy = held[..., :width], held[..., width:]
         self._fit.diagonal(dim1=1, dim2=2).add_(RIDGE)
         self.constant, self._spread = torch.stack(constants), torch.stack(spreads)
-        self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(self._fit))
+        self._invert()
         self._solve()
 
+    def _invert(self) -> None:
+        self._whole = torch.cholesky_inverse(torch.linalg.cholesky(self._fit))
+        self._whole_middle = self._whole @ self._held @ self._whole
+
     def _solve(self) -> None:
-        self._weights = self._inverse @ self._fit_xy
-        self._residual = self._held_xy - self._held @ self._weights
-        self.full = self.constant - ((self._held_xy + self._residual) * self._weights).sum((1, 2))
-        self._now = self.full
-        self._panel, self._places, self._removed = None, {}, []
+        """Everything with all features present."""
+        weights = self._whole @ self._fit_xy
+        residual = self._held_xy - self._held @ weights
+        self.full = self.now = self.constant - ((self._held_xy + residual) * weights).sum((1, 2))
+        self._left = sorted(range(len(self.columns)), key=lambda feature: len(self.columns[feature]))
+        self._inverse, self._middle = self._whole, self._whole_middle
+        self._readings = weights, self._whole @ residual
+        self._lay_out(torch.cat([self.columns[feature] for feature in self._left]))
+
+    def _lay_out(self, kept: Tensor) -> None:
+        """Cut everything down to the columns ``kept``, those of the features that are left, one after the other."""
+        whole = self._inverse.shape[1]
+        if len(kept) != whole or not torch.equal(kept, torch.arange(whole, device=kept.device)):
+            self._inverse, self._middle = (m[:, kept[:, None], kept] for m in (self._inverse, self._middle))
+            self._readings = tuple(values[:, kept] for values in self._readings)
+        else:
+            self._readings = tuple(values.clone() for values in self._readings)
+        self._places, self._block_of, self._blocks, start = {}, {}, [], 0
+        for width, members in groupby(self._left, key=lambda feature: len(self.columns[feature])):
+            features = list(members)
+            columns = slice(start, start + width * len(features))
+            self._block_of |= dict.fromkeys(features, len(self._blocks))
+            self._places |= {f: slice(start + width * k, start + width * (k + 1)) for k, f in enumerate(features)}
+            index = torch.arange(start, columns.stop, device=kept.device).view(-1, width)
+            near, middle = (m[:, index[:, :, None], index[:, None]] for m in (self._inverse, self._middle))
+            self._blocks.append(_Block(torch.tensor(features, device=kept.device), columns, width, near, middle))
+            start = columns.stop
+        widest = max((block.width for block in self._blocks), default=1)
+        self._factors = [self._inverse.new_empty(len(self.now), start, max(PANEL, widest)) for _ in range(4)]
+        self._taken = 0
 
     def part(self, features: list[int], outputs: slice) -> "Linear":
         """The fit of some outputs by some features (ascending), from the same Gram matrices, nothing removed yet."""
@@ -96,12 +151,10 @@ class Linear:
         other.columns = list(torch.arange(len(columns), device=columns.device).split([len(whole[f]) for f in features]))
         other.constant = self._spread[:, outputs].sum(1)
         other._fit_xy, other._held_xy = (xy[:, columns, outputs] for xy in (self._fit_xy, self._held_xy))
-        if len(features) == len(whole):
-            other._inverse = self._inverse.clone()
-        else:
+        if len(features) < len(whole):
             rows = columns[:, None]
             other._fit, other._held = self._fit[:, rows, columns], self._held[:, rows, columns]
-            other._inverse = torch.cholesky_inverse(torch.linalg.cholesky(other._fit))
+            other._invert()
         other._solve()
         return other
 
@@ -114,48 +167,61 @@ class Linear:
             gains.append(gain.sum((1, 2)).mean())
         return torch.stack(gains)
 
-    def expect(self, features: list[int]) -> None:
-        """Prepare the tests of these features: one pass over the matrices for all of them, not one for each."""
-        self._settle()
-        ends = torch.tensor([len(self.columns[feature]) for feature in features]).cumsum(0).tolist()
-        self._places = {f: slice(e - len(self.columns[f]), e) for f, e in zip(features, ends, strict=True)}
-        near = self._inverse[:, :, torch.cat([self.columns[feature] for feature in features])]
-        self._panel = torch.cat([near, self._held @ near], 1)
-
-    def _settle(self) -> None:
-        """Carry what was removed since the last pass over to the whole inverse."""
-        if self._removed:
-            gone, shifts, nears = (torch.cat(parts, -1) for parts in zip(*self._removed, strict=True))
-            self._inverse.baddbmm_(shifts, nears.mT, alpha=-1)
-            self._inverse[:, gone] = 0
-            self._inverse[:, :, gone] = 0
-            self._removed.clear()
-
-    def _without(self, feature: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Losses [R] without this feature and all removed ones, and the factors of the downdate."""
-        if feature not in self._places:
-            self.expect([feature])
-        g, near = self.columns[feature], self._panel[..., self._places[feature]]
-        shift, moved = torch.linalg.solve(near[:, g], near, left=False).chunk(2, 1)  # [R, D, d]
-        weights = self._weights[:, g]  # [R, d, O]
-        rise = 2 * ((shift.mT @ self._residual) * weights).sum((1, 2))
-        rise += ((shift.mT @ moved @ weights) * weights).sum((1, 2))
-        return self._now + rise, shift, moved, weights
-
-    def without(self, feature: int) -> Tensor:
-        """Held-out losses [R] of the fit without this feature and all that were removed."""
-        return self._without(feature)[0]
+    def costs(self) -> Tensor:
+        """[R, F]: how much higher the held-out losses are without each feature; means nothing for those removed."""
+        result = self.now.new_zeros(len(self.now), len(self.columns))
+        for block in self._blocks:
+            weights, slopes = (values[:, block.columns].unflatten(1, (-1, block.width)) for values in self._readings)
+            if block.width == 1:
+                weights, slopes, near = weights[:, :, 0], slopes[:, :, 0], block.near[:, :, 0, 0]
+                first, second = (weights * slopes).sum(2) / near, weights.square().sum(2) / near.square()
+                values = 2 * first + second * block.middle[:, :, 0, 0]
+            else:
+                v = torch.linalg.solve(block.near, weights)
+                values = ((2 * slopes + block.middle @ v) * v).sum((2, 3))
+            result.index_copy_(1, block.features, values)
+        return result
 
     def remove(self, feature: int) -> None:
         """Leave the feature out of every fit from here on."""
-        self._now, shift, moved, weights = self._without(feature)
-        g, near = self.columns[feature], self._panel[:, : shift.shape[1], self._places.pop(feature)].clone()
-        self._removed.append((g, shift, near))
-        self._residual += moved @ weights
-        self._weights -= shift @ weights
-        self._weights[:, g] = 0
-        self._panel -= torch.cat([shift, moved], 1) @ self._panel[:, g]
-        self._panel[:, g] = 0
+        if self._taken + len(self.columns[feature]) > self._factors[0].shape[2]:
+            self._settle()
+        at, (weights, slopes) = self._places[feature], self._readings
+        shifts, nears, rights, lefts = (factor[..., : self._taken] for factor in self._factors)
+        near = torch.baddbmm(self._inverse[..., at], shifts, nears[:, at].mT, alpha=-1)
+        middle = torch.baddbmm(self._middle[..., at], shifts, rights[:, at].mT, alpha=-1)
+        middle.baddbmm_(lefts, shifts[:, at].mT, alpha=-1)
+        within = torch.linalg.inv(near[:, at])
+        shift, v = near @ within, within @ weights[:, at]
+        self.now = self.now + ((2 * slopes[:, at] + middle[:, at] @ v) * v).sum((1, 2))
+        slopes.baddbmm_(middle, v)
+        for values in self._readings:
+            values.baddbmm_(shift, values[:, at].clone(), alpha=-1)
+            values[:, at] = 0
+        left = torch.baddbmm(middle, shift, middle[:, at], alpha=-1)
+        for block in self._blocks:
+            s, p, q, r = (f[:, block.columns].unflatten(1, (-1, block.width)) for f in (shift, near, middle, left))
+            for values, pairs in (block.near, ((s, p),)), (block.middle, ((s, q), (r, s))):
+                for a, b in pairs:
+                    values.sub_(a @ b.mT if block.width > 1 or a.shape[3] > 1 else a * b)
+        own = self._blocks[self._block_of[feature]]
+        own.near[:, (at.start - own.columns.start) // own.width] = torch.eye(own.width, dtype=s.dtype, device=s.device)
+        for factor, values in zip(self._factors, (shift, near, middle, left), strict=True):
+            factor[..., self._taken : self._taken + values.shape[2]] = values
+        self._taken += shift.shape[2]
+        self._left.remove(feature)
+
+    def _settle(self) -> None:
+        """Carry what was removed since the last time over to what is left of the matrices."""
+        places = [self._places[feature] for feature in self._left]
+        here = torch.arange(self._inverse.shape[1], device=self._inverse.device)
+        kept = torch.cat([here[place] for place in places]) if places else here[:0]
+        shifts, nears, rights, lefts = (factor[:, kept, : self._taken] for factor in self._factors)
+        inverse, middle = (m[:, kept[:, None], kept] for m in (self._inverse, self._middle))
+        self._inverse = inverse.baddbmm_(shifts, nears.mT, alpha=-1)
+        self._middle = middle.baddbmm_(shifts, rights.mT, alpha=-1).baddbmm_(lefts, shifts.mT, alpha=-1)
+        self._readings = tuple(values[:, kept] for values in self._readings)
+        self._lay_out(here[: len(kept)])
 
 
 class MLP:
@@ -164,11 +230,14 @@ class MLP:
     A hypothesis is a set of removed features. Its R networks, one per split, start from those of the set accepted
     last, with the inputs it removes replaced by their least-squares prediction from the rest (the whole answer for
     copies), and are re-trained until the hypothesis passes or stops improving. All of them see the same minibatches.
-    ``networks`` are the parameters of C hypotheses as one tensor [R, C, P].
+    What a hypothesis gains by mere re-training must not count for it, so a set that is accepted is re-trained, too:
+    ``now`` are its losses [R]. ``networks`` are the parameters of C hypotheses as one tensor [R, C, P].
     """
 
+    tells_apart = GAIN  # of the constant's loss: less than that ends a training
+
     def __init__(self, data: Data, seed: int, memory: int | None = None):
-        self._data, self._seed, self.columns = data, seed, data.columns
+        self._data, self._seed, self.columns, self.widening = data, seed, data.columns, data.widening
         self._memory = memory or MEMORY.get(data.x.device.type, MEMORY["cpu"])
         self._x, self._y = data.x.float(), data.y.float()
         self._x_held, self._y_held = self._x[data.held], self._y[data.held]
@@ -185,13 +254,11 @@ class MLP:
         ]
         networks, everything = torch.cat(parts, 2).to(data.x.device), torch.ones(1, 1, width, device=data.x.device)
         networks, _ = self._train(networks, everything, _stalled, FIT_RATES, FIT_STEPS, FIT_PATIENCE)
-        # what a hypothesis gains by mere re-training must not count for it, so the full set is re-trained as well
-        networks, losses = self._train(networks, everything, _stalled, REFIT_RATES, REFIT_STEPS, REFIT_PATIENCE)
-        self.full = losses[:, 0]
         self._covariance = data.x.T @ data.x / len(data.x)
         self._covariance.diagonal().add_(SUBSTITUTION_RIDGE)
         self._base, self._longest = networks, ((), networks)
         self.accept(())
+        self.full = self.now
 
     def single(self) -> Tensor:
         """[F]: the information in each feature alone, mean over the repeats.
@@ -211,11 +278,13 @@ class MLP:
             gains.append((fit.constant - fit.full).mean())
         return torch.stack(gains)
 
-    def passes(self, removals: list[tuple[int, ...]], limits: Tensor, lower: Callable[[Tensor], Tensor]) -> list[bool]:
-        """Whether the loss returns to its limit [C] without the features of each removal (supersets of the base's).
+    def passes(self, removals: list[tuple[int, ...]], passed: Callable) -> tuple[list[bool], Tensor]:
+        """Which of the removals (supersets of the base's) ``passed`` lets pass, and their losses [R, C].
 
-        It does as soon as the mean over the repeats is there, or if the lower bound is (``lower`` [R, C] -> [C]) where
-        re-training has come to an end. A passing set answers for its subsets, a failing one for its supersets.
+        ``passed`` is given the positions [c] of some removals and the least held-out losses [R, c] of their networks,
+        and says which of them pass at once, and which if training ends there, bool [c] each. A passing set answers for
+        its subsets, a failing one for its supersets. The losses are those of a training that has come to its end
+        where a set fails in its own right; where it passes it could have gone on, and infinite where another answered.
         """
         gone = torch.zeros(len(removals), len(self._data.columns))
         for row, removal in zip(gone, removals, strict=True):
@@ -223,6 +292,7 @@ class MLP:
         inside = ((gone @ (1 - gone).T) == 0).to(self._x.device)  # [a, b]: a is a subset of b
         verdict = torch.full((len(removals),), -1, device=self._x.device)
         own = torch.zeros(len(removals), dtype=torch.bool, device=self._x.device)  # passed in its own right
+        losses = torch.full((len(self.constant), len(removals)), torch.inf, device=self._x.device)
         columns, outputs = self._x.shape[1], self._y.shape[1]
         bytes_each = 4 * len(self._data.fit) * (BATCH * (3 * HIDDEN + 3 * outputs) + 7 * HIDDEN * (columns + outputs))
         for members in torch.arange(len(removals), device=verdict.device).split(max(1, self._memory // bytes_each)):
@@ -232,13 +302,14 @@ class MLP:
             self.hypotheses += len(members)
 
             def finished(ids: Tensor, best: Tensor, stalled: Tensor, members: Tensor = members) -> Tensor:
-                limit = limits[members[ids]]
-                good = (best.mean(0) <= limit) | (stalled & (lower(best) <= limit))
+                at_once, at_the_end = passed(members[ids], best)
+                good = at_once | (stalled & at_the_end)
                 verdict[members[ids[good]]] = 1
                 verdict[(verdict == -1) & inside[:, verdict == 1].any(1)] = 1
                 verdict[members[ids[stalled & ~good]]] = 0
                 verdict[(verdict == -1) & inside[verdict == 0].any(0)] = 0
                 own[members[ids[good]]] = True
+                losses[:, members[ids[good | stalled]]] = best[:, good | stalled]
                 return verdict[members[ids]] != -1
 
             starts = [self._start(removals[m]) for m in members.tolist()]
@@ -248,15 +319,18 @@ class MLP:
             for k in own[members].nonzero().flatten().tolist():
                 if len(removals[members[k]]) > len(self._longest[0]):
                     self._longest = removals[members[k]], networks[:, k : k + 1].clone()
-        return (verdict == 1).tolist()
+        return (verdict == 1).tolist(), losses
 
     def accept(self, removal: tuple[int, ...]) -> None:
         """Later hypotheses start from here: these features are gone."""
-        self._base = self._longest[1] if self._longest[0] == removal else self._start(removal)[0]
+        start = self._longest[1] if self._longest[0] == removal else self._start(removal)[0]
+        alive = self._alive(removal)
+        self._base, losses = self._train(start, alive[None, None], _stalled, REFIT_RATES, REFIT_STEPS, REFIT_PATIENCE)
+        self.now = losses[:, 0]
         self._longest = (removal, self._base)
-        alive = self._alive(removal).nonzero().flatten()
+        left = alive.nonzero().flatten()
         self._inverse = torch.zeros_like(self._covariance)
-        self._inverse[alive[:, None], alive] = torch.linalg.inv(self._covariance[alive[:, None], alive])
+        self._inverse[left[:, None], left] = torch.linalg.inv(self._covariance[left[:, None], left])
 
     def _alive(self, removal: tuple[int, ...]) -> Tensor:
         """[D], 1 for the columns that are left."""
