@@ -102,10 +102,13 @@ def test_weights_that_are_not_finite_after_the_last_step_are_too(small_network, 
         def __init__(self):
             self.steps = batches_per_epoch(66, SGD.batch_size)
 
-        def gradients(self, epoch):
+        def gradients(self):
             self.steps -= 1
 
-        def project(self, epoch):
+        def end_epoch(self, epoch):
+            pass
+
+        def project(self, epoch, rate):
             if self.steps == 0:  # no loss of this epoch will be computed with it any more
                 small_network[0].weight.data[0, 0, 0, 0] = float("inf")
 
@@ -207,25 +210,31 @@ class Recorder:
     def __init__(self, network):
         self.network, self.calls, self.seen = network, [], []
 
-    def gradients(self, epoch):
-        self.calls.append(("gradients", epoch))
+    def gradients(self):
+        self.calls.append("gradients")
         self.before = self.network[7].bias.detach().clone()
         self.network[7].bias.grad.mul_(2)
         self.gradient = self.network[7].bias.grad.clone()
 
-    def project(self, epoch):
-        self.calls.append(("project", epoch))
+    def project(self, epoch, rate):
+        self.calls.append(("project", epoch, rate))
         self.seen.append((self.before - self.network[7].bias.detach(), self.gradient))
         self.network[5].bias.data.fill_(2.0)
+
+    def end_epoch(self, epoch):
+        self.calls.append(("end", epoch))
 
 
 def test_a_sparsifier_sees_gradients_before_and_parameters_after_every_step(small_network, dataset):
     sparsifier = Recorder(small_network)
-    plain = SGD.model_copy(update={"momentum": 0.0, "nesterov": False, "weight_decay": 0.0})
+    plain = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "schedule": "cosine"}
+    plain = SGD.model_copy(update=plain)
     fit(small_network, masking.ones(small_network), dataset, sgd=plain, sparsifier=sparsifier)
     steps = batches_per_epoch(66, SGD.batch_size)
-    expected = [(hook, epoch) for epoch in (1, 2) for _ in range(steps) for hook in ("gradients", "project")]
+    expected = []
+    for epoch, rate in ((1, 0.05), (2, 0.025)):
+        expected += ["gradients", ("project", epoch, pytest.approx(rate))] * steps + [("end", epoch)]
     assert sparsifier.calls == expected
-    for moved, gradient in sparsifier.seen:
-        torch.testing.assert_close(moved, SGD.learning_rate * gradient, atol=1e-6, rtol=1e-4)
+    for number, (moved, gradient) in enumerate(sparsifier.seen):
+        torch.testing.assert_close(moved, (0.05 if number < steps else 0.025) * gradient, atol=1e-6, rtol=1e-4)
     assert (small_network[5].bias == 2.0).all()

@@ -34,13 +34,16 @@ class Outcome:
 class Sparsifier(Protocol):
     """What the loop calls of a method that prunes while it trains.
 
-    ``gradients`` may change ``.grad`` before the optimiser's step of ``epoch`` (from 1), ``project`` the parameters
-    after it. ``state_dict`` is what it remembers from one epoch to the next.
+    ``gradients`` may change ``.grad`` before an optimiser's step, ``project`` the parameters after it, of ``epoch``
+    (from 1) and at learning rate ``rate``; ``end_epoch`` may change them after the last step of an epoch.
+    ``state_dict`` is what it remembers from one epoch to the next.
     """
 
-    def gradients(self, epoch: int) -> None: ...
+    def gradients(self) -> None: ...
 
-    def project(self, epoch: int) -> None: ...
+    def project(self, epoch: int, rate: float) -> None: ...
+
+    def end_epoch(self, epoch: int) -> None: ...
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
@@ -103,12 +106,12 @@ class _Sgd:
     def __init__(self, network: nn.Module, settings: Sgd):
         self._parameters = list(network.parameters())
         self._momenta = [None] * len(self._parameters)
-        self._settings, self._rate = settings, settings.learning_rate
+        self._settings, self.rate = settings, settings.learning_rate
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
         """The learning rate of ``epoch`` (from 1) of at most ``epochs``."""
         if self._settings.schedule == "cosine":
-            self._rate = self._settings.learning_rate * (0.5 + 0.5 * math.cos(math.pi * (epoch - 1) / epochs))
+            self.rate = self._settings.learning_rate * (0.5 + 0.5 * math.cos(math.pi * (epoch - 1) / epochs))
 
     @torch.no_grad()
     def step(self) -> None:
@@ -119,7 +122,7 @@ class _Sgd:
             fused=True,
             weight_decay=self._settings.weight_decay,
             momentum=self._settings.momentum,
-            lr=self._rate,
+            lr=self.rate,
             dampening=0.0,
             nesterov=self._settings.nesterov,
             maximize=False,
@@ -186,16 +189,18 @@ def train(
                 loss = F.cross_entropy(answers.float(), labels)
                 loss.backward()
                 if sparsifier is not None:
-                    sparsifier.gradients(epoch)
+                    sparsifier.gradients()
                 gradients.mask()
                 if sgd.clip_norm:
                     nn.utils.clip_grad_norm_(network.parameters(), sgd.clip_norm)
                 optimiser.step()
                 if sparsifier is not None:
-                    sparsifier.project(epoch)
+                    sparsifier.project(epoch, optimiser.rate)
                 total += loss.detach()
                 taken += 1
                 progress.step()
+            if sparsifier is not None:
+                sparsifier.end_epoch(epoch)
             train_loss = total.item() / steps
         weights_are_finite = all(bool(parameter.isfinite().all()) for parameter in network.parameters())
         if not (math.isfinite(train_loss) and weights_are_finite):
