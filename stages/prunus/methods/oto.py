@@ -155,7 +155,8 @@ class HalfSpace:
         gradients = [parameter.grad for parameter in parameters]
         self._before = [parameter.clone() for parameter in parameters]
         if self._goes and self._settings.form == "hspg":
-            factors = self._settings.penalty / here.dot(parameters, parameters).sqrt().clamp_min(TINY)
+            norm = here.dot(parameters, parameters).sqrt()
+            factors = torch.full_like(norm, self._settings.penalty) / norm.clamp_min(TINY)
             torch._foreach_addcmul_(gradients, parameters, here.spread(factors, 0.0))
         torch._foreach_mul_(gradients, here.spread((~self.zero).to(parameters[0].dtype), 1.0))
 
