@@ -33,6 +33,7 @@ PARAMS = [
     "network",
     "training.augment",
     "training.sgd",
+    "training.warmup_steps",
     "device.accelerator",
     "device.threads",
     "device.precision",
@@ -152,6 +153,7 @@ def main() -> None:
             clock=recorder.clock,
             label=label,
             precision=computed.dtype,
+            start=params.training.warmup_steps if recipe.rewind == "warmup" else 0,
             sparsifier=sparsifier,
             resume=Resume(recorder, params, inputs),
         )
