@@ -1,6 +1,7 @@
 """Evaluate one chain: per iteration test accuracy, density, channels removed, and what the network costs when dense,
 masked and compacted; per layer the sparsity, per channel group the channels left. Accuracy and sparsity are also those
-of the pruned network before it was retrained: the weights of the iteration before under the masks of this one.
+of the network just pruned, before rewinding and retraining: the weights of the iteration before, with what the method
+changed of them as it pruned (ThiNet's scales), under the masks of this one.
 Of a chain that a failure cut short, the iterations up to there.
 
 python stages/evaluate.py --seed 0 --method sap
@@ -11,7 +12,7 @@ import os
 
 import torch
 
-from prunus import channels, checkpoint, layout, masks, networks
+from prunus import channels, checkpoint, layout, networks
 from prunus.datasets import load
 from prunus.evaluation import accuracy, is_constant, layer_table, logits, share_correct
 from prunus.latency import latency
@@ -88,7 +89,8 @@ def main() -> None:
                 answers = logits(network, dataset, "test")
             test_accuracy = share_correct(answers, dataset.splits["test"].labels)
             keys = {"seed": seed, "method": method, "iteration": t}
-            masks.apply(pruned, alive)
+            if t:
+                checkpoint.load_pruned(pruned, source / layout.PRUNED, alive, device, made_by)
             rows_before = layer_table(pruned if t else network, alive, macs)
             for row, before in zip(layer_table(network, alive, macs), rows_before, strict=True):
                 layers.append(keys | row | {f"pruned_{index}": before[index] for index in INDICES})

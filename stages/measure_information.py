@@ -13,7 +13,7 @@ import argparse
 import copy
 import os
 
-from prunus import channels, checkpoint, layout, masks, networks, preservation
+from prunus import channels, checkpoint, layout, networks, preservation
 from prunus.datasets import load
 from prunus.params import for_stage
 from prunus.readings import Readings
@@ -60,9 +60,11 @@ def main() -> None:
         ).to(device)
         groups = channels.groups(network, dataset.shape)
 
+        def made_by(t):
+            return layout.prune_command(seed, own, t, ratio_of or None) if t else pretrain
+
         def loaded(t):
-            made_by = layout.prune_command(seed, own, t, ratio_of or None) if t else pretrain
-            return checkpoint.load_into(network, layout.iteration(seed, method, t) / layout.NETWORK, device, made_by)
+            return checkpoint.load_into(network, layout.iteration(seed, method, t) / layout.NETWORK, device, made_by(t))
 
         def read(network, alive):
             return Readings(network, groups, images, params.information.cells), channels.alive(groups, alive)
@@ -71,7 +73,8 @@ def main() -> None:
         for t in range(1, len(params.study.iterations) + 1):
             pruned = copy.deepcopy(network)
             alive = loaded(t)
-            masks.apply(pruned, alive)
+            source = layout.iteration(seed, method, t) / layout.PRUNED
+            checkpoint.load_pruned(pruned, source, alive, device, made_by(t))
             after = read(network, alive)
             try:
                 with recorder.clock.time("information"):

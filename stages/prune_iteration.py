@@ -33,6 +33,7 @@ PARAMS = [
     "network",
     "training.augment",
     "training.sgd",
+    "training.warmup_steps",
     "device.accelerator",
     "device.threads",
     "device.precision",
@@ -58,6 +59,12 @@ def refuse_empty_layers(kept, label, method, settings, ratio_of):
         "collapsed",
         density,
     )
+
+
+def changed(network, kept, before):
+    """The prunable weights whose survivors are not those of ``before``, pruned ones at zero."""
+    pruned = {name: masks.prunable(network)[name].detach() * kept[name] for name in before}
+    return {name: weight for name, weight in pruned.items() if not weight.equal(before[name] * kept[name])}
 
 
 # What is read of reference_flow.json.
@@ -117,9 +124,11 @@ def main() -> None:
             realised = read_json(inputs[-1], command, {"channels_removed": float})
             settings = at_ratio(settings, candidates, realised["channels_removed"])
         recipe = methods.recipe(method, settings)
+        weights = {name: weight.clone() for name, weight in candidates.current.items()} if recipe.select else {}
         with recorder.clock.time("prune"):
             kept = recipe.masks(candidates)
         refuse_empty_layers(kept, label, method, settings, ratio_of)
+        pruned = changed(network, kept, weights)
         if recipe.rewind != "none":
             network.load_state_dict(dense_state(recipe.rewind))
         stop = recipe.stop(
@@ -144,6 +153,7 @@ def main() -> None:
             clock=recorder.clock,
             label=label,
             precision=computed.dtype,
+            start=params.training.warmup_steps if recipe.rewind == "warmup" else 0,
             sparsifier=sparsifier,
             resume=Resume(recorder, params, inputs),
         )
@@ -151,6 +161,7 @@ def main() -> None:
             kept = sparsifier.masks()
             refuse_empty_layers(kept, label, method, settings, ratio_of)
             masks.apply(network, kept)
+        checkpoint.save(folder / layout.PRUNED, pruned)
         checkpoint.save(folder / layout.NETWORK, network.state_dict(), kept)
         write_csv(folder / layout.HISTORY, outcome.history)
         metrics = {

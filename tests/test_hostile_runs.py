@@ -221,6 +221,7 @@ READERS = [
     (PRUNE, layout.reference_flow(0), FLOW),
     (EVALUATE, layout.DATASET, "python stages/prepare_data.py"),
     (EVALUATE, ITERATION / "network.safetensors", PRUNE),
+    (EVALUATE, ITERATION / "pruned.safetensors", PRUNE),
     (EVALUATE, ITERATION / "metrics.json", PRUNE),
     (EVALUATE, ITERATION / "history.csv", PRUNE),
     ("python stages/compare.py", layout.evaluation(0, "sap") / "iterations.csv", EVALUATE),

@@ -10,6 +10,7 @@ from torch import nn
 
 from prunus import channels, networks
 from prunus import masks as masking
+from prunus.batches import epoch as epoch_of
 from prunus.channels import Group, Slice
 from prunus.datasets import Dataset, Split
 from prunus.methods.oto import Channels, HalfSpace, Settings, recipe
@@ -77,9 +78,9 @@ def test_a_step_out_of_the_half_space_ends_at_zero():
     for epoch in (1, 2):
         pairs.move(start)
         pairs.grad([[0.0, 0.0]] * 5)
-        sparsifier.gradients(epoch)
+        sparsifier.gradients()
         pairs.move(step)
-        sparsifier.project(epoch)
+        sparsifier.project(epoch, 1.0)
         zero = [1, 2] if epoch == 2 else []  # no projection in the warm-up
         expected = torch.tensor([[0.0, 0.0] if row in zero else values for row, values in enumerate(step)])
         assert torch.equal(pairs.values, expected)
@@ -92,9 +93,9 @@ def test_epsilon_zero_asks_for_a_turn_beyond_the_right_angle():
     pairs = Pairs([[3.0, 4.0], [3.0, 4.0], [9.0, 9.0]])
     sparsifier = sparsifier_of(pairs, form="hspg", epsilon=0.0, fraction=0.9)
     pairs.grad([[0.0, 0.0]] * 3)
-    sparsifier.gradients(2)
+    sparsifier.gradients()
     pairs.move([[4.0, -2.9], [4.0, -3.1], [9.0, 9.0]])
-    sparsifier.project(2)
+    sparsifier.project(2, 1.0)
     assert sparsifier.zero.tolist() == [False, True, False]
 
 
@@ -105,9 +106,9 @@ def test_the_cap_takes_the_smallest_and_one_channel_stays(fraction, gone):
     sparsifier = sparsifier_of(pairs, form="hspg", fraction=fraction)
     pairs.grad([[0.0, 0.0]] * 5)
     for _ in range(2):
-        sparsifier.gradients(2)
+        sparsifier.gradients()
         pairs.move((-start).tolist())
-        sparsifier.project(2)
+        sparsifier.project(2, 1.0)
     assert sparsifier.zero.nonzero().flatten().tolist() == gone
 
 
@@ -115,9 +116,20 @@ def test_group_lasso_adds_the_unit_vector_times_the_penalty():
     pairs = Pairs([[3.0, 4.0], [0.0, -2.0], [0.0, 0.0]])
     sparsifier = sparsifier_of(pairs, form="hspg", penalty=0.1)
     pairs.grad([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
-    sparsifier.gradients(1)
+    sparsifier.gradients()
     found = torch.cat([pairs.first.weight.grad, pairs.first.bias.grad[:, None]], 1)
     torch.testing.assert_close(found, torch.tensor([[1.06, 1.08], [1.0, 0.9], [1.0, 1.0]]))
+
+
+def stepped(pairs, sparsifier, direction, epoch, rate=0.1):
+    """What a step against ``direction`` and the sparsifier's after it moved the values by, over the learning rate."""
+    before = pairs.values
+    pairs.grad(direction.tolist())
+    sparsifier.gradients()
+    assert torch.equal(pairs.first.weight.grad, direction[:, :1])  # the penalty is a step of its own
+    pairs.move((before - rate * direction).tolist())
+    sparsifier.project(epoch, rate)
+    return (before - pairs.values) / rate
 
 
 def test_dhspg_scores_direction_and_size_and_adapts_the_penalty():
@@ -127,18 +139,16 @@ def test_dhspg_scores_direction_and_size_and_adapts_the_penalty():
     small = torch.stack([1 / (x.norm() / 2) for x in values])
     scores = 0.5 * cosine / cosine.norm() + 0.5 * small / small.norm()
     pairs = Pairs(values.tolist())
-    sparsifier = sparsifier_of(pairs, fraction=0.75, penalty=0.005)
-    pairs.grad(slopes.tolist())
-    sparsifier.gradients(1)
-    assert torch.equal(pairs.first.weight.grad, slopes[:, :1])  # no penalty in the warm-up
+    sparsifier = sparsifier_of(pairs, fraction=0.75, penalty=0.005, epsilon=0.0)
+    torch.testing.assert_close(stepped(pairs, sparsifier, slopes, 1), slopes, atol=1e-5, rtol=1e-5)  # in the warm-up
     assert sparsifier.chosen is None
-    sparsifier.gradients(2)
+    pairs.move(values.tolist())
+    found = stepped(pairs, sparsifier, slopes, 2)
     kept = int(scores.argmin())
     assert kept == 3 and sparsifier.chosen.nonzero().flatten().tolist() == [0, 1, 2]
-    # <x, grad> is 1 and 0.25, so the plain penalty, and -0.02 on a norm of 2: twice 0.01, and then 10 * 0.005
-    found = torch.cat([pairs.first.weight.grad, pairs.first.bias.grad[:, None]], 1)
+    # <x, direction> is 1 and 0.25, so the plain penalty, and -0.02 on a norm of 2: twice 0.01, and then 10 * 0.005
     penalties = torch.tensor([0.005, 0.005, 0.02, 0.0])
-    torch.testing.assert_close(found, slopes + penalties[:, None] * F.normalize(values, dim=1))
+    torch.testing.assert_close(found, slopes + penalties[:, None] * F.normalize(values, dim=1), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("slope", "penalty"), [([0.0, -0.001], 0.005), ([-0.3, -0.1], 0.05), ([0.0, -0.0045], 0.0045)])
@@ -148,12 +158,74 @@ def test_the_adapted_penalty_stays_between_its_bounds(slope, penalty):
     sparsifier = sparsifier_of(pairs, fraction=0.5, penalty=0.005)
     slopes = torch.tensor([slope, [0.0, -1.0]])
     sparsifier.chosen = torch.tensor([True, False])
-    pairs.grad(slopes.tolist())
-    sparsifier.gradients(2)
+    found = stepped(pairs, sparsifier, slopes, 2)
     lower, upper = -slope[1], (slope[0] ** 2 + slope[1] ** 2) / -slope[1]
     if penalty >= upper:
         penalty = (lower + upper) / 2
-    assert pairs.first.bias.grad[0].item() - slope[1] == pytest.approx(penalty, rel=1e-4)
+    assert found[0, 1].item() - slope[1] == pytest.approx(penalty, rel=1e-3)
+
+
+def plainly(network, groups, dataset, settings, sgd, seed):
+    """OTOv2's training written out from the authors' dhspg.py, channel by channel and in float64: the channels chosen,
+    and those at zero after the last step (before what is left of the count is zeroed)."""
+    network.double().train()
+    parameters = dict(network.named_parameters())
+    places = [[(part.parameter, part.index[c]) for part in group.writes] for group in groups for c in range(group.size)]
+    read = lambda tensors, channel: torch.cat([tensors[name][index].flatten() for name, index in channel])  # noqa: E731
+    generator, direction, chosen = torch.Generator().manual_seed(seed), {}, None
+    for epoch in range(1, settings.epochs + 1):
+        for images, labels in epoch_of(dataset.splits["train"], sgd.batch_size, "none", generator):
+            loss = F.cross_entropy(network(dataset.normalise(images).double()), labels)
+            gradients = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    gradient = gradients[name] + sgd.weight_decay * parameter
+                    direction[name] = sgd.momentum * direction.get(name, 0) + gradient
+                x = [read(parameters, channel) for channel in places]
+                d = [read(direction, channel) for channel in places]
+                if epoch > settings.warmup_epochs and chosen is None:
+                    cosine = torch.stack([F.cosine_similarity(-a, -b, dim=0) for a, b in zip(x, d, strict=True)])
+                    small = 1 / (torch.stack([a.norm() / len(a) for a in x]) + 1e-6)
+                    scores = 0.5 * F.normalize(cosine, dim=0) + 0.5 * F.normalize(small, dim=0)
+                    chosen = set(scores.topk(int(len(x) * settings.fraction)).indices.tolist())
+                for name, parameter in parameters.items():
+                    parameter -= sgd.learning_rate * direction[name]
+                for number in chosen or ():
+                    norm, inner = x[number].norm(), x[number] @ d[number]
+                    penalty = settings.penalty
+                    if inner < 0:
+                        lower, upper = -inner / norm, -(d[number] @ d[number]) * norm / inner
+                        penalty = min(max(2 * lower, penalty), 10 * penalty)
+                        penalty = (lower + upper) / 2 if penalty >= upper else penalty
+                    new = x[number] - sgd.learning_rate * (d[number] + penalty * x[number] / (norm + 1e-8))
+                    if norm == 0 or new @ x[number] < settings.epsilon * norm**2:
+                        new = torch.zeros_like(new)
+                    for name, index in places[number]:
+                        size = parameters[name][index].numel()
+                        parameters[name][index] = new[:size].view(parameters[name][index].shape)
+                        new = new[size:]
+    return chosen, {number for number, channel in enumerate(places) if not read(parameters, channel).any()}
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_dhspg_chooses_and_zeroes_what_the_authors_code_would(momentum, dataset):
+    """Weight decay and momentum go into the scores, and the penalty does not go into the momentum."""
+    settings, sgd = with_(penalty=1.0), SGD.model_copy(update={"momentum": momentum, "nesterov": False})
+    network = networks.build("lenet5", 1, 8, 3)
+    candidates = candidates_of(network, dataset)
+    chosen, zero = plainly(copy.deepcopy(network), candidates.groups, dataset, settings, sgd, 1)
+    found = []
+
+    class Watch(HalfSpace):
+        def end_epoch(self, epoch):
+            found.append(self.zero.clone())
+            super().end_epoch(epoch)
+
+    sparsifier = Watch(network, candidates.groups, candidates.masks, settings)
+    fit(network, candidates.masks, dataset, settings, sparsifier, sgd)
+    assert set(sparsifier.chosen.nonzero().flatten().tolist()) == chosen
+    assert set(found[-1].nonzero().flatten().tolist()) == zero
+    assert 0 < len(zero) < len(chosen)
 
 
 def images(n):
@@ -222,14 +294,14 @@ def test_zeros_hold_through_momentum_and_weight_decay_and_nothing_else_is_touche
     seen = []
 
     class Watch:
-        def gradients(self, epoch):
+        def gradients(self):
             before = [p.grad.clone() for p in others]
-            inner.gradients(epoch)
+            inner.gradients()
             assert all(torch.equal(p.grad, old) for p, old in zip(others, before, strict=True))
 
-        def project(self, epoch):
+        def project(self, epoch, rate):
             before = [p.detach().clone() for p in parameters.values()]
-            inner.project(epoch)
+            inner.project(epoch, rate)
             starts = {"0": 0, "5": 4}
             for (name, parameter), old in zip(parameters.items(), before, strict=True):
                 if name not in written:
@@ -240,6 +312,9 @@ def test_zeros_hold_through_momentum_and_weight_decay_and_nothing_else_is_touche
                 assert (parameter[zero] == 0).all() and torch.equal(parameter[~zero], old[~zero])
             assert not seen or (inner.zero | ~seen[-1]).all()
             seen.append(inner.zero.clone())
+
+        def end_epoch(self, epoch):
+            inner.end_epoch(epoch)
 
     fit(small_network, candidates.masks, dataset, settings, Watch(), SGD.model_copy(update={"clip_norm": clip_norm}))
     assert 0 < seen[-1].sum() <= 6

@@ -29,7 +29,8 @@ import reference_flow
 import transfer
 from prunus import channels, layout, networks, resuming, runtime
 from prunus import masks as masking
-from prunus.datasets import Dataset, Split
+from prunus.batches import batches_per_epoch
+from prunus.datasets import Dataset, Split, load
 from prunus.methods.oto import HalfSpace, Settings
 from prunus.params import Sgd
 from prunus.resuming import Resume, fingerprint
@@ -58,14 +59,14 @@ class Killed(Exception):
 
 
 class Stopping:
-    """A stop rule whose question after epoch ``at`` is never answered: the epoch is trained, and lost."""
+    """A stop rule whose question after epoch ``at`` of those trained is never answered: it is trained, and lost."""
 
     def __init__(self, rule, at):
         self.rule, self.at = rule, at
         self.max_epochs, self.epsilon = rule.max_epochs, rule.epsilon
 
     def after_epoch(self, epoch, network, accuracies):
-        if epoch == self.at:
+        if len(accuracies) == self.at:
             raise Killed
         return self.rule.after_epoch(epoch, network, accuracies)
 
@@ -194,6 +195,10 @@ CASES = {
     "warm-up between epochs": Case(options={"keep_after": 10}),
     "warm-up in epoch 3": Case(options={"keep_after": 12}),
     "warm-up at the end": Case(options={"keep_after": 20}),
+    "late, whole epochs": Case(epochs=3, options={"start": 5}, augment="flip_crop"),
+    "late, within an epoch": Case(epochs=3, options={"start": 8}, sgd={"schedule": "cosine"}),
+    "late, plateau": Case(stop=Plateau(2, 12), sgd={"learning_rate": 0.001}, options={"start": 11}),
+    "late dhspg": Case(lambda: networks.build("lenet5", 1, 8, 3), epochs=3, oto="dhspg", options={"start": 8}),
     "plateau": Case(stop=Plateau(2, 12), sgd={"learning_rate": 0.001}),
     "flow": Case(stop=flow_stop(norms, every=3, epsilon=1e9, max_epochs=9), epochs=3),
     "flow to the cap": Case(stop=flow_stop(norms)),
@@ -222,7 +227,8 @@ def test_stopped_in_and_after_every_epoch_it_ends_with_the_same_bytes(name, fold
     capsys.readouterr()
     assert case.run(dataset, 7, Resume) == undisturbed
     printed = capsys.readouterr().out
-    assert printed.startswith(f"test: goes on after epoch {case.epochs - 1} of {case.stop.max_epochs}\n")
+    left = case.stop.max_epochs - case.options.get("start", 0) // 5
+    assert printed.startswith(f"test: goes on after epoch {case.epochs - 1} of {left}\n")
     assert printed.count("train") == 0 and printed.count("loss") == 1
 
 
@@ -390,12 +396,12 @@ def project(folder, monkeypatch):
     content["study"] |= {"network": "mlp", "methods": ["sap"], "seeds": [0]}
     content["study"]["iterations"] = PARAMS["study"]["iterations"][:2]
     content["data"] |= {"classes": [0, 1, 2, 3, 4], "fraction": 0.3}
-    content["training"] |= {"epochs": 3, "warmup_steps": 4}
+    content["training"] |= {"epochs": 3, "warmup_steps": 6}
     content["flow"]["samples"] = 64
     content["device"]["accelerator"] = "cpu"
     content["transfer"] |= {"datasets": ["digits"], "methods": ["sap"], "classes": [5, 6, 7, 8, 9], "epochs": 3}
     content["transfer"]["fraction"] = 0.3
-    content["methods"]["sap"] |= {"epochs": 3, "rewind": "warmup"}
+    content["methods"]["sap"] |= {"epochs": 4, "rewind": "warmup"}
     content["methods"]["incop_gf"] |= {"epsilon": 0.0, "max_epochs": 4}
     content["methods"]["oto"] |= {"epochs": 3, "warmup_epochs": 1, "penalty": 1.0}
     (folder / layout.PARAMS).write_text(yaml.safe_dump(content))
@@ -431,6 +437,23 @@ def test_an_iteration_ends_with_the_same_bytes(project, method, capsys):
     project.run(*arguments)
     assert f"seed 0 {method} iteration 1: goes on after epoch {last} of" in capsys.readouterr().out
     assert last >= 2 and project.bytes() == undisturbed
+
+
+def test_rewound_to_the_warm_up_an_iteration_trains_what_is_left(project):
+    """And rewound to any other point it trains all of its epochs."""
+    content = yaml.safe_load((project.root / layout.PARAMS).read_text())
+    steps = batches_per_epoch(len(load(layout.DATASET, CPU).splits["train"].labels), 64)
+    assert steps <= content["training"]["warmup_steps"] < 2 * steps
+    for rewind, trained in (("warmup", 3), ("initial", 4), ("trained", 4), ("none", 4)):
+        content["methods"]["sap"]["rewind"] = rewind
+        (project.root / layout.PARAMS).write_text(yaml.safe_dump(content))
+        project.run(prune_iteration, "--seed", 0, "--method", "sap", "--iteration", 1)
+        metrics = json.loads((layout.iteration(0, "sap", 1) / layout.METRICS_NAME).read_text())
+        assert metrics["epochs"] == metrics["epoch"] == trained
+    content["methods"]["sap"] |= {"rewind": "warmup", "epochs": 1}
+    (project.root / layout.PARAMS).write_text(yaml.safe_dump(content))
+    with pytest.raises(runtime.StageError, match="seed 0 sap iteration 1: .* nothing is left to train"):
+        project.run(prune_iteration, "--seed", 0, "--method", "sap", "--iteration", 1)
 
 
 def test_networks_that_went_to_another_task_do_not_go_again(project, capsys):

@@ -1,20 +1,34 @@
-"""ThiNet: samples against the layers' outputs, the greedy choice against brute force, least squares against numpy."""
+"""ThiNet: samples against the layers' outputs, the greedy choice against brute force, least squares against numpy, and
+what a study says of its network just pruned."""
 
 import copy
 import itertools
+import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import yaml
 from pydantic import ValidationError
+from safetensors.torch import load_file
 from torch import nn
 
-from prunus import channels, networks
+import evaluate
+import measure_information
+import prepare_data
+import pretrain
+import prune_iteration
+import reference_flow
+from prunus import channels, checkpoint, layout, networks, preservation, runtime
 from prunus import masks as masking
 from prunus.channels import Group, Slice
 from prunus.datasets import Dataset, Split
+from prunus.datasets import load as load_dataset
+from prunus.evaluation import accuracy, layer_table
+from prunus.macs import multiply_accumulates
 from prunus.methods.thinet import Settings, least_missed, prune, recipe, sampler, scales
-from prunus.readings import capture
+from prunus.readings import Readings, capture
 from prunus.recipe import Candidates
 
 SETTINGS = Settings(fraction=0.4, scope="layer", rewind="none", epochs=1, images_per_class=3, locations=5)
@@ -208,3 +222,88 @@ def test_the_last_channel_stays():
 def test_rewinding_would_undo_the_rescaling():
     with pytest.raises(ValidationError, match="rewind"):
         Settings(**SETTINGS.model_dump() | {"rewind": "trained"})
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Two iterations of ThiNet and of IMP on digits, evaluated; half of the channels go each time."""
+    root = tmp_path_factory.mktemp("thinet")
+    content = yaml.safe_load((layout.ROOT / layout.PARAMS).read_text())
+    content["study"] |= {"network": "lenet5", "iterations": content["study"]["iterations"][:2]}
+    content["training"]["epochs"], content["device"]["accelerator"] = 8, "cpu"
+    content["information"] |= {"samples": 512, "repeats": 2, "cells": 1}
+    content["methods"]["thinet"] |= {"fraction": 0.5, "epochs": 1}
+    content["methods"]["imp_channels"] |= {"fraction": 0.5, "epochs": 1}
+    (root / layout.PARAMS).write_text(yaml.safe_dump(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr(layout, "ROOT", root)
+
+        def run(script, *arguments):
+            patch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
+            script.main()
+
+        run(prepare_data)
+        run(pretrain, "--seed", 0)
+        run(reference_flow, "--seed", 0)
+        for method in ("thinet", "imp_channels"):
+            for t in (1, 2):
+                run(prune_iteration, "--seed", 0, "--method", method, "--iteration", t)
+            run(evaluate, "--seed", 0, "--method", method)
+        run(measure_information, "--seed", 0, "--method", "thinet")
+        yield root
+
+
+def before_and_after(t):
+    """The network that iteration ``t`` of the study's ThiNet starts from, as it prunes it, and as masks alone would."""
+    data = load_dataset(layout.DATASET, torch.device("cpu"), splits=("train", "test"))
+    before = networks.build("lenet5", *data.form)
+    alive = checkpoint.load_into(before, layout.iteration(0, "thinet", t - 1) / layout.NETWORK, torch.device("cpu"), "")
+    settings = Settings(**yaml.safe_load(layout.PARAMS.read_text())["methods"]["thinet"])
+    scaled, masked = copy.deepcopy(before), copy.deepcopy(before)
+    seed = runtime.derive_seed(0, "thinet", "selection")
+    kept = recipe(settings).masks(Candidates(scaled, alive, t, data, seed, lambda point: {}))
+    masking.apply(masked, kept)
+    return data, before, scaled, masked, kept
+
+
+def evaluated(table, method="thinet"):
+    return pd.read_csv(layout.evaluation(0, method) / f"{table}.csv")
+
+
+def test_just_pruned_is_the_rescaled_network_and_rescaling_helps(study):
+    for t in (1, 2):
+        data, _, scaled, masked, kept = before_and_after(t)
+        found = evaluated("iterations").set_index("iteration").loc[t]
+        assert found.pruned_test_accuracy == accuracy(scaled, data, "test") > accuracy(masked, data, "test") + 0.05
+        layers = evaluated("layers")
+        macs = multiply_accumulates(scaled, data.shape, kept)
+        ours, others = ([row["pq_index"] for row in layer_table(net, kept, macs)] for net in (scaled, masked))
+        assert layers[layers.iteration == t].pruned_pq_index.tolist() == pytest.approx(ours)
+        assert others != pytest.approx(ours)
+
+
+def test_information_just_pruned_is_that_of_the_rescaled_network(study):
+    data, before, scaled, masked, kept = before_and_after(1)
+    seed = runtime.derive_seed(0, "information")
+    images = data.normalise(data.sample("train", 512, seed).images)
+    groups = channels.groups(before, data.shape)
+    everything = channels.alive(groups, masking.ones(before))
+
+    def shares(pruned):
+        networks = [Readings(network.eval(), groups, images, 1) for network in (before, pruned)]
+        after = networks[1], channels.alive(groups, kept)
+        options = {"predictor": "linear", "repeats": 2, "seed": seed}
+        rows = preservation.step(groups, (networks[0], everything), networks[1], after, **options)
+        return [row["mean"] for row in rows if row["quantity"] == "pruned"]
+
+    found = evaluated("information")
+    found = found[(found.iteration == 1) & (found.quantity == "pruned")]["mean"].tolist()
+    assert found == pytest.approx(shares(scaled)) and found != pytest.approx(shares(masked), abs=1e-4)
+
+
+def test_of_a_method_that_changes_no_weight_nothing_is_kept(study):
+    assert load_file(layout.iteration(0, "imp_channels", 1) / layout.PRUNED) == {}
+    assert set(load_file(layout.iteration(0, "thinet", 1) / layout.PRUNED)) == {
+        part.parameter for group in candidates_of(networks.build("lenet5", 1, 8, 10)).groups for part in group.reads
+    }

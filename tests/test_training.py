@@ -102,10 +102,13 @@ def test_weights_that_are_not_finite_after_the_last_step_are_too(small_network, 
         def __init__(self):
             self.steps = batches_per_epoch(66, SGD.batch_size)
 
-        def gradients(self, epoch):
+        def gradients(self):
             self.steps -= 1
 
-        def project(self, epoch):
+        def end_epoch(self, epoch):
+            pass
+
+        def project(self, epoch, rate):
             if self.steps == 0:  # no loss of this epoch will be computed with it any more
                 small_network[0].weight.data[0, 0, 0, 0] = float("inf")
 
@@ -207,25 +210,89 @@ class Recorder:
     def __init__(self, network):
         self.network, self.calls, self.seen = network, [], []
 
-    def gradients(self, epoch):
-        self.calls.append(("gradients", epoch))
+    def gradients(self):
+        self.calls.append("gradients")
         self.before = self.network[7].bias.detach().clone()
         self.network[7].bias.grad.mul_(2)
         self.gradient = self.network[7].bias.grad.clone()
 
-    def project(self, epoch):
-        self.calls.append(("project", epoch))
+    def project(self, epoch, rate):
+        self.calls.append(("project", epoch, rate))
         self.seen.append((self.before - self.network[7].bias.detach(), self.gradient))
         self.network[5].bias.data.fill_(2.0)
+
+    def end_epoch(self, epoch):
+        self.calls.append(("end", epoch))
 
 
 def test_a_sparsifier_sees_gradients_before_and_parameters_after_every_step(small_network, dataset):
     sparsifier = Recorder(small_network)
-    plain = SGD.model_copy(update={"momentum": 0.0, "nesterov": False, "weight_decay": 0.0})
+    plain = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "schedule": "cosine"}
+    plain = SGD.model_copy(update=plain)
     fit(small_network, masking.ones(small_network), dataset, sgd=plain, sparsifier=sparsifier)
     steps = batches_per_epoch(66, SGD.batch_size)
-    expected = [(hook, epoch) for epoch in (1, 2) for _ in range(steps) for hook in ("gradients", "project")]
+    expected = []
+    for epoch, rate in ((1, 0.05), (2, 0.025)):
+        expected += ["gradients", ("project", epoch, pytest.approx(rate))] * steps + [("end", epoch)]
     assert sparsifier.calls == expected
-    for moved, gradient in sparsifier.seen:
-        torch.testing.assert_close(moved, SGD.learning_rate * gradient, atol=1e-6, rtol=1e-4)
+    for number, (moved, gradient) in enumerate(sparsifier.seen):
+        torch.testing.assert_close(moved, (0.05 if number < steps else 0.025) * gradient, atol=1e-6, rtol=1e-4)
     assert (small_network[5].bias == 2.0).all()
+
+
+STEPS = batches_per_epoch(66, SGD.batch_size)  # 5
+
+
+@pytest.mark.parametrize("start", [0, 3, STEPS, 7, 2 * STEPS + 4])
+def test_rewound_to_a_step_of_the_dense_training_it_goes_on_as_that_did(small_network, dataset, start):
+    """Late rewinding: with nothing pruned, the same order, and no momentum to forget, it ends as the dense network."""
+    sgd = SGD.model_copy(update={"momentum": 0.0, "nesterov": False, "schedule": "cosine"})
+    options = {"stop": FixedEpochs(3), "sgd": sgd, "augment": "flip_crop"}
+    dense = fit(small_network, masking.ones(small_network), dataset, keep_after=start, **options)
+    expected = {name: tensor.clone() for name, tensor in small_network.state_dict().items()}
+    small_network.load_state_dict(dense.kept)
+    outcome = fit(small_network, masking.ones(small_network), dataset, start=start, **options)
+    assert all(torch.equal(expected[name], tensor) for name, tensor in small_network.state_dict().items())
+    assert [row["epoch"] for row in outcome.history] == list(range(1, 4 - start // STEPS))
+    whole = 3 - -(-start // STEPS)  # epochs of which no step is left out
+    numbers = lambda rows: [(row["train_loss"], row["validation_accuracy"]) for row in rows]  # noqa: E731
+    assert numbers(outcome.history)[3 - start // STEPS - whole :] == numbers(dense.history)[3 - whole :]
+    assert outcome.history[-1]["validation_accuracy"] == dense.history[-1]["validation_accuracy"]
+
+
+def test_late_rewinding_takes_the_steps_that_are_left_at_the_schedules_rates(small_network, dataset):
+    sparsifier = Recorder(small_network)
+    sgd = SGD.model_copy(update={"schedule": "cosine"})
+    fit(small_network, masking.ones(small_network), dataset, FixedEpochs(4), sgd, start=7, sparsifier=sparsifier)
+    expected = []
+    for epoch, steps in ((2, 3), (3, 5), (4, 5)):  # 4 * 5 - 7 = 13
+        rate = 0.05 * (0.5 + 0.5 * math.cos(math.pi * (epoch - 1) / 4))
+        expected += ["gradients", ("project", epoch, pytest.approx(rate))] * steps + [("end", epoch)]
+    assert sparsifier.calls == expected
+
+
+def test_the_loss_of_an_epoch_begun_late_is_the_mean_of_the_steps_it_took(small_network, dataset):
+    still = SGD.model_copy(update={"learning_rate": 1e-12})
+    losses = [
+        fit(small_network, masking.ones(small_network), dataset, FixedEpochs(1), still, start=start).history[0]
+        for start in (0, STEPS - 1)
+    ]
+    assert losses[1]["train_loss"] == pytest.approx(losses[0]["train_loss"], rel=0.3)  # not a fifth of it
+
+
+@pytest.mark.parametrize("start", [2 * STEPS, 2 * STEPS + 1])
+def test_late_rewinding_that_leaves_nothing_to_train_is_one_clear_error(small_network, dataset, start):
+    with pytest.raises(StageError, match=f"warmup_steps: {start}, and its 2 epochs have 10 steps: nothing is left"):
+        fit(small_network, masking.ones(small_network), dataset, FixedEpochs(2), start=start)
+
+
+def test_after_late_rewinding_patience_is_of_epochs_trained_and_every_of_the_schedules(small_network, dataset):
+    still = SGD.model_copy(update={"learning_rate": 1e-12, "weight_decay": 0.0, "momentum": 0.0, "nesterov": False})
+    for start in (0, 3 * STEPS + 1):
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+        outcome = fit(network, masking.ones(network), dataset, Plateau(2, 9), still, start=start)
+        assert (len(outcome.history), outcome.reason) == (3, "plateau")
+    stop = flow_stop([2.0, 2.0, 2.0], every=2, max_epochs=6)
+    outcome = fit(small_network, masking.ones(small_network), dataset, stop, start=STEPS + 1)
+    assert [row["distance"] for row in outcome.history] == [2.0, None, 2.0, None, 2.0]
+    assert outcome.reason == "cap"

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from prunus.masks import Masks, prunable
+from prunus.masks import Masks, apply, prunable
 from prunus.runtime import StageError, write_atomically
 
 MASK = "mask."
@@ -74,3 +74,13 @@ def load_into(network: nn.Module, path: Path, device: torch.device, made_by: str
     if masks and (odd := sorted(set(masks) ^ set(prunable(network)))):
         raise _of_another(path, f"{MASK}{odd[0]}", made_by)
     return {name: masks[name] for name, _ in network.named_parameters() if name in masks}
+
+
+def load_pruned(network: nn.Module, path: Path, masks: Masks, device: torch.device, made_by: str) -> None:
+    """Make of the network before an iteration, in place, the one it pruned: before rewinding and retraining.
+
+    ``path`` the iteration's file of the weights that its method changed as it chose its ``masks``, as ThiNet does; all
+    others are what they were, under the masks. Raises as ``load`` does.
+    """
+    network.load_state_dict(load(path, device, made_by)[0], strict=False)
+    apply(network, masks)

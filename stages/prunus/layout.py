@@ -18,6 +18,7 @@ SWEEP_REPORT = Path("reports/sweep.html")
 EXPORTS = Path("exports")
 
 NETWORK = "network.safetensors"
+PRUNED = "pruned.safetensors"  # the weights that choosing the masks changed; of most methods none
 HISTORY = "history.csv"
 METRICS_NAME = "metrics.json"
 CHECKPOINT = "checkpoint.safetensors"

@@ -10,8 +10,9 @@ reads it is. The information is what a predictor explains of the target's varian
 ``kept``       I(X'_l; X_{l+1}), the paper's: X'_l = m_l * X_l are those units of X_l, as network t - 1 computes them,
                that the masks of iteration t leave alive. It judges the choice of units, and of single weights only
                what they leave unread.
-``pruned``     I(X'_l; X_{l+1}) with X'_l as network t - 1 computes it under the masks of iteration t, before rewinding
-               and retraining: pruned weights and channels before layer l count as well, whatever the structure.
+``pruned``     I(X'_l; X_{l+1}) with X'_l as network t - 1 computes it once pruned, before rewinding and retraining:
+               under the masks of iteration t, with the weights a method changed as it chose them (ThiNet's scales).
+               Pruned weights and channels before layer l count as well, whatever the structure.
 ``retrained``  I(X_l; X_{l+1}) in network t, both of that network and of what is alive in it: another target.
 """
 
@@ -53,7 +54,7 @@ def step(
     """A row (keys: COLUMNS) per group and quantity of iteration t.
 
     Arguments: ``before`` network t - 1 and ``after`` network t, each with the channels alive in it (bool [channels] by
-    group, nested), ``pruned`` network t - 1 under the masks of iteration t, all read on the same images; ``options``
+    group, nested), ``pruned`` network t - 1 once pruned, all read on the same images; ``options``
     of ``predictive_information``. ValueError where the images are too few for the predictor.
     """
     (full, alive), (own, left) = before, after

@@ -26,7 +26,10 @@ class Look:
 
 
 class StopRule(Protocol):
-    """Asked after every ``epoch`` (from 1) of one retraining, with the validation accuracies after it and all before.
+    """Asked after every ``epoch`` of one retraining, with the validation accuracies after it and all before.
+
+    Epochs count from 1, and from step 0 of the schedule: of a retraining that begins at a later step the first are
+    missing, so that there are fewer accuracies. ``max_epochs`` is the last epoch of the schedule.
 
     It remembers nothing, so that a retraining can go on in another process.
     """
@@ -61,7 +64,7 @@ class Plateau:
 
     def after_epoch(self, epoch: int, network: nn.Module, accuracies: list[float]) -> Look:
         best = accuracies.index(max(accuracies)) + 1
-        if epoch - best >= self.patience:
+        if len(accuracies) - best >= self.patience:
             return Look("plateau")
         return Look("cap" if epoch >= self.max_epochs else None)
 

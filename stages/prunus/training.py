@@ -3,6 +3,7 @@
 import math
 import sys
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -23,8 +24,8 @@ from prunus.stopping import Look, StopRule
 
 @dataclass(frozen=True)
 class Outcome:
-    """``history``: one dict per epoch (epoch, train_loss, validation_accuracy, distance); ``reason`` why it ended;
-    ``kept``: the state_dict after ``keep_after`` steps, when asked for."""
+    """``history``: one dict per epoch trained (epoch from 1, train_loss, validation_accuracy, distance); ``reason`` why
+    it ended; ``kept``: the state_dict after ``keep_after`` steps, when asked for."""
 
     history: list[dict]
     reason: str
@@ -34,13 +35,16 @@ class Outcome:
 class Sparsifier(Protocol):
     """What the loop calls of a method that prunes while it trains.
 
-    ``gradients`` may change ``.grad`` before the optimiser's step of ``epoch`` (from 1), ``project`` the parameters
-    after it. ``state_dict`` is what it remembers from one epoch to the next.
+    ``gradients`` may change ``.grad`` before an optimiser's step, ``project`` the parameters after it, of ``epoch``
+    (from 1) and at learning rate ``rate``; ``end_epoch`` may change them after the last step of an epoch.
+    ``state_dict`` is what it remembers from one epoch to the next.
     """
 
-    def gradients(self, epoch: int) -> None: ...
+    def gradients(self) -> None: ...
 
-    def project(self, epoch: int) -> None: ...
+    def project(self, epoch: int, rate: float) -> None: ...
+
+    def end_epoch(self, epoch: int) -> None: ...
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
@@ -50,13 +54,13 @@ class Sparsifier(Protocol):
 class _Progress:
     """A bar on a terminal; elsewhere one line per epoch."""
 
-    def __init__(self, label: str, stop: StopRule, steps: int, epochs: int):
-        self._label, self._stop = label, stop
-        if epochs:
-            print(f"{label}: goes on after epoch {epochs} of {stop.max_epochs}", flush=True)
+    def __init__(self, label: str, stop: StopRule, steps: int, start: int, taken: int):
+        self._label, self._stop, self._epochs = label, stop, stop.max_epochs - start // steps
+        if done := taken // steps - start // steps:
+            print(f"{label}: goes on after epoch {done} of {self._epochs}", flush=True)
         self._bar = tqdm(
-            total=stop.max_epochs * steps,
-            initial=epochs * steps,
+            total=stop.max_epochs * steps - start,
+            initial=taken - start,
             desc=label,
             unit="step",
             disable=not sys.stderr.isatty(),
@@ -66,7 +70,7 @@ class _Progress:
         self._bar.update()
 
     def epoch(self, row: dict) -> None:
-        parts = [f"epoch {row['epoch']}/{self._stop.max_epochs}", f"loss {row['train_loss']:.4f}"]
+        parts = [f"epoch {row['epoch']}/{self._epochs}", f"loss {row['train_loss']:.4f}"]
         parts.append(f"validation accuracy {row['validation_accuracy']:.2%}")
         if row["distance"] is not None:
             parts.append(f"distance {row['distance']:.4f} (epsilon {self._stop.epsilon})")
@@ -103,12 +107,12 @@ class _Sgd:
     def __init__(self, network: nn.Module, settings: Sgd):
         self._parameters = list(network.parameters())
         self._momenta = [None] * len(self._parameters)
-        self._settings, self._rate = settings, settings.learning_rate
+        self._settings, self.rate = settings, settings.learning_rate
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
         """The learning rate of ``epoch`` (from 1) of at most ``epochs``."""
         if self._settings.schedule == "cosine":
-            self._rate = self._settings.learning_rate * (0.5 + 0.5 * math.cos(math.pi * (epoch - 1) / epochs))
+            self.rate = self._settings.learning_rate * (0.5 + 0.5 * math.cos(math.pi * (epoch - 1) / epochs))
 
     @torch.no_grad()
     def step(self) -> None:
@@ -119,7 +123,7 @@ class _Sgd:
             fused=True,
             weight_decay=self._settings.weight_decay,
             momentum=self._settings.momentum,
-            lr=self._rate,
+            lr=self.rate,
             dampening=0.0,
             nesterov=self._settings.nesterov,
             maximize=False,
@@ -147,6 +151,7 @@ def train(
     clock: Clock,
     label: str,
     precision: torch.dtype = torch.float32,
+    start: int = 0,
     keep_after: int | None = None,
     sparsifier: Sparsifier | None = None,
     resume: Resume | None = None,
@@ -159,10 +164,21 @@ def train(
     clipped after masking, so that pruned weights do not shorten the step (SAP's code clips first); ``sparsifier`` sees
     the gradients before both and the parameters after the step. With ``resume`` it goes on where a training that was
     stopped left a checkpoint, and leaves one itself. Raises ``StageError`` when the loss or a weight is not finite.
+
+    ``start``: the step it begins at, of a training whose earlier steps made the ``network``. Learning rate, images'
+    order, ``stop`` and ``sparsifier`` count epochs from step 0, as if those steps had been taken here; the history
+    counts the epochs trained, what is left of the first as one, and the optimiser starts afresh. Raises ``StageError``
+    where no step is left.
     """
     split = dataset.splits["train"]
     device = split.labels.device
     steps = batches.batches_per_epoch(len(split.labels), sgd.batch_size)
+    if start >= stop.max_epochs * steps:
+        raise StageError(
+            f"{label}: `rewind: warmup` starts after training.warmup_steps: {start}, and its {stop.max_epochs} epochs "
+            f"have {stop.max_epochs * steps} steps: nothing is left to train; lower training.warmup_steps or retrain "
+            "for more epochs"
+        )
     optimiser, gradients = _Sgd(network, sgd), _Gradients(network, masks)
     generator = torch.Generator().manual_seed(seed)
     apply(network, masks)
@@ -170,14 +186,17 @@ def train(
     parts = {"network": network, "optimiser": optimiser, "random": Random(generator, device)}
     if sparsifier is not None:
         parts["sparsifier"] = sparsifier
-    history, taken, kept = (resume and resume.restore(parts)) or ([], 0, None)
-    look, progress = Look(None), _Progress(label, stop, steps, len(history))
+    for _ in range(start // steps):
+        next(batches.epoch(split, sgd.batch_size, augment, generator))  # whatever an epoch draws, it draws first
+    history, taken, kept = (resume and resume.restore(parts)) or ([], start, None)
+    look, progress = Look(None), _Progress(label, stop, steps, start, taken)
     while look.reason is None:
-        epoch = len(history) + 1
+        epoch, before = taken // steps + 1, taken % steps
         optimiser.set_epoch(epoch, stop.max_epochs)
         with clock.time("train"):
             total = torch.zeros((), device=device)
-            for images, labels in batches.epoch(split, sgd.batch_size, augment, generator):
+            drawn = batches.epoch(split, sgd.batch_size, augment, generator)
+            for images, labels in islice(drawn, before, None):
                 if taken == keep_after:
                     kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
                 network.zero_grad()
@@ -186,23 +205,25 @@ def train(
                 loss = F.cross_entropy(answers.float(), labels)
                 loss.backward()
                 if sparsifier is not None:
-                    sparsifier.gradients(epoch)
+                    sparsifier.gradients()
                 gradients.mask()
                 if sgd.clip_norm:
                     nn.utils.clip_grad_norm_(network.parameters(), sgd.clip_norm)
                 optimiser.step()
                 if sparsifier is not None:
-                    sparsifier.project(epoch)
+                    sparsifier.project(epoch, optimiser.rate)
                 total += loss.detach()
                 taken += 1
                 progress.step()
-            train_loss = total.item() / steps
+            if sparsifier is not None:
+                sparsifier.end_epoch(epoch)
+            train_loss = total.item() / (steps - before)
         weights_are_finite = all(bool(parameter.isfinite().all()) for parameter in network.parameters())
         if not (math.isfinite(train_loss) and weights_are_finite):
             progress.close()
             what = "weights" if math.isfinite(train_loss) else "the loss"
             raise StageError(
-                f"{label}: {what} became infinite or not a number in epoch {epoch}; "
+                f"{label}: {what} became infinite or not a number in epoch {len(history) + 1}; "
                 "lower training.sgd.learning_rate or set training.sgd.clip_norm",
                 "diverged",
             )
@@ -213,7 +234,7 @@ def train(
             look = stop.after_epoch(epoch, network, accuracies)
         history.append(
             {
-                "epoch": epoch,
+                "epoch": len(history) + 1,
                 "train_loss": train_loss,
                 "validation_accuracy": validation_accuracy,
                 "distance": look.distance,

@@ -4,18 +4,20 @@
 times the norms of all channels. After `warmup_epochs` a channel whose step leaves its half-space, <new, old> <
 `epsilon` ||old||^2, becomes zero and stays so, until `fraction` of the living channels is gone: a cap, which short
 training or a small penalty may never reach. `form: dhspg` is OTOv2 (Chen et al., ICLR 2023, arXiv 2303.06862): after
-the warm-up exactly `fraction` of the channels is chosen, those that are small and that the gradient shrinks, and only
+the warm-up exactly `fraction` of the channels is chosen, those that are small and that the step shrinks, and only
 they are penalised and projected; those that are not zero after the last step are zeroed then, so the count is met.
-Which of the two happens is a matter of ``penalty``: all steps together move a norm by about learning rate / (1 -
-momentum) * penalty * steps, which has to be of the size of the norms. The published 1e-3 is for 200,000 steps.
+A norm moves by the learning rate times ``penalty`` times the steps (under `hspg`'s momentum 1 / (1 - momentum) times
+that), which has to be of the size of the norms. The published 1e-3 is for 200,000 steps.
 
 A channel's parameters are its zero-invariant group: the rows that write it, their biases, norm scale and shift in all
 layers that write it. All zero, it can be deleted and the outputs stay the same; nothing is trained afterwards.
 
-From the authors' code (tianyic/only_train_once, dhspg.py): the scores, the choice from one mini-batch, the adaptive
-penalty with factors 2 and 10. Departures: the cap goes by what is still allowed, smallest norms first, where their
-code takes as many random channels as exceed it; a layer's last channel stays, a count is met with the next in rank;
-momentum, weight decay and learning rate are those of `training.sgd` for all methods, where the paper has no momentum.
+From the authors' code (tianyic/only_train_once): hspg.py's momentum takes up the penalty with the gradient; in dhspg.py
+weight decay and momentum make the direction of the step first, of which scores and adaptive penalty (factors 2 and 10)
+are made, for one mini-batch, and the penalty is a step of its own. Departures: the cap goes by what is still allowed,
+smallest norms first, where their code takes as many random channels as exceed it; dhspg.py chooses `fraction` + 0.05,
+and penalises until `fraction` is at zero; a layer's last channel stays, a count is met with the next in rank; momentum,
+weight decay and learning rate are those of `training.sgd` for all methods, where the paper has no momentum.
 """
 
 from typing import Annotated, Literal
@@ -117,15 +119,15 @@ def _table(owner: Tensor, owners: int) -> Tensor:
     return torch.where(rank < counts[:, None], order[places], len(owner))
 
 
-def _adapted(penalty: float, inner: Tensor, norm: Tensor, gradient: Tensor) -> Tensor:
-    """OTOv2's penalty per channel, from <x, grad>, ||x|| and ||grad||.
+def _adapted(penalty: float, inner: Tensor, norm: Tensor, length: Tensor) -> Tensor:
+    """OTOv2's penalty per channel, from <x, d>, ||x|| and ||d||; -d is the direction of the optimiser's step.
 
-    Where the gradient step would make a channel grow (inner < 0), a penalty above -<x, grad> / ||x|| makes its norm
-    shrink, and below -||grad||^2 ||x|| / <x, grad> the step still descends the loss. Taken is twice the lower bound,
+    Where that step would make a channel grow (inner < 0), a penalty above -<x, d> / ||x|| makes its norm shrink, and
+    below -||d||^2 ||x|| / <x, d> both steps together still go along -d. Taken is twice the lower bound,
     within 1 and 10 times ``penalty``, or the middle of both bounds where that exceeds the upper.
     """
     lower = -inner / norm.clamp_min(TINY)
-    upper = gradient.square() * norm / (-inner).clamp_min(TINY**2)
+    upper = length.square() * norm / (-inner).clamp_min(TINY**2)
     raised = (AMPLIFY * lower).clamp(penalty, LARGEST * penalty)
     raised = torch.where(raised >= upper, (lower + upper) / 2, raised)
     return torch.where(inner < 0, raised, penalty)
@@ -146,45 +148,24 @@ class HalfSpace:
         self._budget = int(self.zero.sum()) + self._goes
         self.chosen = None
         self._before = None
-        self._steps = self._first_epoch = 0
 
     @torch.no_grad()
-    def gradients(self, epoch: int) -> None:
+    def gradients(self) -> None:
         here, parameters = self.channels, self.channels.parameters
         gradients = [parameter.grad for parameter in parameters]
         self._before = [parameter.clone() for parameter in parameters]
-        if self._goes:
+        if self._goes and self._settings.form == "hspg":
             norm = here.dot(parameters, parameters).sqrt()
-            factors = self._penalties(epoch, norm, gradients) / norm.clamp_min(TINY)
+            factors = torch.full_like(norm, self._settings.penalty) / norm.clamp_min(TINY)
             torch._foreach_addcmul_(gradients, parameters, here.spread(factors, 0.0))
         torch._foreach_mul_(gradients, here.spread((~self.zero).to(parameters[0].dtype), 1.0))
 
-    def _penalties(self, epoch: int, norm: Tensor, gradients: list[Tensor]) -> Tensor:
-        """What the norm of every channel costs in this step."""
-        if self._settings.form == "hspg":
-            return torch.full_like(norm, self._settings.penalty)
-        if epoch <= self._settings.warmup_epochs:
-            return torch.zeros_like(norm)
-        inner = self.channels.dot(self.channels.parameters, gradients)
-        length = self.channels.dot(gradients, gradients).sqrt()
-        if self.chosen is None:
-            self.chosen = self._choose(inner, norm, length)
-        return self.chosen * _adapted(self._settings.penalty, inner, norm, length)
-
-    def _choose(self, inner: Tensor, norm: Tensor, length: Tensor) -> Tensor:
-        """OTOv2's redundant channels: half cos(-x, -grad), half 1 / (norm per parameter), each of unit length."""
-        alive = ~self.zero
-        cosine = inner / (norm * length).clamp_min(TINY**2)
-        smallness = 1 / (norm / self.channels.numel + TINY)
-        score = F.normalize(cosine * alive, dim=0) / 2 + F.normalize(smallness * alive, dim=0) / 2
-        return self.channels.lowest(-score, alive, alive, self._goes)
-
     @torch.no_grad()
-    def project(self, epoch: int) -> None:
+    def project(self, epoch: int, rate: float) -> None:
         here, parameters = self.channels, self.channels.parameters
-        self._steps += 1
-        self._first_epoch += epoch == 1
         if self._goes and epoch > self._settings.warmup_epochs:
+            if self._settings.form == "dhspg":
+                self._penalise(rate)
             old = here.dot(self._before, self._before)
             leaves = here.dot(parameters, self._before) < self._settings.epsilon * old
             alive = ~self.zero
@@ -192,30 +173,56 @@ class HalfSpace:
                 self.zero |= here.lowest(old, leaves & alive, alive, self._budget - self.zero.sum())
             else:
                 self.zero |= leaves & self.chosen
-        if self._steps == self._settings.epochs * self._first_epoch:
-            self._finish()
         self._hold()
+
+    def _penalise(self, rate: float) -> None:
+        """OTOv2's step along the channels' norms, of learning rate ``rate``, after the optimiser's.
+
+        Its direction is read from what it moved: with weight decay and momentum, as the authors' code has it.
+        """
+        here, before = self.channels, self._before
+        direction = torch._foreach_sub(before, here.parameters)
+        torch._foreach_div_(direction, rate)
+        norm = here.dot(before, before).sqrt()
+        inner = here.dot(before, direction)
+        length = here.dot(direction, direction).sqrt()
+        if self.chosen is None:
+            self.chosen = self._choose(inner, norm, length)
+        penalty = self.chosen * _adapted(self._settings.penalty, inner, norm, length)
+        factors = -rate * penalty / norm.clamp_min(TINY)
+        torch._foreach_addcmul_(here.parameters, before, here.spread(factors, 0.0))
+
+    def _choose(self, inner: Tensor, norm: Tensor, length: Tensor) -> Tensor:
+        """OTOv2's redundant channels: half cos(-x, -direction), half 1 / (norm per parameter), each of unit length."""
+        alive = ~self.zero
+        cosine = inner / (norm * length).clamp_min(TINY**2)
+        smallness = 1 / (norm / self.channels.numel + TINY)
+        score = F.normalize(cosine * alive, dim=0) / 2 + F.normalize(smallness * alive, dim=0) / 2
+        return self.channels.lowest(-score, alive, alive, self._goes)
+
+    def end_epoch(self, epoch: int) -> None:
+        if epoch == self._settings.epochs:
+            self._finish()
+            self._hold()
 
     def _finish(self) -> None:
         if self.chosen is not None:
             self.zero |= self.chosen
 
+    @torch.no_grad()
     def _hold(self) -> None:
         """Exact zeros: the optimiser's momentum moves parameters whose gradient is zero."""
         alive = (~self.zero).to(self.channels.parameters[0].dtype)
         torch._foreach_mul_(self.channels.parameters, self.channels.spread(alive, 1.0))
 
     def state_dict(self) -> dict[str, Tensor]:
-        state = {"zero": self.zero, "steps": torch.tensor([self._steps, self._first_epoch])}
-        return state if self.chosen is None else state | {"chosen": self.chosen}
+        return {"zero": self.zero} if self.chosen is None else {"zero": self.zero, "chosen": self.chosen}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         device = self.zero.device
         self.zero = state["zero"].to(device)
         self.chosen = state["chosen"].to(device) if "chosen" in state else None
-        self._steps, self._first_epoch = state["steps"].tolist()
 
-    @torch.no_grad()
     def masks(self) -> Masks:
         self._finish()  # for training that a stop rule has ended early
         self._hold()
