@@ -45,16 +45,20 @@ class Candidates:
     states: Callable[[str], Weights]
     flow_sample: tuple[Tensor, Tensor] | None = None
 
+    def weights(self, point: str) -> Weights:
+        """The prunable weights of ``point`` by name (initial, warmup, trained or current), pruned ones at zero."""
+        state = masking.prunable(self.network) if point == "current" else self.states(point)
+        return {name: state[name].detach() * mask for name, mask in self.masks.items()}
+
     @property
     def current(self) -> Weights:
-        """The prunable weights by name, as retrained last."""
-        return {name: weight.detach() for name, weight in masking.prunable(self.network).items()}
+        """The prunable weights by name, as retrained last, pruned ones at zero."""
+        return self.weights("current")
 
     @property
     def dense(self) -> Weights:
-        """The prunable weights by name, as trained dense."""
-        state = self.states("trained")
-        return {name: state[name] for name in masking.prunable(self.network)}
+        """The prunable weights by name, as trained dense, pruned ones at zero."""
+        return self.weights("trained")
 
     def networks(self, point: str) -> nn.Module:
         """A new network in eval mode with the weights of ``point``, initial, warmup, trained or current, pruned ones
@@ -120,7 +124,8 @@ class Sparsifier(training.Sparsifier, Protocol):
 class Recipe:
     """One pruning method.
 
-    ``score`` low = goes first; ``amount`` how many of a group of ``scope`` go. ``structure`` weight: a score is a
+    ``score`` low = goes first, of the network with weight * mask in its forward pass: a pruned weight scores 0 and adds
+    nothing to the score of another; ``amount`` how many of a group of ``scope`` go. ``structure`` weight: a score is a
     tensor per prunable weight; channel: a vector per channel group, and a channel takes its whole group along.
     ``steps``: how often the score is computed anew on the way to the amount, the density falling exponentially (scope
     global only). ``select`` stands for score, amount and scope where a method chooses its masks in another way; it may

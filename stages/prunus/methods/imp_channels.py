@@ -26,7 +26,7 @@ def recipe(settings: Settings) -> Recipe:
     power = {"l1": 1, "l2": 2}[settings.norm]
 
     def score(candidates: Candidates) -> Weights:
-        weights = {name: weight * candidates.masks[name] for name, weight in candidates.current.items()}
+        weights = candidates.current
         totals = channels.sums(candidates.groups, {name: weight.abs() ** power for name, weight in weights.items()})
         if settings.normalise == "fan_in":
             living = channels.sums(candidates.groups, {name: mask.float() for name, mask in candidates.masks.items()})
