@@ -262,9 +262,15 @@ def test_garbage_in_pruned_weights_changes_no_mask(case):
     assert all(torch.equal(mask, other[key]) for key, mask in kept.items())
 
 
-@pytest.mark.parametrize("case", ["iter_grasp-channel", "iter_snip-channel", "synflow-channel"], indirect=True)
-def test_the_scores_of_channels_are_sums_of_those(case):
-    name, clean, *_ = case
-    weights = recipe(name.replace("channel", "weight")).score(clean)
+@pytest.mark.parametrize("case", [f"{name}-channel" for name in ITERATED] + ["imp_channels-none"], indirect=True)
+def test_the_scores_of_channels_are_sums_of_magnitudes_but_prosprs_which_has_one_factor_per_channel(case):
+    name, clean, _, (retrained, drawn) = case
+    method, _ = METHODS[name]
+    if method == "imp_channels":
+        weights = magnitude(clean, Masked(retrained, clean.masks, False))
+    else:
+        weights = globals()[method](clean, Masked(drawn, clean.masks, method != "synflow"))
     for key, score in recipe(name).score(clean).items():
-        torch.testing.assert_close(score, weights[f"{key}.weight"].flatten(1).sum(1))
+        rows = weights[f"{key}.weight"].flatten(1)
+        expected = rows.sum(1).abs() if method == "prospr" else rows.abs().sum(1)
+        torch.testing.assert_close(score, expected, rtol=1e-8, atol=1e-12 * float(expected.max()))

@@ -582,32 +582,13 @@ def test_batch_norm_uses_the_batch_at_initialisation(network):
 
 
 @pytest.mark.parametrize("name", ["synflow", "iter_snip", "iter_grasp"])
-def test_a_channel_scores_the_sum_of_its_incoming_weights(name, network):
+def test_a_channel_scores_the_l1_norm_of_its_incoming_weights(name, network):
     sample = candidates(network)
-    weights = recipe(name).score(sample)
+    weights = {key: score.abs() for key, score in recipe(name).score(sample).items()}
     per_channel = recipe(name, structure="channel").score(sample)
     torch.testing.assert_close(per_channel["0"], weights["0.weight"].sum((1, 2, 3)))
     torch.testing.assert_close(per_channel["5"], weights["5.weight"].sum(1))
     assert set(per_channel) == {"0", "5"}
-
-
-def test_the_signed_sum_of_grasp_is_the_effect_of_removing_a_channel_as_a_whole(network):
-    sample = candidates(network)
-    images, labels = sample.sample_per_class(4)
-    reference = sample.networks("initial").train()
-    scores = recipe("iter_grasp", structure="channel").score(sample)
-
-    def flow():
-        loss = F.cross_entropy(reference(images) / 2.0, labels)
-        gradients = torch.autograd.grad(loss, list(masking.prunable(reference).values()))
-        return sum(gradient.square().sum() for gradient in gradients) / 2
-
-    for name, score in scores.items():
-        weight = reference.get_parameter(f"{name}.weight")
-        for channel, value in enumerate(score):
-            direction = torch.zeros_like(weight)
-            direction[channel] = -weight.detach()[channel]
-            assert float(value) == pytest.approx(-slope(flow, weight, direction, step=1e-4), rel=1e-3, abs=1e-8)
 
 
 @pytest.mark.parametrize("network_name", ["lenet5", "vgg11_bn", "resnet18", "vit"])

@@ -7,7 +7,8 @@ Synaptic-Flow repository, GraSP scored again on an exponential schedule, not nav
 g^2. Departures from alecwangcq/GraSP: linear
 layers keep their initialisation for scoring, the sample is one batch, not two halves. `steps: 1` is GraSP.
 
-`structure: channel` sums the signed scores of a node's weights: the first-order effect of removing them together.
+`structure: channel` takes the L1 norm of the scores of a node's weights, as MIPP's comparison does (arXiv 2411.00147,
+section 5): the channels go whose weights mean least in either direction, not those whose removal as a whole helps.
 """
 
 from typing import Annotated
