@@ -49,7 +49,7 @@ def candidates_of(network, masks, start):
     mean, std = torch.full((2, 1), 0.25, dtype=torch.float64)
     data = Dataset({"train": Split(images, labels)}, mean, std, ("a", "b", "c"))
     state = start.state_dict()
-    return Candidates(network, masks, 2, data, 0, lambda point: state, (data.normalise(images), labels))
+    return Candidates(network, masks, 4, data, 0, lambda point: state, (data.normalise(images), labels))
 
 
 def half(network, structure):

@@ -126,7 +126,11 @@ class Recipe:
 
     ``score`` low = goes first, of the network with weight * mask in its forward pass: a pruned weight scores 0 and adds
     nothing to the score of another; ``amount`` how many of a group of ``scope`` go. ``structure`` weight: a score is a
-    tensor per prunable weight; channel: a vector per channel group, and a channel takes its whole group along.
+    tensor per prunable weight; channel: a vector per channel group, and a channel takes its whole group along; the last
+    living channel of a group, that of highest score, stays, and the next in rank go for it.
+    ``looks_at``: the point whose weights the score looks at, initial, trained or current. Among equal scores (all that
+    is behind dead rectifiers scores 0) the smallest of these weights goes first, of channels the smallest L1 norm of
+    the alive incoming weights, and what is equal in both in memory order.
     ``steps``: how often the score is computed anew on the way to the amount, the density falling exponentially (scope
     global only). ``select`` stands for score, amount and scope where a method chooses its masks in another way; it may
     change the surviving weights of the network it is given, which count if ``rewind`` is none. ``sparsify`` is for
@@ -139,6 +143,7 @@ class Recipe:
     rewind: str
     stop: Callable[[Retraining], StopRule]
     structure: str = "weight"
+    looks_at: str = "current"
     steps: int = 1
     select: Callable[[Candidates, nn.Module], Masks] | None = None
     sparsify: Callable[[Candidates, nn.Module], Sparsifier] | None = None
@@ -155,20 +160,30 @@ class Recipe:
             alive = channels.alive(candidates.groups, candidates.masks)
             expand = lambda alive: channels.expand(candidates.groups, alive, candidates.masks)  # noqa: E731
             values = {name: mask.float() for name, mask in alive.items()}
-        for amount in self._amounts(alive):
-            scores = self.score(candidates.at(expand(alive)))
+        stay = None
+        for amount in self._amounts(alive, candidates.iteration):
+            now = candidates.at(expand(alive))
+            scores, weights = self.score(now), now.weights(self.looks_at)
             with torch.no_grad():
-                alive = masking.prune(scores, values, alive, self.scope, amount)
+                if self.structure == "channel":
+                    weights = channels.sums(candidates.groups, {name: weight.abs() for name, weight in weights.items()})
+                    stay = masking.prune(scores, values, alive, "layer", _all_but_one, weights)
+                alive = masking.prune(scores, values, alive, self.scope, amount, weights, stay)
         return expand(alive)
 
-    def _amounts(self, alive: Masks) -> list[Amount]:
+    def _amounts(self, alive: Masks, iteration: int) -> list[Amount]:
         """The amount of every scoring step."""
+        amount = self.amount.at(iteration) if hasattr(self.amount, "at") else self.amount
         if self.steps == 1:
-            return [self.amount]
-        before = masking.alive_count(alive)
-        goes = self.amount(torch.ones(before))
+            return [amount]
+        before, rows = masking.alive_count(alive), [mask.reshape(1, -1) for mask in alive.values()]
+        [goes] = amount.per_row(rows, rows)
         left = [round(before * ((before - goes) / before) ** (step / self.steps)) for step in range(self.steps + 1)]
         return [lambda values, count=count: values.numel() - count for count in left[1:]]
+
+
+def _all_but_one(living: Tensor) -> int:
+    return max(0, len(living) - 1)
 
 
 class MethodSettings(Section):
@@ -228,7 +243,7 @@ class ScopedSettings(MethodSettings):
 
 
 class FractionSettings(ScopedSettings):
-    """A fixed share of what is alive goes every iteration."""
+    """A fixed share of what is alive goes every iteration: (1 - fraction)^t of every group is left after t."""
 
     fraction: PositiveFraction
 

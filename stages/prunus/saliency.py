@@ -52,6 +52,7 @@ def iterated(settings: IteratedSettings, score: Callable[[Candidates], Weights])
         settings.rewind,
         settings.stop,
         structure=settings.structure,
+        looks_at="initial",
         steps=settings.steps,
     )
 
