@@ -19,7 +19,7 @@ PROJECT = params.read()
 GARBAGE = 1e6
 ITERATED = {
     "synflow": {},
-    "iter_snip": {"samples": 12},
+    "iter_snip": {"samples": 12, "redraw": False},
     "iter_grasp": {"samples_per_class": 4, "temperature": 2.0},
     "prospr": {"samples": 6, "inner_steps": 2},
 }

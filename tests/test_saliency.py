@@ -1,6 +1,7 @@
 """Scores from gradients and magnitudes, against path sums, finite differences, explicit Hessians and sums by hand."""
 
 import copy
+import itertools
 import math
 from dataclasses import replace
 
@@ -21,7 +22,7 @@ COMMON = {"fraction": 0.3, "scope": "global", "rewind": "initial", "epochs": 1}
 ITERATED = COMMON | {"structure": "weight", "steps": 1}
 SETTINGS = {
     "synflow": synflow.Settings(**ITERATED),
-    "iter_snip": iter_snip.Settings(**ITERATED, samples=12),
+    "iter_snip": iter_snip.Settings(**ITERATED, samples=12, redraw=False),
     "iter_grasp": iter_grasp.Settings(**ITERATED, samples_per_class=4, temperature=2.0),
     "prospr": prospr.Settings(**ITERATED, samples=6, inner_steps=2, inner_rate=0.1),
     "sosp_h": sosp_h.Settings(**COMMON, samples=12),
@@ -230,6 +231,25 @@ def test_sensitivity_is_the_weight_times_the_slope_of_the_loss(network, training
         )
 
     compare_some(scores, expected, network)
+
+
+@pytest.mark.parametrize("redraw", [True, False])
+def test_iterated_snip_draws_new_images_at_every_step_and_iteration_or_none(redraw, network, monkeypatch):
+    seen = []
+    original = iter_snip.sensitivity
+    monkeypatch.setattr(
+        iter_snip,
+        "sensitivity",
+        lambda network, images, labels: seen.append(images) or original(network, images, labels),
+    )
+    sample = candidates(network, dataset(200))
+    chosen = recipe("iter_snip", steps=3, redraw=redraw)
+    kept = [chosen.masks(replace(sample, iteration=t)) for t in (1, 2, 1)]
+    images = [part.flatten().tolist() for part in seen]
+    assert len(images) == 9 and images[:3] == images[6:]  # no chance but the seed's
+    assert all(torch.equal(mask, kept[2][name]) for name, mask in kept[0].items())
+    different = [first != second for first, second in itertools.combinations(images[:6], 2)]
+    assert all(different) if redraw else not any(different)
 
 
 # --- GraSP -----------------------------------------------------------------------------------------------------------

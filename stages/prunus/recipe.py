@@ -21,6 +21,7 @@ from prunus.channels import Group
 from prunus.datasets import Dataset
 from prunus.masks import Masks
 from prunus.params import NonNegative, Positive, PositiveFraction, Section
+from prunus.runtime import derive_seed
 from prunus.sparsity import Amount, FractionAmount, GiniAmount, HoyerAmount, PQAmount
 from prunus.stopping import FixedEpochs, Plateau, StopRule
 
@@ -31,10 +32,11 @@ Weights = dict[str, Tensor]
 class Candidates:
     """What a score may look at.
 
-    ``network``: as retrained last. ``masks``: who is alive. ``iteration``: t, from 1. ``dataset``: train and
-    validation split on the device. ``seed``: fixes every random choice of the method, the same for all iterations of a
-    chain. ``states``: the dense network's ``state_dict`` at a point: initial, warmup or trained. ``flow_sample``: the
-    images Phi* was measured on, [N, C, H, W] as the network takes them, and their labels [N]; None where nobody asks.
+    ``network``: as retrained last. ``masks``: who is alive. ``iteration``: t, from 1. ``dataset``: train and validation
+    split on the device. ``seed``: fixes every random choice of the method, the same for all iterations of a chain.
+    ``step``: of the scorings on the way to the iteration's amount, from 1. ``states``: the dense network's
+    ``state_dict`` at a point: initial, warmup or trained. ``flow_sample``: the images Phi* was measured on, [N, C, H,
+    W] as the network takes them, and their labels [N]; None where nobody asks.
     """
 
     network: nn.Module
@@ -44,6 +46,7 @@ class Candidates:
     seed: int
     states: Callable[[str], Weights]
     flow_sample: tuple[Tensor, Tensor] | None = None
+    step: int = 1
 
     def weights(self, point: str) -> Weights:
         """The prunable weights of ``point`` by name (initial, warmup, trained or current), pruned ones at zero."""
@@ -74,15 +77,17 @@ class Candidates:
         """The network's coupled channel groups, in forward order."""
         return channels.groups(self.network, self.dataset.shape)
 
-    def at(self, masks: Masks) -> "Candidates":
-        """The same with other masks."""
-        other = replace(self, masks=masks)
+    def at(self, masks: Masks, step: int = 1) -> "Candidates":
+        """The same with other masks, at another scoring step."""
+        other = replace(self, masks=masks, step=step)
         vars(other).update({name: value for name, value in vars(self).items() if name == "groups"})
         return other
 
-    def sample(self, n: int) -> tuple[Tensor, Tensor]:
-        """``n`` training images as the network takes them and their labels, the same at every call."""
-        subset = self.dataset.sample("train", n, self.seed)
+    def sample(self, n: int, redraw: bool = False) -> tuple[Tensor, Tensor]:
+        """``n`` training images as the network takes them and their labels, the same at every call; with ``redraw``
+        others at every iteration and step."""
+        seed = derive_seed(self.seed, self.iteration, self.step) if redraw else self.seed
+        subset = self.dataset.sample("train", n, seed)
         return self.dataset.normalise(subset.images), subset.labels
 
     def sample_per_class(self, n: int) -> tuple[Tensor, Tensor]:
@@ -161,8 +166,8 @@ class Recipe:
             expand = lambda alive: channels.expand(candidates.groups, alive, candidates.masks)  # noqa: E731
             values = {name: mask.float() for name, mask in alive.items()}
         stay = None
-        for amount in self._amounts(alive, candidates.iteration):
-            now = candidates.at(expand(alive))
+        for step, amount in enumerate(self._amounts(alive, candidates.iteration), 1):
+            now = candidates.at(expand(alive), step)
             scores, weights = self.score(now), now.weights(self.looks_at)
             with torch.no_grad():
                 if self.structure == "channel":
