@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
-SINGLE = re.compile(r"(?:\\[bB]ig[lr])?\\([lr])([vV]ert|floor)(?![a-zA-Z])")
+SINGLE = re.compile(r"(?:\\[bB]ig[lr])?\\([lr])([vV]ert|floor|ceil)(?![a-zA-Z])")
 PAIRED = {"l": "\\left", "r": "\\right"}
 
 
@@ -39,7 +39,7 @@ def on_files(files, config):
 
 
 def mathml(tex: str, display: str) -> str:
-    """A formula as MathML. Bars and floors are paired first: latex2mathml draws single ones as operators."""
+    """A formula as MathML. Bars, floors and ceilings are paired first: latex2mathml draws single ones as operators."""
     return convert(SINGLE.sub(lambda found: rf"{PAIRED[found[1]]}\{found[1]}{found[2]}", tex), display=display)
 
 

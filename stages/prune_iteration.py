@@ -72,10 +72,9 @@ REFERENCE = {"samples": int, "subset_seed": int, "quirks": dict[str, float | lis
 REFERENCE |= dict.fromkeys(("information", "information_signed", "gradient"), list[float])
 
 
-def at_ratio(settings, candidates, ratio):
-    """``settings`` with the fraction of the channels left that has to go for ``ratio`` of all to be removed."""
-    already = channels.share_removed(candidates.groups, candidates.masks)
-    return settings.model_copy(update={"fraction": max(0.0, 1 - (1 - ratio) / (1 - already))})
+def at_ratio(settings, t, ratio):
+    """``settings`` with the fraction that leaves the share 1 - ``ratio`` of all channels after ``t`` iterations."""
+    return settings.model_copy(update={"fraction": 1 - (1 - ratio) ** (1 / t)})
 
 
 def main() -> None:
@@ -122,7 +121,7 @@ def main() -> None:
             command = layout.prune_command(seed, ratio_of, t)
             inputs.append(layout.iteration(seed, ratio_of, t) / layout.METRICS_NAME)
             realised = read_json(inputs[-1], command, {"channels_removed": float})
-            settings = at_ratio(settings, candidates, realised["channels_removed"])
+            settings = at_ratio(settings, t, realised["channels_removed"])
         recipe = methods.recipe(method, settings)
         weights = {name: weight.clone() for name, weight in candidates.current.items()} if recipe.select else {}
         with recorder.clock.time("prune"):

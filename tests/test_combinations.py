@@ -17,7 +17,7 @@ from prunus.stopping import FixedEpochs
 from prunus.training import train
 
 PROJECT = params.read()
-NEVER_EMPTY = ("mipp", "thinet", "oto", "synflow", "imp_channels")  # a global ranking of the others may empty a layer
+NEVER_EMPTY = tuple(name for name, settings in PROJECT.methods.items() if settings.prunes_channels)
 NETWORKS = ("mlp", "lenet5", "vgg11", "resnet18", "vit")
 SGD = Sgd(
     batch_size=8,

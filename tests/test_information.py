@@ -470,7 +470,7 @@ class Cover:
 
 def one_by_one(cover, visits, budget, keep_at_least):
     """The rule as it is written down: what is free goes in turn, then the cheapest while the budget lasts."""
-    removed, start, done = [], None, None
+    removed, start = [], None
     while len(visits) - len(removed) > keep_at_least:
         left = [i for i in visits if i not in removed]
         now = float(cover.losses(removed)[0])

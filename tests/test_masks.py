@@ -38,12 +38,12 @@ def groups(tensors, scope):
 
 
 def brute_force(scores, weights, masks, scope, amount):
-    """Group by group: sort the alive entries by score and place, drop the first ones."""
+    """Group by group: sort the alive entries by score, magnitude and place, drop the first ones."""
     kept = []
     for score, weight, mask in zip(*(groups(tensors, scope) for tensors in (scores, weights, masks)), strict=True):
-        alive = sorted((score[i].item(), i) for i in mask.nonzero().flatten().tolist())
+        alive = sorted((score[i].item(), weight[i].abs().item(), i) for i in mask.nonzero().flatten().tolist())
         keep = mask.clone()
-        for _, i in alive[: amount(weight[mask])]:
+        for *_, i in alive[: amount(weight[mask])]:
             keep[i] = False
         kept.append(keep)
     flat = torch.cat(kept).split([mask.numel() for mask in masks.values()])
@@ -58,7 +58,7 @@ AMOUNTS = {
     "all": lambda alive: alive.numel(),
     "too many": lambda alive: alive.numel() + 3,
     "positive": lambda alive: int((alive > 0).sum()),
-    "fraction": FractionAmount(0.3),
+    "fraction": lambda alive: floor_count(alive.numel(), 0.3),
     "pq": PQAmount(0.5, 1.0, beta=0.5),
 }
 DRAWS = {
@@ -102,12 +102,25 @@ def test_answers_for_rows_are_those_for_each_row():
     weights, masks = weights_and_masks((7, 30), (7, 50))
     weights["0.weight"][1], weights["1.weight"][1], weights["0.weight"][2] = 0, 0, 1e-30
     masks["0.weight"][3:5], masks["1.weight"][4:6] = False, False
-    for amount in (FractionAmount(0.37), PQAmount(0.5, 1.0), PQAmount(1.0, 2.0, eta=0.1, gamma=1.5, beta=0.8)):
+    for amount in (PQAmount(0.5, 1.0), PQAmount(1.0, 2.0, eta=0.1, gamma=1.5, beta=0.8)):
         sides = list(weights.values()), list(masks.values())
         alone = [amount(torch.cat([w[k][m[k]] for w, m in zip(*sides, strict=True)])) for k in range(7)]
         assert amount.per_row(*sides) == alone
         assert alone[4] == 0
         assert 0 < alone[0] < 80
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("fraction", [0.05, 0.2, 0.7])
+def test_a_fraction_leaves_its_share_of_every_group_after_every_iteration_but_never_nothing(fraction, scope):
+    weights, masks = weights_and_masks((6, 3, 3, 3), (9, 1), (9, 2), (7, 3), (5, 4), (5, 24))
+    for t in range(1, 31):
+        new = magnitude_masks(weights, masks, scope, FractionAmount(fraction).at(t))
+        assert all(not (new[name] & ~masks[name]).any() for name in masks)
+        masks = new
+        for group in groups(masks, scope):
+            left, exact = int(group.sum()), len(group) * (1 - fraction) ** t
+            assert left >= 1 and exact - 1e-9 <= left < exact + 1
 
 
 ORDERS = {

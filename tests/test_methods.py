@@ -1,22 +1,84 @@
 """Each method's recipe: what it prunes, where it stops, and what `reference_quirks` does instead."""
 
+import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from prune_iteration import at_ratio
+from prunus import channels, methods, params
 from prunus import masks as masking
-from prunus import methods, params
 from prunus.datasets import Dataset, Split
 from prunus.flow import gradient_flow, information_flow
 from prunus.recipe import Retraining
 
 PROJECT = params.read()
+SCOPES = ("neuron", "layer", "global")
 
 
 def settings(name, **changes):
     return PROJECT.methods[name].model_copy(update=changes)
+
+
+SMALL_GROUPS = {
+    **{f"{name}-{scope}": (name, {"scope": scope}) for name in ("lth", "one_shot") for scope in SCOPES},
+    "imp_channels-layer": ("imp_channels", {"scope": "layer"}),
+    "sosp_h": ("sosp_h", {"samples": 12}),
+    "synflow": ("synflow", {"structure": "weight", "steps": 3}),
+    "thinet": ("thinet", {"images_per_class": 2, "locations": 2}),
+}
+
+
+def left_by_group(masks, scope):
+    """Alive entries and size of every group of a scope."""
+    groups = list(masks.values())
+    if scope == "global":
+        groups = [torch.cat([mask.flatten() for mask in groups])]
+    if scope == "neuron":
+        groups = [row for mask in groups for row in mask]
+    return [(int(mask.sum()), mask.numel()) for mask in groups]
+
+
+@pytest.mark.parametrize("case", SMALL_GROUPS)
+def test_a_fraction_leaves_its_share_of_every_group_after_every_iteration(case, candidates_of):
+    """Groups of 1 to 6: what floor(fraction d) cannot take of them one iteration, a later one does."""
+    method, changes = SMALL_GROUPS[case]
+    chosen = settings(method, fraction=0.2, **changes)
+    recipe = methods.recipe(method, chosen)
+    widths = (4, 2, 6, 3, 3)
+    layers = [nn.AvgPool2d(4), nn.Flatten()]
+    for read, written in itertools.pairwise(widths):
+        layers += [nn.Linear(read, written), nn.ReLU()]
+    network = nn.Sequential(*layers[:-1])
+    candidates = candidates_of(network)
+    scope = getattr(chosen, "scope", "global")
+    for t in range(1, 31):
+        candidates = replace(candidates, iteration=t)
+        candidates = candidates.at(recipe.masks(candidates))
+        masks = candidates.masks
+        if chosen.prunes_channels:
+            masks = channels.alive(candidates.groups, masks)
+            assert all(mask.any() for mask in masks.values())
+        floor = len(masks) if chosen.prunes_channels and scope == "global" else 1
+        for left, size in left_by_group(masks, scope):
+            exact = size * 0.8**t
+            assert left >= exact - 1e-9
+            assert left < exact + 1 or left == floor
+
+
+@pytest.mark.parametrize("method", ["imp_channels", "synflow", "sosp_h"])
+def test_an_imposed_ratio_is_met_at_every_iteration_whatever_the_fraction(method, candidates_of):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(), nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 3))
+    candidates = candidates_of(network)
+    for t, gone in ((1, 0), (2, 5), (3, 5), (4, 6), (5, 14), (6, 15)):
+        candidates = replace(candidates, iteration=t)
+        imposed = at_ratio(settings(method, **({"samples": 12} if method == "sosp_h" else {})), t, gone / 17)
+        candidates = candidates.at(methods.recipe(method, imposed).masks(candidates))
+        assert channels.share_removed(candidates.groups, candidates.masks) == pytest.approx(gone / 17)
 
 
 @pytest.fixture
@@ -42,7 +104,8 @@ WEIGHT_METHODS = ["one_shot", "lth", "sap", "incop_if", "incop_gf", "fixed_epoch
 def test_masks_are_nested_and_lose_something(name, small_network, candidates_of):
     recipe = methods.recipe(name, PROJECT.methods[name])
     candidates = candidates_of(small_network)
-    for _ in range(2):
+    for t in (1, 2):
+        candidates = replace(candidates, iteration=t)
         new = recipe.masks(candidates)
         assert 0 < masking.alive_count(new) < masking.alive_count(candidates.masks)
         assert all(not (new[key] & ~candidates.masks[key]).any() for key in new)

@@ -1,6 +1,7 @@
 """OTO: half-space projection, penalty and scores by hand, zeros that hold, counts, and deletion without a change."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -337,18 +338,20 @@ def test_dhspg_meets_its_count_when_the_last_step_is_taken(fraction, dataset, sm
     assert all(torch.equal(tensor, before[name]) for name, tensor in small_network.state_dict().items())
 
 
-def test_iterations_nest_and_a_fraction_is_of_what_is_left(dataset, small_network):
+@pytest.mark.parametrize(("fraction", "expected"), [(0.5, [12, 6, 3, 2]), (0.05, [12, 12, 11, 11])])
+def test_iterations_nest_and_a_fraction_is_of_what_is_left(fraction, expected, dataset, small_network):
     candidates = candidates_of(small_network, dataset)
-    left = [12]
-    for _ in range(3):
-        sparsifier = recipe(SETTINGS).sparsify(candidates, small_network)
-        fit(small_network, candidates.masks, dataset, SETTINGS, sparsifier)
+    left, settings = [12], with_(fraction=fraction)
+    for t in (1, 2, 3):
+        candidates = replace(candidates, iteration=t)
+        sparsifier = recipe(settings).sparsify(candidates, small_network)
+        fit(small_network, candidates.masks, dataset, settings, sparsifier)
         masks = sparsifier.masks()
         assert all(not (masks[name] & ~candidates.masks[name]).any() for name in masks)
         alive = channels.alive(candidates.groups, masks)
         left.append(sum(int(mask.sum()) for mask in alive.values()))
         candidates = candidates.at(masks)
-    assert left == [12, 6, 3, 2]
+    assert left == expected
 
 
 def test_a_fraction_of_nothing_trains_as_if_there_were_no_sparsifier(dataset, small_network):

@@ -14,6 +14,7 @@ from prunus.sparsity import (
     HoyerAmount,
     PQAmount,
     floor_count,
+    fraction_count,
     gini_index,
     hoyer_index,
     pq_index,
@@ -234,6 +235,27 @@ def test_count_of_equal_or_zero_values_is_zero():
 @pytest.mark.parametrize(("d", "share", "count"), [(100, 0.29, 29), (10, 0.7, 7), (1000, 0.2, 200), (3, 0.2, 0)])
 def test_floor_is_not_off_by_one(d, share, count):
     assert floor_count(d, share) == count
+
+
+@pytest.mark.parametrize(
+    ("total", "alive", "fraction", "iteration", "count"),
+    [
+        (10, 10, 0.3, 1, 3),
+        (3, 3, 0.2, 1, 0),
+        (3, 3, 0.2, 2, 1),  # 1.92 stay: what the first iteration could not take
+        (3, 2, 0.2, 3, 0),
+        (1000, 800, 0.2, 2, 160),
+        (10**7, 8 * 10**6, 0.2, 2, 16 * 10**5),
+        (10, 4, 0.3, 1, 0),  # fewer than the share are left
+        (10, 10, 0.9999, 9, 9),
+        (10, 1, 0.9999, 9, 0),
+        (10, 0, 0.5, 3, 0),
+        (0, 0, 0.5, 3, 0),
+        (10, 10, 0.0, 5, 0),
+    ],
+)
+def test_a_fraction_of_what_is_left_is_a_share_of_the_whole_group(total, alive, fraction, iteration, count):
+    assert fraction_count(total, alive, fraction, iteration) == count
 
 
 @pytest.mark.parametrize(

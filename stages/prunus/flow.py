@@ -125,7 +125,8 @@ def gradient_flow(
 ) -> Tensor:
     """L2 norm, per prunable layer, of the masked gradient of the mean cross-entropy over all the images.
 
-    Arguments: ``images`` [N, C, H, W], ``labels`` [N]; ``masks`` by parameter name, None = all alive.
+    Arguments: ``images`` [N, C, H, W], ``labels`` [N]; ``masks`` by parameter name, None = all alive, of a ``network``
+    whose pruned weights are zero.
     Returns a float64 tensor, one entry per prunable parameter. The gradient is that of the network in eval mode; the
     stored ``.grad`` of the parameters is left alone.
     """
@@ -160,7 +161,7 @@ def information_saliency(network: nn.Module, images: Tensor) -> dict[str, Tensor
 def gradient_saliency(
     network: nn.Module, images: Tensor, labels: Tensor, masks: Masks | None = None
 ) -> dict[str, Tensor]:
-    """The same for gradient flow, through the graph of the gradients: its derivative is a Hessian's product.
+    """The same for gradient flow (``masks`` as there), through the graph of the gradients: a Hessian's product.
 
     A layer whose masked gradient is zero has no direction to move in and counts as still.
     """
@@ -172,7 +173,8 @@ def stale_gradient_flow(network: nn.Module, batches: int) -> dict[str, Tensor]:
 
     Returns per prunable layer the ``mean`` of |g| and the ``norm`` of g, both times B / (B - 1) for the B =
     ``batches`` mini-batches of an epoch, because their loop adds the same number B times and divides by the last
-    index (activation.py:gradient_flow). With B = 1 they divide by zero; here the factor is then 1.
+    index (activation.py:gradient_flow). With B = 1 they divide by zero; here the factor is then 1. Where a mask has
+    pruned, training has set g to zero; the mean is over all entries, as theirs is.
     """
     factor = batches / max(batches - 1, 1)
     gradients = [

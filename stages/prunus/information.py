@@ -99,10 +99,10 @@ def terc(
     The rule, with S the features present and R = ``repeats`` splits, on each of which a predictor is fitted and its
     held-out loss taken:
 
-    1. The cost of i is loss(S without i) - loss(S), split by split, both estimated anew for the S of the moment. i costs
-       nothing, and goes, unless the mean cost less t(``confidence``) times its standard error is above a floor: one-sided
-       Student's t, the overlap of the splits accounted for (Nadeau and Bengio 2003), the floor 1e-6 (linear) or 1e-3
-       (mlp) of the constant's loss. Features are examined round after round in ``order`` until nothing goes.
+    1. The cost of i is loss(S without i) - loss(S), split by split, both estimated anew for the S of the moment. i
+       costs nothing, and goes, unless the mean cost less t(``confidence``) times its standard error is above a floor:
+       one-sided Student's t, the overlap of the splits accounted for (Nadeau and Bengio 2003), the floor 1e-6 (linear)
+       or 1e-3 (mlp) of the constant's loss. Features are examined round after round in ``order`` until nothing goes.
     2. ``regularisation`` * I, I the information in all features, is a budget for what does cost something: the
        cheapest goes, ties by ``order``, and what costs nothing by then, as long as the mean loss exceeds neither that
        of all features nor that after step 1 by more than the budget. A larger one keeps a part of what a smaller keeps.
@@ -309,7 +309,8 @@ class _Blocks:
             queue = sorted(self.costs, key=lambda feature: (self.costs[feature], place[feature]))
             if queue[0] not in fresh:
                 stale = [feature for feature in queue[:SCREEN] if feature not in fresh]
-                self.costs |= zip(stale, self._tried([[f] for f in stale], cheap([-math.inf] * len(stale)))[1])
+                _, rises = self._tried([[feature] for feature in stale], cheap([-math.inf] * len(stale)))
+                self.costs |= zip(stale, rises, strict=True)
                 fresh |= set(stale)
                 continue
             now = float(self._fitted.now.mean())

@@ -6,7 +6,7 @@ included, never biases or batch norm (SAP's reference code, and InCoP's after it
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -98,43 +98,74 @@ def _limit(row: Tensor, count: int) -> tuple[float, int]:
     return limit.item(), count - int((row < limit).count_nonzero())
 
 
-def _drop_lowest(scores: Sequence[Tensor], masks: Sequence[Tensor], counts: list[int]) -> list[Tensor]:
-    """``masks`` without the ``counts[k]`` alive entries of lowest score in row k; among equal scores the first go."""
+def _keys(scores: Sequence[Tensor], weights: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+    """What entries are ranked by, each to settle what is equal in the one before; made when asked for."""
+    yield scores
+    yield [weight.abs() for weight in weights]
+
+
+def _drop_lowest(keys: Iterator[Sequence[Tensor]], masks: Sequence[Tensor], counts: list[int]) -> list[Tensor]:
+    """``masks`` without the ``counts[k]`` lowest alive entries of row k, by the next of ``keys`` and those after it;
+    what is equal in all of them goes in memory order."""
     if not any(counts):
         return [mask.clone() for mask in masks]
+    if (scores := next(keys, None)) is None:
+        return _drop_first(masks, counts)
     sizes = alive_per_row(masks)
     alive = torch.cat([_alive(score, mask) for score, mask in zip(scores, masks, strict=True)])
     found = [_limit(row, count) for row, count in zip(alive.split(sizes), counts, strict=True)]
     del alive  # as large as the scores
     limits = torch.tensor([[limit] for limit, _ in found], dtype=scores[0].dtype, device=scores[0].device)
-    ties = torch.tensor([equals for _, equals in found], device=scores[0].device)
     kept = [~(score <= limits) & mask for score, mask in zip(scores, masks, strict=True)]
     if alive_per_row(kept) == [size - count for size, count in zip(sizes, counts, strict=True)]:
         return kept  # all that equal a limit go
-    kept = []
-    for score, mask in zip(scores, masks, strict=True):
-        keep = ~(score < limits) & mask
-        row, column = ((score == limits) & mask).nonzero(as_tuple=True)
-        place = torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)  # among its row's equals
-        goes = place < ties[row]
+    equal = [(score == limits) & mask for score, mask in zip(scores, masks, strict=True)]
+    equal = _drop_lowest(keys, equal, [equals for _, equals in found])
+    return [keep | stays for keep, stays in zip(kept, equal, strict=True)]
+
+
+def _drop_first(masks: Sequence[Tensor], counts: list[int]) -> list[Tensor]:
+    """``masks`` without the first ``counts[k]`` alive entries of row k."""
+    kept, left = [], torch.tensor(counts, device=masks[0].device)
+    for mask in masks:
+        row, column = mask.nonzero(as_tuple=True)
+        place = torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
+        goes = place < left[row]
+        keep = mask.clone()
         keep[row[goes], column[goes]] = False
-        ties = ties - row[goes].bincount(minlength=len(counts))
+        left = left - row[goes].bincount(minlength=len(counts))
         kept.append(keep)
     return kept
 
 
-def prune(scores: dict[str, Tensor], weights: dict[str, Tensor], masks: Masks, scope: str, amount: Amount) -> Masks:
+def prune(
+    scores: dict[str, Tensor],
+    weights: dict[str, Tensor],
+    masks: Masks,
+    scope: str,
+    amount: Amount,
+    magnitudes: dict[str, Tensor] | None = None,
+    stay: Masks | None = None,
+) -> Masks:
     """New masks, nested in ``masks``: of each group of the scope the lowest-scored alive entries go.
 
     Arguments: ``scores`` and ``weights`` tensors by parameter name, shaped as ``masks``; ``scope`` neuron (one group
     per output unit), layer or global; ``amount`` maps a group's alive weights (1-D) to the exact number to prune.
+    Among equal scores the lowest absolute value in ``magnitudes`` (None: in ``weights``) goes first; what is equal in
+    both goes in memory order. What is alive in ``stay`` does not go: the next in rank do, fewer where none is left.
     """
-    groups = (_groups([tensors[name] for name in masks], scope) for tensors in (scores, weights, masks))
+    free = masks if stay is None else {name: mask & ~stay[name] for name, mask in masks.items()}
+    by_name = (scores, magnitudes or weights, weights, masks, free)
+    groups = (_groups([tensors[name] for name in masks], scope) for tensors in by_name)
     kept = []
-    for score, weight, mask in zip(*groups, strict=True):
-        kept += _drop_lowest(score, mask, _counts(amount, weight, mask))
+    for score, magnitude, weight, mask, may_go in zip(*groups, strict=True):
+        counts = _counts(amount, weight, mask)
+        if stay is not None:
+            counts = [min(count, size) for count, size in zip(counts, alive_per_row(may_go), strict=True)]
+        kept += _drop_lowest(_keys(score, magnitude), may_go, counts)
     flat = torch.cat([part.flatten() for part in kept]).split([mask.numel() for mask in masks.values()])
-    return {name: part.view_as(mask).clone() for (name, mask), part in zip(masks.items(), flat, strict=True)}
+    kept = {name: part.view_as(mask).clone() for (name, mask), part in zip(masks.items(), flat, strict=True)}
+    return kept if stay is None else {name: part | masks[name] & stay[name] for name, part in kept.items()}
 
 
 def magnitude_masks(weights: dict[str, Tensor], masks: Masks, scope: str, amount: Amount) -> Masks:

@@ -21,6 +21,7 @@ from prunus.channels import Group
 from prunus.datasets import Dataset
 from prunus.masks import Masks
 from prunus.params import NonNegative, Positive, PositiveFraction, Section
+from prunus.runtime import derive_seed
 from prunus.sparsity import Amount, FractionAmount, GiniAmount, HoyerAmount, PQAmount
 from prunus.stopping import FixedEpochs, Plateau, StopRule
 
@@ -31,10 +32,11 @@ Weights = dict[str, Tensor]
 class Candidates:
     """What a score may look at.
 
-    ``network``: as retrained last. ``masks``: who is alive. ``iteration``: t, from 1. ``dataset``: train and
-    validation split on the device. ``seed``: fixes every random choice of the method, the same for all iterations of a
-    chain. ``states``: the dense network's ``state_dict`` at a point: initial, warmup or trained. ``flow_sample``: the
-    images Phi* was measured on, [N, C, H, W] as the network takes them, and their labels [N]; None where nobody asks.
+    ``network``: as retrained last. ``masks``: who is alive. ``iteration``: t, from 1. ``dataset``: train and validation
+    split on the device. ``seed``: fixes every random choice of the method, the same for all iterations of a chain.
+    ``step``: of the scorings on the way to the iteration's amount, from 1. ``states``: the dense network's
+    ``state_dict`` at a point: initial, warmup or trained. ``flow_sample``: the images Phi* was measured on, [N, C, H,
+    W] as the network takes them, and their labels [N]; None where nobody asks.
     """
 
     network: nn.Module
@@ -44,17 +46,22 @@ class Candidates:
     seed: int
     states: Callable[[str], Weights]
     flow_sample: tuple[Tensor, Tensor] | None = None
+    step: int = 1
+
+    def weights(self, point: str) -> Weights:
+        """The prunable weights of ``point`` by name (initial, warmup, trained or current), pruned ones at zero."""
+        state = masking.prunable(self.network) if point == "current" else self.states(point)
+        return {name: state[name].detach() * mask for name, mask in self.masks.items()}
 
     @property
     def current(self) -> Weights:
-        """The prunable weights by name, as retrained last."""
-        return {name: weight.detach() for name, weight in masking.prunable(self.network).items()}
+        """The prunable weights by name, as retrained last, pruned ones at zero."""
+        return self.weights("current")
 
     @property
     def dense(self) -> Weights:
-        """The prunable weights by name, as trained dense."""
-        state = self.states("trained")
-        return {name: state[name] for name in masking.prunable(self.network)}
+        """The prunable weights by name, as trained dense, pruned ones at zero."""
+        return self.weights("trained")
 
     def networks(self, point: str) -> nn.Module:
         """A new network in eval mode with the weights of ``point``, initial, warmup, trained or current, pruned ones
@@ -70,15 +77,17 @@ class Candidates:
         """The network's coupled channel groups, in forward order."""
         return channels.groups(self.network, self.dataset.shape)
 
-    def at(self, masks: Masks) -> "Candidates":
-        """The same with other masks."""
-        other = replace(self, masks=masks)
+    def at(self, masks: Masks, step: int = 1) -> "Candidates":
+        """The same with other masks, at another scoring step."""
+        other = replace(self, masks=masks, step=step)
         vars(other).update({name: value for name, value in vars(self).items() if name == "groups"})
         return other
 
-    def sample(self, n: int) -> tuple[Tensor, Tensor]:
-        """``n`` training images as the network takes them and their labels, the same at every call."""
-        subset = self.dataset.sample("train", n, self.seed)
+    def sample(self, n: int, redraw: bool = False) -> tuple[Tensor, Tensor]:
+        """``n`` training images as the network takes them and their labels, the same at every call; with ``redraw``
+        others at every iteration and step."""
+        seed = derive_seed(self.seed, self.iteration, self.step) if redraw else self.seed
+        subset = self.dataset.sample("train", n, seed)
         return self.dataset.normalise(subset.images), subset.labels
 
     def sample_per_class(self, n: int) -> tuple[Tensor, Tensor]:
@@ -120,8 +129,13 @@ class Sparsifier(training.Sparsifier, Protocol):
 class Recipe:
     """One pruning method.
 
-    ``score`` low = goes first; ``amount`` how many of a group of ``scope`` go. ``structure`` weight: a score is a
-    tensor per prunable weight; channel: a vector per channel group, and a channel takes its whole group along.
+    ``score`` low = goes first, of the network with weight * mask in its forward pass: a pruned weight scores 0 and adds
+    nothing to the score of another; ``amount`` how many of a group of ``scope`` go. ``structure`` weight: a score is a
+    tensor per prunable weight; channel: a vector per channel group, and a channel takes its whole group along; the last
+    living channel of a group, that of highest score, stays, and the next in rank go for it.
+    ``looks_at``: the point whose weights the score looks at, initial, trained or current. Among equal scores (all that
+    is behind dead rectifiers scores 0) the smallest of these weights goes first, of channels the smallest L1 norm of
+    the alive incoming weights, and what is equal in both in memory order.
     ``steps``: how often the score is computed anew on the way to the amount, the density falling exponentially (scope
     global only). ``select`` stands for score, amount and scope where a method chooses its masks in another way; it may
     change the surviving weights of the network it is given, which count if ``rewind`` is none. ``sparsify`` is for
@@ -134,6 +148,7 @@ class Recipe:
     rewind: str
     stop: Callable[[Retraining], StopRule]
     structure: str = "weight"
+    looks_at: str = "current"
     steps: int = 1
     select: Callable[[Candidates, nn.Module], Masks] | None = None
     sparsify: Callable[[Candidates, nn.Module], Sparsifier] | None = None
@@ -150,20 +165,30 @@ class Recipe:
             alive = channels.alive(candidates.groups, candidates.masks)
             expand = lambda alive: channels.expand(candidates.groups, alive, candidates.masks)  # noqa: E731
             values = {name: mask.float() for name, mask in alive.items()}
-        for amount in self._amounts(alive):
-            scores = self.score(candidates.at(expand(alive)))
+        stay = None
+        for step, amount in enumerate(self._amounts(alive, candidates.iteration), 1):
+            now = candidates.at(expand(alive), step)
+            scores, weights = self.score(now), now.weights(self.looks_at)
             with torch.no_grad():
-                alive = masking.prune(scores, values, alive, self.scope, amount)
+                if self.structure == "channel":
+                    weights = channels.sums(candidates.groups, {name: weight.abs() for name, weight in weights.items()})
+                    stay = masking.prune(scores, values, alive, "layer", _all_but_one, weights)
+                alive = masking.prune(scores, values, alive, self.scope, amount, weights, stay)
         return expand(alive)
 
-    def _amounts(self, alive: Masks) -> list[Amount]:
+    def _amounts(self, alive: Masks, iteration: int) -> list[Amount]:
         """The amount of every scoring step."""
+        amount = self.amount.at(iteration) if hasattr(self.amount, "at") else self.amount
         if self.steps == 1:
-            return [self.amount]
-        before = masking.alive_count(alive)
-        goes = self.amount(torch.ones(before))
+            return [amount]
+        before, rows = masking.alive_count(alive), [mask.reshape(1, -1) for mask in alive.values()]
+        [goes] = amount.per_row(rows, rows)
         left = [round(before * ((before - goes) / before) ** (step / self.steps)) for step in range(self.steps + 1)]
         return [lambda values, count=count: values.numel() - count for count in left[1:]]
+
+
+def _all_but_one(living: Tensor) -> int:
+    return max(0, len(living) - 1)
 
 
 class MethodSettings(Section):
@@ -223,7 +248,7 @@ class ScopedSettings(MethodSettings):
 
 
 class FractionSettings(ScopedSettings):
-    """A fixed share of what is alive goes every iteration."""
+    """A fixed share of what is alive goes every iteration: (1 - fraction)^t of every group is left after t."""
 
     fraction: PositiveFraction
 

@@ -36,8 +36,11 @@ def as_drawn(candidates: Candidates) -> nn.Module:
 
 
 def structured(settings: StructureSettings, candidates: Candidates, scores: Weights) -> Weights:
-    """``scores`` per weight, or their sums over the incoming weights of each channel."""
-    return channels.sums(candidates.groups, scores) if settings.structure == "channel" else scores
+    """``scores`` per weight, or the L1 norm of those of each channel's incoming weights (MIPP, arXiv 2411.00147, v1,
+    section 5), also where scores have a sign: what one weight adds does not make up for what another takes."""
+    if settings.structure == "weight":
+        return scores
+    return channels.sums(candidates.groups, {name: score.abs() for name, score in scores.items()})
 
 
 def iterated(settings: IteratedSettings, score: Callable[[Candidates], Weights]) -> Recipe:
@@ -49,6 +52,7 @@ def iterated(settings: IteratedSettings, score: Callable[[Candidates], Weights])
         settings.rewind,
         settings.stop,
         structure=settings.structure,
+        looks_at="initial",
         steps=settings.steps,
     )
 

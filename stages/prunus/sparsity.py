@@ -7,14 +7,15 @@ Algorithm 1; the Gini index after Hurley and Rickard, "Comparing Measures of Spa
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 # Alive values of one group -> how many of them to prune. An amount that can answer for many groups at once also has
-# ``per_row(values, masks) -> list[int]``, for groups that are the rows of matrices [n, d_i] side by side.
+# ``per_row(values, masks) -> list[int]``, for groups that are the rows of matrices [n, d_i] side by side; one that
+# depends on the iteration has ``at(iteration) -> Amount``.
 Amount = Callable[[Tensor], int]
 
 UNDEFINED = "the sparsity of an empty or all-zero vector is undefined"
@@ -132,6 +133,18 @@ def floor_count(d: int, share: float) -> int:
     return min(d, math.floor(d * share + 1e-12 * d))
 
 
+def fraction_count(total: int, alive: int, fraction: float, iteration: int) -> int:
+    """How many of the ``alive`` of a group of ``total`` go at ``iteration`` (from 1) when ``fraction`` of what is left
+    goes every iteration.
+
+    ceil(total (1 - fraction)^iteration) stay, or all where fewer are left. The share is one of the whole group, so that
+    what is less than one weight now goes later: floor(fraction d) of the d left would be 0 for ever in small groups.
+    One always stays.
+    """
+    stay = total - floor_count(total, 1 - (1 - fraction) ** iteration)
+    return max(0, alive - max(1, stay))
+
+
 class _ByPQIndex:
     """An amount that follows from a group's PQ index at ``p`` and ``q``, None where that is undefined."""
 
@@ -193,15 +206,21 @@ class HoyerAmount(_ByPQIndex):
 
 @dataclass(frozen=True)
 class FractionAmount:
-    """A fixed share of the alive values."""
+    """A fixed share of what is left goes every iteration: ``fraction_count`` of each group."""
 
     fraction: float
+    iteration: int = 1
+
+    def at(self, iteration: int) -> "FractionAmount":
+        return replace(self, iteration=iteration)
 
     def __call__(self, alive: Tensor) -> int:
-        return floor_count(alive.numel(), self.fraction)
+        """Of a group that has lost nothing yet."""
+        return fraction_count(alive.numel(), alive.numel(), self.fraction, self.iteration)
 
     def per_row(self, values: Sequence[Tensor], masks: Sequence[Tensor]) -> list[int]:
-        return [floor_count(d, self.fraction) for d in alive_per_row(masks)]
+        total = sum(mask.shape[1] for mask in masks)
+        return [fraction_count(total, alive, self.fraction, self.iteration) for alive in alive_per_row(masks)]
 
 
 def prune_count(values: Tensor, p: float, q: float, eta: float = 0.0, gamma: float = 1.0, beta: float = 0.9) -> int:

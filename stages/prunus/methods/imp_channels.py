@@ -5,7 +5,8 @@ A channel's score is the L1 or L2 norm of the weights that write it, of all laye
 them. `normalise` makes layers comparable under one threshold: `fan_in` takes the mean over the living weights instead
 of the sum (L2: root mean square), `mean` divides by the mean score of the group's living channels (Torch-Pruning's
 default). Without it whole layers lie below a global threshold, with fan_in they still may, as fresh weights are the
-smaller the more of them a unit reads. Whether MIPP's comparison normalised is unconfirmed.
+smaller the more of them a unit reads: such a layer is cut down to its last channel. Whether MIPP's comparison
+normalised is unconfirmed.
 """
 
 from typing import Literal
@@ -26,7 +27,7 @@ def recipe(settings: Settings) -> Recipe:
     power = {"l1": 1, "l2": 2}[settings.norm]
 
     def score(candidates: Candidates) -> Weights:
-        weights = {name: weight * candidates.masks[name] for name, weight in candidates.current.items()}
+        weights = candidates.current
         totals = channels.sums(candidates.groups, {name: weight.abs() ** power for name, weight in weights.items()})
         if settings.normalise == "fan_in":
             living = channels.sums(candidates.groups, {name: mask.float() for name, mask in candidates.masks.items()})

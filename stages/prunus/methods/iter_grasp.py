@@ -7,7 +7,8 @@ Synaptic-Flow repository, GraSP scored again on an exponential schedule, not nav
 g^2. Departures from alecwangcq/GraSP: linear
 layers keep their initialisation for scoring, the sample is one batch, not two halves. `steps: 1` is GraSP.
 
-`structure: channel` sums the signed scores of a node's weights: the first-order effect of removing them together.
+`structure: channel` takes the L1 norm of the scores of a node's weights, as MIPP's comparison does (arXiv 2411.00147,
+section 5): the channels go whose weights mean least in either direction, not those whose removal as a whole helps.
 """
 
 from typing import Annotated
@@ -16,6 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from prunus.masks import Masks
 from prunus.params import Positive
 from prunus.recipe import Candidates, Recipe, Weights
 from prunus.saliency import IteratedSettings, as_drawn, iterated, loss_gradients, structured
@@ -26,9 +28,17 @@ class Settings(IteratedSettings):
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def preserved_flow(network: nn.Module, images: Tensor, labels: Tensor, temperature: float) -> Weights:
-    """w (H g) by parameter name: low where the removal of w lowers g^T g least, or raises it."""
+def preserved_flow(
+    network: nn.Module, images: Tensor, labels: Tensor, temperature: float, masks: Masks | None = None
+) -> Weights:
+    """w (H g) by parameter name: low where the removal of w lowers g^T g least, or raises it.
+
+    ``images`` [N, C, H, W], ``labels`` [N]; ``masks`` by parameter name, None = all alive, of a ``network`` whose
+    pruned weights are zero: they have no gradient in g.
+    """
     weights, gradients = loss_gradients(network, images, labels, temperature, graph=True)
+    if masks is not None:
+        gradients = [gradient * masks[name] for name, gradient in zip(weights, gradients, strict=True)]
     flow = sum((gradient.detach() * gradient).sum() for gradient in gradients)
     products = torch.autograd.grad(flow, list(weights.values()))
     return {
@@ -39,7 +49,7 @@ def preserved_flow(network: nn.Module, images: Tensor, labels: Tensor, temperatu
 def recipe(settings: Settings) -> Recipe:
     def score(candidates: Candidates) -> Weights:
         sample = candidates.sample_per_class(settings.samples_per_class)
-        scores = preserved_flow(as_drawn(candidates), *sample, settings.temperature)
+        scores = preserved_flow(as_drawn(candidates), *sample, settings.temperature, candidates.masks)
         return structured(settings, candidates, scores)
 
     return iterated(settings, score)

@@ -3,8 +3,8 @@
 
 A weight's score is |w dL/dw|, the derivative with respect to a mask on it, of the mean loss over `samples` training
 images. `steps: 1` is SNIP. Which implementation MIPP compares with is unconfirmed; followed is naver/force,
-`prune_method=1`: on the masked network, exponential schedule, what is pruned stays pruned. `structure: channel` sums
-the scores of a node's weights (MIPP, arXiv 2411.00147, section 5).
+`prune_method=1`: on the masked network, exponential schedule, what is pruned stays pruned, and with `redraw: true` new
+images at every step. `structure: channel` sums the scores of a node's weights (MIPP, arXiv 2411.00147, section 5).
 """
 
 from prunus.params import Positive
@@ -13,12 +13,15 @@ from prunus.saliency import IteratedSettings, as_drawn, iterated, sensitivity, s
 
 
 class Settings(IteratedSettings):
+    """``redraw``: every scoring step has new images; false: all steps of all iterations have the same."""
+
     samples: Positive
+    redraw: bool
 
 
 def recipe(settings: Settings) -> Recipe:
     def score(candidates: Candidates) -> Weights:
-        scores = sensitivity(as_drawn(candidates), *candidates.sample(settings.samples))
+        scores = sensitivity(as_drawn(candidates), *candidates.sample(settings.samples, settings.redraw))
         return structured(settings, candidates, scores)
 
     return iterated(settings, score)

@@ -1,10 +1,11 @@
 """Lottery ticket hypothesis: iterative magnitude pruning with rewinding (Frankle and Carbin, ICLR 2019).
 
-Every iteration a fixed fraction (0.2) of the weights left goes, smallest magnitude after retraining first, and the
-survivors restart from the initial weights. `rewind: warmup` is the late rewinding of Frankle et al., ICML 2020 (arXiv
-1912.05671): they restart from the weights after step k, and training goes on there, as in the authors' open_lth. SAP's
-"lottery ticket" baseline is this at rewind: initial; InCoP's rewinds to trained and prunes at scope: layer. Published
-are score: magnitude and stop: fixed.
+Every iteration a fixed fraction (0.2) of the weights left goes, smallest magnitude after retraining first, so that (1 -
+fraction)^t of every group is left after t, but for less than a weight, and the survivors restart from the initial
+weights. `rewind: warmup` is the late rewinding of Frankle et al., ICML 2020 (arXiv 1912.05671): they restart from the
+weights after step k, and training goes on there, as in the authors' open_lth. SAP's "lottery ticket" baseline is this
+at rewind: initial; InCoP's rewinds to trained and prunes at scope: layer. Published are score: magnitude and stop:
+fixed.
 """
 
 from prunus.recipe import FractionSettings, Recipe, StopSettings

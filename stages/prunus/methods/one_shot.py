@@ -12,4 +12,5 @@ class Settings(FractionSettings, StopSettings):
 
 
 def recipe(settings: Settings) -> Recipe:
-    return Recipe(dense_magnitude, settings.amount, settings.scope, settings.rewind, settings.stop_rule)
+    parts = settings.amount, settings.scope, settings.rewind, settings.stop_rule
+    return Recipe(dense_magnitude, *parts, looks_at="trained")

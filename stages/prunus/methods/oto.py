@@ -32,7 +32,7 @@ from prunus.channels import Group
 from prunus.masks import Masks
 from prunus.params import Fraction, Positive, PositiveFraction
 from prunus.recipe import Candidates, ChannelSettings, FixedEpochsSettings, Recipe
-from prunus.sparsity import floor_count
+from prunus.sparsity import fraction_count
 
 AMPLIFY, LARGEST = 2.0, 10.0  # of the adaptive penalty, see _adapted
 TINY = 1e-6
@@ -139,12 +139,12 @@ class HalfSpace:
     ``zero`` bool: the channels at zero by now; ``chosen`` bool: those that are to become so (None: any may).
     """
 
-    def __init__(self, network: nn.Module, groups: list[Group], masks: Masks, settings: Settings):
+    def __init__(self, network: nn.Module, groups: list[Group], masks: Masks, settings: Settings, iteration: int = 1):
         self.channels = Channels(network, groups)
         self._groups, self._masks, self._settings = groups, masks, settings
         alive = channels.alive(groups, masks)
         self.zero = ~torch.cat([alive[group.name] for group in groups])
-        self._goes = floor_count(int((~self.zero).sum()), settings.fraction)
+        self._goes = fraction_count(len(self.zero), int((~self.zero).sum()), settings.fraction, iteration)
         self._budget = int(self.zero.sum()) + self._goes
         self.chosen = None
         self._before = None
@@ -233,6 +233,6 @@ class HalfSpace:
 
 def recipe(settings: Settings) -> Recipe:
     def sparsify(candidates: Candidates, network: nn.Module) -> HalfSpace:
-        return HalfSpace(network, candidates.groups, candidates.masks, settings)
+        return HalfSpace(network, candidates.groups, candidates.masks, settings, candidates.iteration)
 
     return Recipe(None, None, None, settings.rewind, settings.stop, sparsify=sparsify)

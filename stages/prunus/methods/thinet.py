@@ -26,7 +26,7 @@ from prunus.masks import Masks
 from prunus.params import Positive, PositiveFraction
 from prunus.readings import capture, reader_name
 from prunus.recipe import Candidates, ChannelSettings, FixedEpochsSettings, Recipe
-from prunus.sparsity import floor_count
+from prunus.sparsity import fraction_count
 
 NEGLIGIBLE = 1e-10  # of the largest eigenvalue of the samples' Gram matrix: below it a direction was not seen
 
@@ -136,7 +136,13 @@ def _rescale(network: nn.Module, group: Group, factors: Tensor) -> None:
 
 @torch.no_grad()
 def prune(
-    network: nn.Module, groups: list[Group], masks: Masks, images: Tensor, settings: Settings, seed: int
+    network: nn.Module,
+    groups: list[Group],
+    masks: Masks,
+    images: Tensor,
+    settings: Settings,
+    seed: int,
+    iteration: int = 1,
 ) -> Masks:
     """New masks, nested in ``masks``; the weights of ``network`` are masked and rescaled in place.
 
@@ -147,7 +153,7 @@ def prune(
     for group in groups:
         living = channels.alive([group], masks)[group.name]
         candidates = living.nonzero().flatten()
-        count = floor_count(len(candidates), settings.fraction)
+        count = fraction_count(group.size, len(candidates), settings.fraction, iteration)
         if count == 0:
             continue
         samples = _contributions(network, group, images, settings.locations, generator)[:, candidates]
@@ -167,6 +173,8 @@ def prune(
 def recipe(settings: Settings) -> Recipe:
     def select(candidates: Candidates, network: nn.Module) -> Masks:
         images, _ = candidates.sample_per_class(settings.images_per_class)
-        return prune(network, candidates.groups, candidates.masks, images, settings, candidates.seed)
+        return prune(
+            network, candidates.groups, candidates.masks, images, settings, candidates.seed, candidates.iteration
+        )
 
     return Recipe(None, None, settings.scope, settings.rewind, settings.stop, select=select)
