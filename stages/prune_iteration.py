@@ -118,7 +118,7 @@ def main() -> None:
             kept = recipe.masks(candidates)
         refuse_empty_layers(kept, label, method, settings, ratio_of)
         if recipe.rewind != "none":
-            network.load_state_dict(dense_state(recipe.rewind))
+            recipe.restart(network, dense_state(recipe.rewind))
         stop = recipe.stop(
             Retraining(
                 masks=kept,
