@@ -82,6 +82,7 @@ def test_large_image_with_numbers():
         ("mlp", (1, 28, 10), 135_680),
         ("cnn", (3, 32, 10), 1_555_136),
         ("resnet18", (3, 32, 10), 11_164_352),
+        ("preact_resnet18", (3, 32, 10), 11_164_352),
     ],
 )
 def test_prunable_weights_match_sap(name, shape, expected):
@@ -135,7 +136,7 @@ def test_seed_decides_the_weights(name):
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
-@pytest.mark.parametrize("name", ["cnn", "vgg11", "resnet18", "wide_resnet28_8"])
+@pytest.mark.parametrize("name", ["cnn", "vgg11", "resnet18", "preact_resnet18", "wide_resnet28_8"])
 def test_convolutions_are_drawn_kaiming_normal(name):
     torch.manual_seed(0)
     network = networks.build(name, 3, 32, 10)
@@ -144,6 +145,26 @@ def test_convolutions_are_drawn_kaiming_normal(name):
             fan_out = module.out_channels * module.kernel_size[0] ** 2
             assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.15)
             assert module.bias is None or not module.bias.any()
+
+
+def test_sap_s_resnet18_activates_before_it_convolves():
+    """Written out from the description of SAP's code (arXiv 2302.05601), in eval mode."""
+    network = networks.build("preact_resnet18", 3, 16, 10).eval()
+    assert not network.classifier.bias.any()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.running_mean, std=0.3)
+    images = torch.randn(2, 3, 16, 16)
+    x = network.conv1(images)
+    for stage, stride in (network.stage1, 1), (network.stage2, 2), (network.stage3, 2), (network.stage4, 2):
+        for block, step in zip(stage, (stride, 1), strict=True):
+            read = F.relu(block.bn1(x))
+            written = F.conv2d(read, block.conv1.weight, stride=step, padding=1)
+            written = F.conv2d(F.relu(block.bn2(written)), block.conv2.weight, padding=1)
+            x = written + (F.conv2d(read, block.shortcut.weight, stride=2) if step == 2 else x)
+    expected = network.classifier(F.relu(network.bn(x)).mean((2, 3)))
+    torch.testing.assert_close(network(images), expected)
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg19_bn"])

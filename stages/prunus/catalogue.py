@@ -36,6 +36,7 @@ SMALLEST_SIDE = {
     "resnet18": 8,
     "resnet34": 8,
     "resnet50": 8,
+    "preact_resnet18": 8,
     "wide_resnet28_8": 8,
     "vit": 8,
 }

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from torch import nn
 
 from prunus import catalogue
-from prunus.networks import cnn, lenet5, perceptron, resnet, vgg, vit, wide_resnet
+from prunus.networks import cnn, lenet5, perceptron, preact_resnet, resnet, vgg, vit, wide_resnet
 from prunus.networks.fitting import Fit
 from prunus.networks.pretrained import NetworkError
 
@@ -27,6 +27,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": lenet5.build,
     **vgg.BUILDERS,
     **resnet.BUILDERS,
+    "preact_resnet18": preact_resnet.preact_resnet18,
     "wide_resnet28_8": wide_resnet.wide_resnet28_8,
     "vit": vit.vit,
 }
