@@ -24,7 +24,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     study = {"study.network": "resnet18", "study.methods": ["incop_if"], "data.classes": [0, 1, 2]}
-    study |= {"study.iterations": [{"t": 1, "after": "../dense"}], "methods.incop_if.max_epochs": 1}
+    study |= {"study.iterations": [{"t": 1, "after": "../dense"}], "methods.incop_if.max_epochs": 2}
+    study |= {"methods.incop_if.reference_quirks": True, "methods.incop_if.every": 2}
     study |= {"network.pretrained": True, "network.side": 32, "training.augment": "flip_crop"}
     study |= {"training.epochs": 1, "training.warmup_steps": 1, "training.sgd.learning_rate": 0.001}
     study |= {"data.fraction": 0.2, "flow.samples": 32}
@@ -49,6 +50,8 @@ def test_every_stage_sees_the_network_s_images(project):
         ("evaluate", "--method", "incop_if"),
     ):
         stage(project, sys.executable, f"stages/{script}.py", "--seed", "0", *arguments)
+    with (project.root / "runs/seed0/incop_if/iteration-1/history.csv").open(newline="") as file:
+        assert [bool(row["distance"]) for row in csv.DictReader(file)] == [False, True]
     reference = json.loads((project.root / "runs/seed0/reference_flow.json").read_text())
     assert len(reference["information"]) == 17  # as published: 18 layers of ResNet-18
     with (project.root / "runs/evaluations/seed0/incop_if/layers.csv").open(newline="") as file:
