@@ -67,7 +67,8 @@ def main() -> None:
     listed, missing = len(params.study.iterations), ""
     with Recorder(layout.record(name, f"{method}/evaluate"), device, params.device.threads) as recorder:
         dataset = load(layout.DATASET, device, splits=("test",))
-        dense, pruned, network = (networks.of_study(params, dataset.form).to(device) for _ in range(3))
+        built = (params.study.network, params.network, dataset.form)
+        dense, pruned, network = (networks.of_study(*built).to(device) for _ in range(3))
         coupled = channels.groups(network, dataset.shape)
         total = sum(group.size for group in coupled)
         for t in range(listed + 1):

@@ -81,7 +81,7 @@ def main() -> None:
     device = open_device("cpu", params.device.threads)
     dataset = load(layout.DATASET, device, splits=("test",))
     test = dataset.splits["test"]
-    dense, network = (networks.of_study(params, dataset.form) for _ in range(2))
+    dense, network = (networks.of_study(params.study.network, params.network, dataset.form) for _ in range(2))
     pretrain = f"python stages/pretrain.py --seed {seed}"
     prune = layout.prune_command(seed, arguments.method, t, arguments.ratio_of)
     checkpoint.load_into(dense, layout.rewind_point(seed, "trained"), device, pretrain)

@@ -102,7 +102,7 @@ def main() -> None:
     with Recorder(record, device, params.device.threads, seeds, eased_by) as recorder:
         recorder.measured |= asdict(computed)
         dataset = load(layout.DATASET, device)
-        network = computed.place(networks.of_study(params, dataset.form), device)
+        network = computed.place(networks.of_study(params.study.network, params.network, dataset.form), device)
         alive = checkpoint.load_into(network, before, device, pretrain if t == 1 else earlier)
         reference = read_json(layout.reference_flow(seed), f"python stages/reference_flow.py --seed {seed}", REFERENCE)
         subset = dataset.sample("train", reference["samples"], reference["subset_seed"])

@@ -81,7 +81,7 @@ def main() -> None:
             if params.transfer.start == "initial":
                 state, _ = checkpoint.load(layout.rewind_point(seed, "initial"), device, pretrain)
             torch.manual_seed(seeds["initialisation"])
-            network = computed.place(networks.of_study(params, dataset.form), device)
+            network = computed.place(networks.of_study(params.study.network, params.network, dataset.form), device)
             alive, afresh = move(state, alive, network)
             label = f"{chain} iteration {t}"
             if afresh:

@@ -9,7 +9,6 @@ keeps of a layer's output stays as it was.
 """
 
 from collections.abc import Callable
-from types import SimpleNamespace
 
 from torch import nn
 
@@ -17,6 +16,7 @@ from prunus import catalogue
 from prunus.networks import cnn, lenet5, perceptron, preact_resnet, resnet, vgg, vit, wide_resnet
 from prunus.networks.fitting import Fit
 from prunus.networks.pretrained import NetworkError
+from prunus.params import Network
 
 __all__ = ["BUILDERS", "NetworkError", "build", "of_study"]
 
@@ -75,7 +75,6 @@ def build(
     return network
 
 
-def of_study(params: SimpleNamespace, form: tuple[int, int, int], download: bool = False) -> nn.Module:
-    """The network of ``study.network`` and ``network`` in params.yaml, for images of ``form`` (``Dataset.form``)."""
-    settings = params.network
-    return build(params.study.network, *form, settings.pretrained, download, settings.side)
+def of_study(name: str, settings: Network, form: tuple[int, int, int], download: bool = False) -> nn.Module:
+    """The network ``name`` with the ``settings`` of params.yaml (``network``), for images of ``Dataset.form``."""
+    return build(name, *form, settings.pretrained, download, settings.side)
