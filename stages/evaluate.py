@@ -68,10 +68,8 @@ def main() -> None:
     listed, missing = len(params.study.iterations), ""
     with Recorder(layout.record(name, f"{method}/evaluate"), device, params.device.threads) as recorder:
         dataset = load(layout.DATASET, device, splits=("test",))
-        form = (params.study.network, *dataset.form)
-        dense, pruned, network = (
-            networks.build(*form, pretrained=params.network.pretrained, download=False).to(device) for _ in range(3)
-        )
+        built = (params.study.network, params.network, dataset.form)
+        dense, pruned, network = (networks.of_study(*built).to(device) for _ in range(3))
         coupled = channels.groups(network, dataset.shape)
         total = sum(group.size for group in coupled)
         for t in range(listed + 1):

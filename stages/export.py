@@ -81,8 +81,7 @@ def main() -> None:
     device = open_device("cpu", params.device.threads)
     dataset = load(layout.DATASET, device, splits=("test",))
     test = dataset.splits["test"]
-    architecture = (params.study.network, *dataset.form)
-    dense, network = (networks.build(*architecture, params.network.pretrained, download=False) for _ in range(2))
+    dense, network = (networks.of_study(params.study.network, params.network, dataset.form) for _ in range(2))
     pretrain = f"python stages/pretrain.py --seed {seed}"
     prune = layout.prune_command(seed, arguments.method, t, arguments.ratio_of)
     checkpoint.load_into(dense, layout.rewind_point(seed, "trained"), device, pretrain)
@@ -94,9 +93,8 @@ def main() -> None:
     expected = logits(network, dataset, "test")
 
     deployed = exporting.Deployed(compact, dataset.mean, dataset.std)
-    about = exporting.describe(
-        deployed, params.study.network, params.network.pretrained, dataset.shape, dataset.classes
-    ) | {
+    built = (params.study.network, params.network.pretrained, params.network.side)
+    about = exporting.describe(deployed, *built, dataset.shape, dataset.classes) | {
         "dataset": params.study.dataset,
         "seed": seed,
         "method": chain if t else "dense",

@@ -55,9 +55,7 @@ def main() -> None:
         dataset = load(layout.DATASET, device, splits=("train",))
         subset = dataset.sample("train", params.information.samples, seeds["information"])
         images = dataset.normalise(subset.images)
-        network = networks.build(
-            params.study.network, *dataset.form, pretrained=params.network.pretrained, download=False
-        ).to(device)
+        network = networks.of_study(params.study.network, params.network, dataset.form).to(device)
         groups = channels.groups(network, dataset.shape)
 
         def made_by(t):

@@ -51,7 +51,7 @@ def main() -> None:
                 f"{steps * params.training.epochs} steps of the whole dense training"
             )
         torch.manual_seed(seeds["initialisation"])
-        network = networks.build(params.study.network, *dataset.form, pretrained=params.network.pretrained)
+        network = networks.of_study(params.study.network, params.network, dataset.form, download=True)
         network = computed.place(network, device)
         full = masks.ones(network)
         checkpoint.save(layout.rewind_point(seed, "initial"), network.state_dict())

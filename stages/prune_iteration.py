@@ -108,10 +108,7 @@ def main() -> None:
     with Recorder(record, device, params.device.threads, seeds, eased_by) as recorder:
         recorder.measured |= asdict(computed)
         dataset = load(layout.DATASET, device)
-        network = networks.build(
-            params.study.network, *dataset.form, pretrained=params.network.pretrained, download=False
-        )
-        network = computed.place(network, device)
+        network = computed.place(networks.of_study(params.study.network, params.network, dataset.form), device)
         alive = checkpoint.load_into(network, before, device, pretrain if t == 1 else earlier)
         reference = read_json(layout.reference_flow(seed), f"python stages/reference_flow.py --seed {seed}", REFERENCE)
         subset = dataset.sample("train", reference["samples"], reference["subset_seed"])
@@ -129,7 +126,7 @@ def main() -> None:
         refuse_empty_layers(kept, label, method, settings, ratio_of)
         pruned = changed(network, kept, weights)
         if recipe.rewind != "none":
-            network.load_state_dict(dense_state(recipe.rewind))
+            recipe.restart(network, dense_state(recipe.rewind))
         stop = recipe.stop(
             Retraining(
                 masks=kept,

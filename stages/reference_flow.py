@@ -29,9 +29,7 @@ def main() -> None:
     record, eased_by = layout.record(f"seed{seed}", "reference_flow"), ["flow.samples"]
     with Recorder(record, device, params.device.threads, seeds, eased_by) as recorder:
         dataset = load(layout.DATASET, device, splits=("train", "test"))
-        network = networks.build(
-            params.study.network, *dataset.form, pretrained=params.network.pretrained, download=False
-        ).to(device)
+        network = networks.of_study(params.study.network, params.network, dataset.form).to(device)
         masks = checkpoint.load_into(network, layout.rewind_point(seed, "trained"), device, pretrain)
         dense = read_json(
             layout.dense(seed) / layout.METRICS_NAME, pretrain, {"last_batch_gradient": dict[str, list[float]]}

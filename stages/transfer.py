@@ -81,10 +81,7 @@ def main() -> None:
             if params.transfer.start == "initial":
                 state, _ = checkpoint.load(layout.rewind_point(seed, "initial"), device, pretrain)
             torch.manual_seed(seeds["initialisation"])
-            network = networks.build(
-                params.study.network, *dataset.form, pretrained=params.network.pretrained, download=False
-            )
-            network = computed.place(network, device)
+            network = computed.place(networks.of_study(params.study.network, params.network, dataset.form), device)
             alive, afresh = move(state, alive, network)
             label = f"{chain} iteration {t}"
             if afresh:

@@ -36,6 +36,7 @@ SHAPE = (1, 8, 8)
 BUILDERS = {
     **{name: lambda name=name: networks.build(name, *SHAPE[:2], 10) for name in ("mlp", "lenet5", "vgg11", "vgg11_bn")},
     **{name: lambda name=name: networks.build(name, *SHAPE[:2], 10) for name in ("resnet18", "resnet50")},
+    "preact_resnet18": lambda: networks.build("preact_resnet18", *SHAPE[:2], 10),
     "wide_resnet": lambda: WideResNet(1, 10, depth=10, widen=1),
     "vit": lambda: VisionTransformer(1, 8, 10, width=24, depth=2, heads=4),
     "separable": Separable,

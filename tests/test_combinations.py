@@ -18,7 +18,7 @@ from prunus.training import train
 
 PROJECT = params.read()
 NEVER_EMPTY = tuple(name for name, settings in PROJECT.methods.items() if settings.prunes_channels)
-NETWORKS = ("mlp", "lenet5", "vgg11", "resnet18", "vit")
+NETWORKS = ("mlp", "lenet5", "vgg11", "resnet18", "vit", "lenet5 at 16")  # at: resized to so many pixels
 SGD = Sgd(
     batch_size=8,
     learning_rate=1e-3,
@@ -94,10 +94,10 @@ CASES += [case("sap", index=index) for index in ("gini", "hoyer")]
 @pytest.mark.parametrize("network_name", NETWORKS)
 @pytest.mark.parametrize(("name", "changes"), CASES)
 def test_prunes_compacts_and_trains(name, changes, network_name, dataset, large):
-    settings = quick(name, **changes)
+    settings, (network_name, _, side) = quick(name, **changes), network_name.partition(" at ")
     if settings.misfit(network_name, 1):
         pytest.skip(settings.misfit(network_name, 1))
-    network = networks.build(network_name, *dataset.form)
+    network = networks.build(network_name, *dataset.form, resize=int(side) if side else "native")
     state = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     seen = large if name == "mipp" else dataset
     sample = dataset.normalise(dataset.splits["train"].images), dataset.splits["train"].labels

@@ -68,7 +68,7 @@ def deployed(case):
     torch.manual_seed(0)
     network = MADE[case]()
     image = exporting.Deployed(network, MEAN, STD)
-    about = exporting.describe(image, case.split()[0], False, SHAPE, CLASSES) | {"test_accuracy": 0.5}
+    about = exporting.describe(image, case.split()[0], False, "native", SHAPE, CLASSES) | {"test_accuracy": 0.5}
     with torch.no_grad():
         return image, about, network((IMAGES / 255 - 0.3) / 0.2)
 
@@ -133,11 +133,21 @@ def test_a_compacted_network_comes_back_with_the_sizes_it_has(case, tmp_path):
 
 def test_a_pretrained_form_comes_back(tmp_path):
     network = exporting.Deployed(lively("resnet18", True, (3, 32)), MEAN.repeat(3), STD.repeat(3))
-    about = exporting.describe(network, "resnet18", True, (3, 32, 32), CLASSES)
+    about = exporting.describe(network, "resnet18", True, "native", (3, 32, 32), CLASSES)
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     expected = network(images / 255).detach()
     exporting.save(tmp_path / "file", "safetensors", network, about, images, expected, threads=1)
     assert exporting.load_exported(tmp_path / "file").network.conv1.kernel_size == (7, 7)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_file_resizes_the_images_itself(form, tmp_path):
+    resized = networks.build("resnet18", *SHAPE[:2], len(CLASSES), True, download=False, resize=32).eval()
+    network = exporting.Deployed(resized, MEAN, STD)
+    about = exporting.describe(network, "resnet18", True, 32, SHAPE, CLASSES)
+    expected = network(IMAGES / 255).detach()
+    _, found = exporting.save(tmp_path / "file", form, network, about, IMAGES, expected, threads=1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_equal_networks_are_equal_safetensors(tmp_path):

@@ -155,11 +155,11 @@ def test_linear_information_about_classes_is_that_of_the_one_hot_code():
     assert estimate.mean == pytest.approx(2 * 0.4**2, rel=0.05)  # E[Y | X] is 0.1 or 0.9, for both classes
 
 
-@pytest.mark.parametrize("freedom", range(1, 12))
-@pytest.mark.parametrize("confidence", [0.05, 0.5, 0.95, 0.99])
-def test_student_quantile(freedom, confidence):
-    expected = stats.t.ppf((1 + confidence) / 2, freedom)
-    assert information._student(confidence, freedom) == pytest.approx(expected, rel=1e-9)
+@pytest.mark.parametrize("targets", [1, 4])
+def test_irrelevant_columns_are_kept_by_chance_no_more_often_than_confidence_says(targets):
+    """At 0.95 in one run of twenty at most a column of noise, however many there are."""
+    runs = [terc(normal(500, 25, 2 * s), normal(500, targets, 2 * s + 1), predictor="linear") for s in range(100, 160)]
+    assert sum(bool(kept) for kept in runs) <= 6
 
 
 # --- linear predictor ------------------------------------------------------------------------------------------------
@@ -303,33 +303,35 @@ def losses_of(data, features):
 def by_refits(data, visits, confidence, regularisation, keep_at_least=0):
     """Backward elimination with one refit for every feature, split and step.
 
-    Whatever costs nothing goes, round after round in the order of ``visits``; then the cheapest, as long as no more
-    than the budget is lost in all; what costs nothing by then goes with it.
+    The cheapest goes while it costs nothing; then the cheapest, as long as no more than the budget is lost in all, and
+    what costs nothing by then goes with it. Ties by ``visits``.
     """
     everything = list(range(len(data.columns)))
-    full, constant = losses_of(data, everything), losses_of(data, [])
+    full, constant = losses_of(data, everything), float(losses_of(data, []).mean())
     quantile, splits = stats.t.ppf(confidence, len(full) - 1), len(full)
-    nothing, ratio = 1e-6 * float(constant.mean()), data.held.shape[1] / data.fit.shape[1]
-    budget = regularisation * max(0.0, float((constant - full).mean()))
-    left, turn, ceiling, paid = everything, 0, None, everything
+    nothing, ratio = 1e-6 * constant, data.held.shape[1] / data.fit.shape[1]
+    samples, targets = data.y.shape
+    freedom = targets * np.array([len(columns) for columns in data.columns])
+    chance = (stats.chi2.isf((1 - confidence) / len(visits), freedom) - freedom) / targets / samples
+    left, ceiling, paid = everything, None, everything
     while len(left) > keep_at_least:
         now = losses_of(data, left)
         rises = {i: losses_of(data, [j for j in left if j != i]) - now for i in left}
-        lower = {
-            i: float(rise.mean()) - quantile * float(rise.std()) * (1 / splits + ratio) ** 0.5
-            for i, rise in rises.items()
-        }
-        free = [i for i in visits[turn:] + visits[:turn] if i in left and lower[i] <= nothing]
-        if free:
-            goes, turn = free[0], visits.index(free[0]) + 1
-        else:
+        mean = {i: float(rise.mean()) for i, rise in rises.items()}
+        spread = {i: quantile * float(rise.std()) * (1 / splits + ratio) ** 0.5 for i, rise in rises.items()}
+        free = [i for i in left if mean[i] - spread[i] <= max(nothing, chance[i] * float(now.mean()))]
+        among = free or left
+        lowest = min(mean[i] for i in among)
+        goes = next(i for i in visits if i in among and mean[i] <= lowest + nothing)
+        if not free:
+            loss = float(now.mean())
             if ceiling is None:
-                ceiling = min(float(full.mean()), float(now.mean())) + budget
-            if float(now.mean()) > ceiling:
+                base = min(float(full.mean()), loss)
+                ceiling = base + regularisation * max(0.0, constant - base)
+            if loss > ceiling:
                 return sorted(paid)
             paid = left
-            goes = min(left, key=lambda i: (float(rises[i].mean()), visits.index(i)))
-            if float((now + rises[goes]).mean()) > ceiling:
+            if loss + mean[goes] > ceiling:
                 return sorted(paid)
         left = [i for i in left if i != goes]
     return sorted(left if ceiling is None or float(losses_of(data, left).mean()) <= ceiling else paid)
@@ -454,12 +456,15 @@ class Cover:
         self.covers, self.asked = covers, 0
         self.weights = torch.ones(covers.shape[1]) if weights is None else weights
         self.full = self.now = self.losses(())
+        self.constant = self.weights.sum().expand(2)
 
     def losses(self, removed):
         left = self.covers[[i for i in range(len(self.covers)) if i not in removed]]
-        return (self.weights[~left.any(0)].sum() if len(left) else self.weights.sum()).expand(2)
+        return self.weights[~left.any(0)].sum().expand(2)
 
     def passes(self, removals, passed):
+        if not removals:
+            return [], torch.zeros(2, 0)
         self.asked += len(removals)
         losses = torch.stack([self.losses(removal) for removal in removals], 1)
         return passed(torch.arange(len(removals)), losses)[1].tolist(), losses
@@ -506,11 +511,9 @@ def test_a_budget_takes_the_cheapest_first_and_is_not_exceeded(seed):
     visits, test = torch.randperm(65, generator=draw(seed)).tolist(), information._Test(2.0, 1 / 3, 0.0)
     sizes = []
     for budget in (0.0, 0.3, 2.0, 8.0, 100.0):
-        kept = information._by_blocks(cover, visits, test, budget, 1)
-        expected = one_by_one(cover, visits, budget, 1)
-        lost = float(cover.losses(set(range(65)) - set(kept))[0])
-        assert lost <= budget
-        assert len(kept) - len(expected) <= 3  # a block that would overspend is halved, not shortened by one
+        kept = information._by_blocks(cover, visits, test, budget / float(cover.constant.mean()), 1)
+        assert kept == one_by_one(cover, visits, budget, 1)
+        assert float(cover.losses(set(range(65)) - set(kept))[0]) <= budget
         assert not {i for i in kept if i < 25} & {i - 40 for i in kept if i >= 40}
         sizes.append(len(kept))
         cover.accept(())

@@ -220,3 +220,17 @@ def test_test_accuracy_stops_only_with_quirks(name, quirks, retraining, small_ne
         methods.recipe(name, settings(name, **changes)).stop(retraining).after_epoch(1, small_network, [0.5]).reason
     )
     assert reason == ("accuracy" if quirks else None)
+
+
+@pytest.mark.parametrize("name", ["incop_if", "incop_gf"])
+@pytest.mark.parametrize("quirks", [True, False])
+def test_a_rewind_leaves_norms_alone_only_with_quirks(name, quirks, small_network):
+    dense = {key: tensor.clone() for key, tensor in small_network.state_dict().items()}
+    with torch.no_grad():
+        for parameter in small_network.parameters():
+            parameter += 1
+    small_network(torch.randn(8, 1, 8, 8))  # moves the statistics
+    methods.recipe(name, settings(name, reference_quirks=quirks)).restart(small_network, dense)
+    moved = [key for key, tensor in small_network.state_dict().items() if not torch.equal(tensor, dense[key])]
+    scale_and_statistics = ["1.weight", "1.running_mean", "1.running_var", "1.num_batches_tracked"]
+    assert moved == (scale_and_statistics if quirks else [])

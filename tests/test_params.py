@@ -55,6 +55,12 @@ def put(raw, key, value):
         ("study.network", "resnet101", "study.network: 'resnet101' unknown network; allowed: linear, mlp"),
         ("study.iterations", [{"t": 1, "after": "../dense"}, {"t": 3, "after": "iteration-2"}], "must be {t: 2, after"),
         ("study.iterations", [{"t": 1, "after": "iteration-0"}], "must be {t: 1, after: ../dense}"),
+        ("network.side", 0, "network.side: 0 must be native or a number of pixels from 1 to 1024"),
+        ("network.side", 1025, "network.side: 1025 must be native or a number of pixels from 1 to 1024"),
+        ("network.side", True, "network.side: True must be native or a number of pixels from 1 to 1024"),
+        ("network.side", 224.0, "network.side: 224.0 must be native or a number of pixels from 1 to 1024"),
+        ("network.side", "small", "network.side: 'small' must be native or a number of pixels from 1 to 1024"),
+        ("network.side", 7, "study.network: lenet5 needs images of at least 8 pixels, network.side is 7"),
         ("network.pretrained", True, "study.network: lenet5 has no pretrained weights; these have: vgg11"),
         ("training.sgd.nesterov", "yes", "training.sgd.nesterov: 'yes' should be a valid boolean"),
         ("device.precision", "half", "device.precision: 'half' should be 'float32' or 'bfloat16'"),
@@ -190,9 +196,24 @@ def test_information_is_measured_between_the_layers_of_chains_of_the_study(raw):
     assert params.validate(raw).study.network == "linear"
 
 
-def test_pretrained_needs_rgb(raw):
+def test_pretrained_takes_grey_images_large_enough(raw):
     raw["network"]["pretrained"], raw["study"]["network"], raw["study"]["dataset"] = True, "resnet18", "mnist"
-    with pytest.raises(params.ParamsError, match="pretrained needs RGB images"):
+    said = "resnet18 pretrained needs images of at least 32 pixels, mnist has 28; raise network.side"
+    with pytest.raises(params.ParamsError, match=said):
+        params.validate(raw)
+    raw["network"]["side"] = 31
+    with pytest.raises(params.ParamsError, match="at least 32 pixels, network.side is 31"):
+        params.validate(raw)
+    raw["network"]["side"] = 224
+    assert params.validate(raw).network.side == 224
+
+
+def test_a_network_s_limits_are_those_of_the_resized_side(raw):
+    raw["study"].update(network="vit", dataset="image_folder", methods=["sap"])
+    raw["data"]["image_folder"]["side"], raw["network"]["side"] = 30, 32
+    assert params.validate(raw).study.network == "vit"
+    raw["data"]["image_folder"]["side"], raw["network"]["side"] = 32, 30
+    with pytest.raises(params.ParamsError, match="a multiple of 4, network.side is 30"):
         params.validate(raw)
 
 

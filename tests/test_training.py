@@ -160,6 +160,13 @@ def test_accuracy_is_a_second_stop_only_where_it_is_given():
     assert looks(flow_stop([2.0] * 6, accuracy_reached=lambda network: True))[0].reason == "accuracy"
 
 
+def test_accuracy_is_asked_when_a_look_is_due_and_after_the_flow():
+    asked = []
+    stop = flow_stop([2.0, 2.0, 0.1], accuracy_reached=asked.append, every=2)
+    assert [look.reason for look in looks(stop, "network")] == [None] * 5 + ["flow"]
+    assert asked == ["network"] * 2
+
+
 @pytest.mark.parametrize(
     ("patience", "accuracies", "reason"),
     [

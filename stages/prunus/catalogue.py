@@ -36,6 +36,7 @@ SMALLEST_SIDE = {
     "resnet18": 8,
     "resnet34": 8,
     "resnet50": 8,
+    "preact_resnet18": 8,
     "wide_resnet28_8": 8,
     "vit": 8,
 }
@@ -48,7 +49,8 @@ SINGLE_LAYER = ("linear",)
 # Where channels last is the faster order of feature maps (benchmarks/training_epoch.py measures it).
 CHANNELS_LAST = tuple(name for name in SMALLEST_SIDE if name not in ("linear", "mlp", "vit"))
 
-# torchvision publishes ImageNet weights for these; they come with the ImageNet stem, which needs 32 pixels and RGB.
+# torchvision publishes ImageNet weights for these; they come with the ImageNet stem, which needs 32 pixels and RGB, to
+# which a grey channel is repeated.
 PRETRAINED = tuple(name for name in SMALLEST_SIDE if name.startswith(("vgg", "resnet")))
 PRETRAINED_SIDE = 32
 
@@ -56,17 +58,18 @@ PRETRAINED_SIDE = 32
 SMALL_IMAGE_SIDE = 64
 
 
-def misfit(dataset: str, network: str, side: int, pretrained: bool) -> str | None:
-    """Why ``network`` cannot take images of ``side`` pixels from ``dataset``, or None when it can."""
-    channels = DATASETS[dataset].channels
+def misfit(dataset: str, network: str, side: int, pretrained: bool, resize: int | str = "native") -> str | None:
+    """Why ``network`` cannot take images of ``side`` pixels from ``dataset``, or None when it can.
+
+    ``resize``: the side to which they are resized first, unless native.
+    """
+    side, given = (side, f"{dataset} has {side}") if resize == "native" else (resize, f"network.side is {resize}")
     if side < SMALLEST_SIDE[network]:
-        return f"needs images of at least {SMALLEST_SIDE[network]} pixels, {dataset} has {side}"
+        return f"needs images of at least {SMALLEST_SIDE[network]} pixels, {given}"
     if side % SIDE_MULTIPLE.get(network, 1):
-        return f"needs an image side that is a multiple of {SIDE_MULTIPLE[network]}, {dataset} has {side}"
+        return f"needs an image side that is a multiple of {SIDE_MULTIPLE[network]}, {given}"
     if pretrained and network not in PRETRAINED:
         return f"has no pretrained weights; these have: {', '.join(PRETRAINED)}"
-    if pretrained and (channels != 3 or side < PRETRAINED_SIDE):
-        return (
-            f"pretrained needs RGB images of at least {PRETRAINED_SIDE} pixels, {dataset} has {channels}x{side}x{side}"
-        )
+    if pretrained and side < PRETRAINED_SIDE:
+        return f"pretrained needs images of at least {PRETRAINED_SIDE} pixels, {given}; raise network.side"
     return None

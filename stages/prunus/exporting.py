@@ -1,7 +1,8 @@
 """A network as a file that runs away from its study: written as safetensors, ONNX or torch.export, read back, checked.
 
 Whatever the format, the network in the file takes images as float32 [N, C, H, W] on the 0..1 scale, any N, and answers
-with logits [N, classes]; it normalises the images itself. What else there is to know of it is JSON in the file.
+with logits [N, classes]; it normalises the images itself, and resizes them where the study does. What else there is to
+know of it is JSON in the file.
 """
 
 import json
@@ -59,11 +60,18 @@ class Reloaded(nn.Module):
         return self.answer(images)
 
 
-def describe(deployed: Deployed, network: str, pretrained: bool, shape: tuple[int, int, int], classes: tuple) -> dict:
+def describe(
+    deployed: Deployed,
+    network: str,
+    pretrained: bool,
+    side: int | str,
+    shape: tuple[int, int, int],
+    classes: tuple[str, ...],
+) -> dict:
     """What every exported file says of itself: the contract of its inputs and outputs, and how to build the network.
 
-    Arguments: ``network`` its catalogue name, ``pretrained`` as in params.yaml; ``shape`` of an image; ``classes`` the
-    classes' names.
+    Arguments: ``network`` its catalogue name; ``pretrained`` and ``side`` as in params.yaml; ``shape`` of an image as
+    the file takes it; ``classes`` the classes' names.
     """
     channels, height, width = shape
     return {
@@ -71,6 +79,7 @@ def describe(deployed: Deployed, network: str, pretrained: bool, shape: tuple[in
         "output": f"logits: float32 [N, {len(classes)}]",
         "network": network,
         "pretrained": pretrained,
+        "network_side": side,
         "image_shape": list(shape),
         "classes": list(classes),
         "mean": deployed.mean.flatten().tolist(),
@@ -95,7 +104,7 @@ def load_exported(path: Path | str) -> Deployed:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
     channels, side, _ = about["image_shape"]
     form = (about["network"], channels, side, len(about["classes"]))
-    network = networks.build(*form, pretrained=about["pretrained"], download=False)
+    network = networks.build(*form, about["pretrained"], download=False, resize=about.get("network_side", "native"))
     for name, tensor in state.items():
         owner, _, kind = name.rpartition(".")
         layer = network.get_submodule(owner)

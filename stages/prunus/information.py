@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from prunus.predictors import MLP, Data, Linear, standardised
@@ -101,15 +102,16 @@ def terc(
 
     1. The cost of i is loss(S without i) - loss(S), split by split, both estimated anew for the S of the moment. i
        costs nothing, and goes, unless the mean cost less t(``confidence``) times its standard error is above a floor:
-       one-sided Student's t, the overlap of the splits accounted for (Nadeau and Bengio 2003), the floor 1e-6 (linear)
-       or 1e-3 (mlp) of the constant's loss. Features are examined round after round in ``order`` until nothing goes.
+       one-sided Student's t, the overlap of the splits accounted for (Nadeau and Bengio 2003). The floor is 1e-6
+       (linear) or 1e-3 (mlp) of the constant's loss, for linear also what the dearest of as many irrelevant features
+       would cost by chance, at ``confidence``. The cheapest goes first, ties by ``order``.
     2. ``regularisation`` * I, I the information in all features, is a budget for what does cost something: the
        cheapest goes, ties by ``order``, and what costs nothing by then, as long as the mean loss exceeds neither that
        of all features nor that after step 1 by more than the budget. A larger one keeps a part of what a smaller keeps.
 
-    "linear" does so literally, with the costs of all features in closed form. "mlp" tests many hypotheses in one batch,
-    halves blocks that fail, tests what was found needed again only when the budget has paid for others, and looks
-    anew at the cheapest costs first: the same as far as its losses are monotone.
+    "linear" does so literally, with the costs of all features in closed form. To "mlp" all that costs nothing is a tie,
+    examined in ``order``; it tests many hypotheses in one batch, halves blocks that fail, tests what was found needed
+    again only when the budget has paid for others, and looks anew at the cheapest costs first.
 
     Step 1 is algorithm 2 of MIPP, which leaves open how the losses are paired and the interval is made; step 2 is ours
     (the paper's second version has a constraint on per-layer ratios, its formula unconfirmed). 0 switches it off.
@@ -155,11 +157,17 @@ def terc_each(
 def _eliminated(
     fitted: Linear | MLP, order: str | Sequence[int], confidence: float, regularisation: float, keep_at_least: int
 ) -> list[int]:
-    information = max(0.0, float((fitted.constant - fitted.full).mean()))
     nothing = fitted.tells_apart * float(fitted.constant.mean())
-    test = _Test(_quantile(confidence, len(fitted.full) - 1), fitted.widening, nothing)
+    quantile = float(stdtrit(len(fitted.full) - 1, confidence))
+    test = _Test(quantile, fitted.widening, nothing, fitted.chance((1 - confidence) / len(fitted.columns)))
     eliminate = _by_costs if isinstance(fitted, Linear) else _by_blocks
-    return eliminate(fitted, _visits(order, fitted), test, regularisation * information, keep_at_least)
+    return eliminate(fitted, _visits(order, fitted), test, regularisation, keep_at_least)
+
+
+def _ceiling(fitted: Linear | MLP, regularisation: float) -> float:
+    """The mean loss up to which the budget may go, asked when the test alone has done."""
+    base = min(float(fitted.full.mean()), float(fitted.now.mean()))
+    return base + regularisation * max(0.0, float(fitted.constant.mean()) - base)
 
 
 def _fitted(predictor: str, data: Data, seed: int) -> Linear | MLP:
@@ -171,48 +179,48 @@ def _fitted(predictor: str, data: Data, seed: int) -> Linear | MLP:
 
 @dataclass(frozen=True)
 class _Test:
-    """Whether a rise of the losses is nothing: not shown to be above ``nothing``, at ``quantile`` of Student's t.
+    """Whether a rise of the losses is nothing: its lower bound, at ``quantile`` of Student's t, is not above a floor.
 
     The splits overlap, so the variance of the mean rise over R of them is that of one times 1 / R + held / fit
-    (``widening``), not 1 / R: the corrected resampled t-test of Nadeau and Bengio (2003).
+    (``widening``), not 1 / R: the corrected resampled t-test of Nadeau and Bengio (2003). The floor is ``nothing`` or,
+    where that is more, ``chance`` of the present loss.
     """
 
     quantile: float
     widening: float
     nothing: float
+    chance: Tensor | float = 0.0
 
     def lower(self, rises: Tensor) -> Tensor:
         """Lower bound of the mean over dimension 0."""
         mean, share = rises.mean(0), (1 / len(rises) + self.widening) / (len(rises) - 1)
         return mean - self.quantile * ((rises - mean).square().sum(0) * share).sqrt()
 
-    def free(self, rises: Tensor) -> Tensor:
-        return self.lower(rises) <= self.nothing
+    def free(self, rises: Tensor, now: Tensor) -> Tensor:
+        """``rises`` [R, C] of the losses ``now`` [R] -> bool [C]."""
+        return self.lower(rises) <= (now.mean() * self.chance).clamp(min=self.nothing)
 
 
-def _by_costs(fitted: Linear, visits: list[int], test: _Test, budget: float, keep_at_least: int) -> list[int]:
-    """With the costs of all features at hand: whatever is free goes, in turn; then the cheapest, within the budget."""
-    count, pointer, ceiling = len(visits), 0, None
+def _by_costs(fitted: Linear, visits: list[int], test: _Test, regularisation: float, keep_at_least: int) -> list[int]:
+    """With the costs of all features at hand: the cheapest goes if it costs nothing, or is within the budget."""
+    count, ceiling = len(visits), None
     place = torch.empty(count, dtype=torch.long, device=fitted.full.device)
     place[visits] = torch.arange(count, device=place.device)
     left = torch.ones_like(place, dtype=torch.bool)
     paid = left
     for _ in range(count - keep_at_least):
         costs = fitted.costs()
-        free = test.free(costs) & left
-        if free.any():
-            chosen = int(torch.where(free, (place - pointer) % count, count).argmin())
-            pointer = int(place[chosen]) + 1
-        else:
+        mean, free = costs.mean(0), test.free(costs, fitted.now) & left
+        among = free if (some_free := bool(free.any())) else left
+        lowest = mean[among].min()
+        chosen = int(torch.where(among & (mean <= lowest + test.nothing), place, count).argmin())
+        if not some_free:
             loss = float(fitted.now.mean())
             if ceiling is None:
-                ceiling = min(float(fitted.full.mean()), loss) + budget
+                ceiling = _ceiling(fitted, regularisation)
             if loss > ceiling:
                 break
             paid = left.clone()
-            mean = torch.where(left, costs.mean(0), torch.inf)
-            ties = mean <= mean.min() + test.nothing
-            chosen = int(torch.where(ties, place, count).argmin())
             if loss + float(mean[chosen]) > ceiling:
                 break
         fitted.remove(chosen)
@@ -221,13 +229,12 @@ def _by_costs(fitted: Linear, visits: list[int], test: _Test, budget: float, kee
     return (left if within else paid).nonzero().flatten().tolist()
 
 
-def _by_blocks(fitted: MLP, visits: list[int], test: _Test, budget: float, keep_at_least: int) -> list[int]:
+def _by_blocks(fitted: MLP, visits: list[int], test: _Test, regularisation: float, keep_at_least: int) -> list[int]:
     """The same where every cost is a training: many of them side by side, and features that go in blocks."""
-    full, search = float(fitted.full.mean()), _Blocks(fitted, visits, test, keep_at_least)
+    search = _Blocks(fitted, visits, test, keep_at_least)
     search.drop_free(visits)
-    start = float(fitted.now.mean())
-    ceiling = min(full, start) + budget
-    if budget:
+    start, ceiling = float(fitted.now.mean()), _ceiling(fitted, regularisation)
+    if regularisation:
         search.spend(ceiling)
     paid, spent = sorted(search.costs), float(fitted.now.mean()) - start
     # What costs nothing by now cost no more before than all that has been paid for since (I(S) - I(S - i) is at most
@@ -267,7 +274,7 @@ class _Blocks:
 
         def free(ids: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
             rises = losses - self._fitted.now[:, None]
-            at_the_end = self._test.free(rises)
+            at_the_end = self._test.free(rises, self._fitted.now)
             return at_the_end & (rises.mean(0) <= self._test.nothing), at_the_end
 
         screen, failures = SCREEN, []
@@ -410,39 +417,7 @@ def _data(features: Any, target: Any, repeats: int, seed: int, in_units: bool) -
     return Data(x, columns, y, scale, classes, rows[:, held:], rows[:, :held])
 
 
-def _quantile(level: float, freedom: int) -> float:
-    """The value below which a Student variable lies with probability ``level``."""
-    return math.copysign(_student(abs(2 * level - 1), freedom), level - 0.5)
-
-
 def _half_width(losses: Tensor, confidence: float) -> Tensor:
     """Half the Student-t interval of the mean over dimension 0."""
     repeats = len(losses)
-    return _student(confidence, repeats - 1) * losses.std(0) / repeats**0.5
-
-
-def _student(confidence: float, freedom: int) -> float:
-    """t such that a Student variable lies in [-t, t] with probability ``confidence`` (Abramowitz and Stegun 26.7.3-4).
-
-    By bisection of the closed form for whole degrees of freedom: not worth a dependency on scipy.
-    """
-
-    def probability(angle: float) -> float:
-        sine, cosine = math.sin(angle), math.cos(angle)
-        if freedom % 2:
-            term, total = cosine, 0.0
-            for k in range(3, freedom + 1, 2):
-                total += term
-                term *= cosine**2 * (k - 1) / k
-            return 2 / math.pi * (angle + sine * total)
-        term, total = 1.0, 0.0
-        for k in range(2, freedom + 1, 2):
-            total += term
-            term *= cosine**2 * (k - 1) / k
-        return sine * total
-
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if probability(middle) < confidence else (low, middle)
-    return freedom**0.5 * math.tan(low)
+    return float(stdtrit(repeats - 1, (1 + confidence) / 2)) * losses.std(0) / repeats**0.5

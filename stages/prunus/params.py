@@ -16,6 +16,7 @@ from prunus.plain_yaml import LARGEST_FILE, ParamsError, parse, printable, short
 
 METHOD_FILES = Path(__file__).parent / "methods"
 LARGEST = 10**9  # of an integer: beyond, counts and sizes stop to mean anything and start to overflow
+LARGEST_SIDE = 1024  # of an image, in pixels
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveFraction = Annotated[float, Field(gt=0, lt=1)]
@@ -89,7 +90,7 @@ def _plain_path(value: str) -> str:
 
 class ImageFolder(Section):
     path: Annotated[str, AfterValidator(_plain_path)]
-    side: Annotated[int, Field(ge=1, le=1024)]
+    side: Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 
 
 class Data(Section):
@@ -102,8 +103,15 @@ class Data(Section):
     image_folder: ImageFolder
 
 
+def _native_or_pixels(value: object) -> str | int:
+    if value != "native" and not (type(value) is int and 1 <= value <= LARGEST_SIDE):
+        raise ValueError(f"must be native or a number of pixels from 1 to {LARGEST_SIDE}")
+    return value
+
+
 class Network(Section):
     pretrained: bool
+    side: Annotated[str | int, PlainValidator(_native_or_pixels)]
 
 
 class Sgd(Section):
@@ -294,7 +302,7 @@ def validate(raw: object, methods: bool = True) -> SimpleNamespace:
     settings, lines = _method_settings(sections.methods) if methods else ({}, [])
     study = sections.study
     side = DATASETS[study.dataset].side or sections.data.image_folder.side
-    if why := misfit(study.dataset, study.network, side, sections.network.pretrained):
+    if why := misfit(study.dataset, study.network, side, sections.network.pretrained, sections.network.side):
         lines.append(f"study.network: {study.network} {why}")
     if sections.training.sgd.nesterov and not sections.training.sgd.momentum:
         lines.append("training.sgd.nesterov: true needs training.sgd.momentum above 0")

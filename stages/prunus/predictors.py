@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
+from scipy.special import chdtri
 from torch import Tensor
 
 PANEL = 32  # removed columns that are carried over to all of the linear predictor's matrices together
@@ -84,7 +85,7 @@ class Linear:
 
     def __init__(self, data: Data, seed: int):
         x, y = data.x, data.y * data.scale
-        self.columns, self.widening = data.columns, data.widening
+        self.columns, self.widening, self._samples = data.columns, data.widening, len(x)
         both = torch.cat([x, y], 1)
         width, total, total_sum = x.shape[1], x.T @ both, both.sum(0)
         fits, helds, constants, spreads = [], [], [], []
@@ -166,6 +167,18 @@ class Linear:
             gain = (2 * self._held_xy[:, g] - self._held[:, g[:, None], g] @ weights) * weights
             gains.append(gain.sum((1, 2)).mean())
         return torch.stack(gains)
+
+    def chance(self, level: float) -> Tensor:
+        """[F]: the cost, as a share of the present loss, that each feature would exceed with probability ``level`` were
+        it irrelevant.
+
+        With T targets and k columns, N times the cost over the loss of one target is chi-squared with T k degrees of
+        freedom, less T k, which is no more than what fitting to noise costs on average.
+        """
+        targets = self._fit_xy.shape[2]
+        freedom = [targets * len(columns) for columns in self.columns]
+        cost = (chdtri(freedom, level) - freedom) / (targets * self._samples)
+        return torch.from_numpy(cost).to(self.now.device)
 
     def costs(self) -> Tensor:
         """[R, F]: how much higher the held-out losses are without each feature; means nothing for those removed."""
@@ -259,6 +272,10 @@ class MLP:
         self._base, self._longest = networks, ((), networks)
         self.accept(())
         self.full = self.now
+
+    def chance(self, level: float) -> float:
+        """0: what chance makes of an irrelevant column is below what training tells apart."""
+        return 0.0
 
     def single(self) -> Tensor:
         """[F]: the information in each feature alone, mean over the repeats.

@@ -139,7 +139,8 @@ class Recipe:
     ``steps``: how often the score is computed anew on the way to the amount, the density falling exponentially (scope
     global only). ``select`` stands for score, amount and scope where a method chooses its masks in another way; it may
     change the surviving weights of the network it is given, which count if ``rewind`` is none. ``sparsify`` is for
-    methods that prune while they train: the masks are the sparsifier's.
+    methods that prune while they train: the masks are the sparsifier's. ``norms_stay``: a rewind leaves the scales and
+    statistics of norms as the last retraining left them (InCoP's code).
     """
 
     score: Callable[[Candidates], Weights] | None
@@ -152,6 +153,14 @@ class Recipe:
     steps: int = 1
     select: Callable[[Candidates, nn.Module], Masks] | None = None
     sparsify: Callable[[Candidates, nn.Module], Sparsifier] | None = None
+    norms_stay: bool = False
+
+    def restart(self, network: nn.Module, state: Weights) -> None:
+        """Put ``network`` back to ``state``, a ``state_dict`` of the dense network; pruned weights are not masked."""
+        if self.norms_stay:
+            weights = masking.prunable(network)
+            state = {name: state[name] for name in state if name in weights or name.endswith("bias")}
+        network.load_state_dict(state, strict=not self.norms_stay)
 
     def masks(self, candidates: Candidates) -> Masks:
         """The masks of the next iteration, nested in those of ``candidates``."""

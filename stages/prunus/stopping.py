@@ -88,7 +88,7 @@ class FlowStop:
     """Stop once the flow that ``measure`` finds is within ``epsilon`` of ``reference``, or at ``max_epochs``.
 
     A distance that is not a number (a network that diverged) never stops. ``accuracy_reached``, the second stop of the
-    authors' code, is asked every epoch when given.
+    authors' code, is asked when given, after the flow and as often: their unit of training ends with both.
     """
 
     measure: Callable[[nn.Module], Tensor]
@@ -112,10 +112,11 @@ class FlowStop:
         return distance
 
     def after_epoch(self, epoch: int, network: nn.Module, accuracies: list[float]) -> Look:
-        due = epoch % self.settings.every == 0
-        distance = self._distance(network) if due else None
-        if due and distance <= self.settings.epsilon:
-            return Look("flow", distance)
-        if self.accuracy_reached is not None and self.accuracy_reached(network):
-            return Look("accuracy", distance)
+        distance = None
+        if epoch % self.settings.every == 0:
+            distance = self._distance(network)
+            if distance <= self.settings.epsilon:
+                return Look("flow", distance)
+            if self.accuracy_reached is not None and self.accuracy_reached(network):
+                return Look("accuracy", distance)
         return Look("cap" if epoch >= self.settings.max_epochs else None, distance)

@@ -4,8 +4,9 @@ The flow is the L2 norm per layer of the masked gradient of the mean loss over t
 real backward pass, the same statistic for the reference and the sparse network.
 
 `reference_quirks` computes what the authors' code does instead (activation.py, network.py): the norms of the stale
-gradient of the last training mini-batch against the means of the dense training's last one, both times B / (B - 1),
-and the second stop, test accuracy at least the dense network's. To be compared with, never to be reported.
+gradient of the last training mini-batch against the means of the dense training's last one, both times B / (B - 1);
+the second stop, test accuracy at least the dense network's, asked whenever the flow is; and a rewind that leaves batch
+norm's scale and statistics as retrained. To be compared with, never to be reported.
 """
 
 import torch
@@ -39,4 +40,11 @@ def recipe(settings: Settings) -> Recipe:
         )
 
     stop = as_published if settings.reference_quirks else as_defined
-    return Recipe(settings.score_of, settings.amount, settings.scope, settings.rewind, stop)
+    return Recipe(
+        settings.score_of,
+        settings.amount,
+        settings.scope,
+        settings.rewind,
+        stop,
+        norms_stay=settings.reference_quirks,
+    )

@@ -4,9 +4,10 @@ After every `every` epochs the connectivity of consecutive layers is measured on
 retraining ends when its distance to Phi* is at most epsilon. Default: absolute correlation and relative distance,
 because the published signed mean nearly cancels and is met by any network.
 
-`reference_quirks` adds the second stop of the authors' code (prune.py): test accuracy at least the dense network's.
-It looks at the test set, as they do, and exists to be compared with, never to be reported as a result. They use the
-best test accuracy of the dense training, here it is that of its last epoch.
+`reference_quirks` does two things more of the authors' code (prune.py): the second stop, test accuracy at least the
+dense network's, asked whenever the flow is; and a rewind that leaves batch norm's scale and statistics as retrained. It
+looks at the test set, as they do, and exists to be compared with, never to be reported as a result. They use the best
+test accuracy of the dense training, here it is that of its last epoch.
 """
 
 from typing import Literal
@@ -44,4 +45,11 @@ def recipe(settings: Settings) -> Recipe:
             reached,
         )
 
-    return Recipe(settings.score_of, settings.amount, settings.scope, settings.rewind, stop)
+    return Recipe(
+        settings.score_of,
+        settings.amount,
+        settings.scope,
+        settings.rewind,
+        stop,
+        norms_stay=settings.reference_quirks,
+    )

@@ -2,9 +2,10 @@
 
 Each takes any number of channels and classes and any image side from ``catalogue.SMALLEST_SIDE`` up (a multiple of
 ``catalogue.SIDE_MULTIPLE`` where the network is listed there), and maps images [N, channels, side, side] to logits
-[N, classes]. In all of them conv and linear layers stand in ``named_modules`` in
-the order the forward pass meets them (``downsample`` and ``shortcut`` layers aside), each is called once per pass, and
-no activation is in place, so that what a forward hook keeps of a layer's output stays as it was.
+[N, classes]; with ``resize`` it resizes them itself, so that all who call it or trace it see the same. In all of them
+conv and linear layers stand in ``named_modules`` in the order the forward pass meets them (``downsample`` and
+``shortcut`` layers aside), each is called once per pass, and no activation is in place, so that what a forward hook
+keeps of a layer's output stays as it was.
 """
 
 from collections.abc import Callable
@@ -12,10 +13,12 @@ from collections.abc import Callable
 from torch import nn
 
 from prunus import catalogue
-from prunus.networks import cnn, lenet5, perceptron, resnet, vgg, vit, wide_resnet
+from prunus.networks import cnn, lenet5, perceptron, preact_resnet, resnet, vgg, vit, wide_resnet
+from prunus.networks.fitting import Fit
 from prunus.networks.pretrained import NetworkError
+from prunus.params import Network
 
-__all__ = ["BUILDERS", "NetworkError", "build"]
+__all__ = ["BUILDERS", "NetworkError", "build", "of_study"]
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "linear": perceptron.linear,
@@ -24,36 +27,54 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": lenet5.build,
     **vgg.BUILDERS,
     **resnet.BUILDERS,
+    "preact_resnet18": preact_resnet.preact_resnet18,
     "wide_resnet28_8": wide_resnet.wide_resnet28_8,
     "vit": vit.vit,
 }
 
 
 def build(
-    name: str, channels: int, side: int, classes: int, pretrained: bool = False, download: bool = True
+    name: str,
+    channels: int,
+    side: int,
+    classes: int,
+    pretrained: bool = False,
+    download: bool = True,
+    resize: int | str = "native",
 ) -> nn.Module:
     """A network in training mode on the default device, its weights drawn from torch's current random state.
 
-    With ``pretrained`` the network has torchvision's ImageNet form and weights at any side, and only its last layer is
-    drawn anew; without ``download`` it has that form and no weights, for a checkpoint to be loaded into. Raises
-    NetworkError for an unknown name, for images the network cannot take and for pretrained weights that do not exist
-    or cannot be had.
+    It takes images [N, ``channels``, ``side``, ``side``]. With ``resize``, a number of pixels, it has the form for
+    images of that side and resizes on the way in (``Fit``). With ``pretrained`` it has torchvision's ImageNet form and
+    weights at any side, a grey channel is repeated to three, and only the last layer is drawn anew; without
+    ``download`` it has that form and no weights, for a checkpoint to be loaded into. Raises NetworkError for an unknown
+    name, for images the network cannot take and for pretrained weights that do not exist or cannot be had.
     """
     if name not in BUILDERS:
         raise NetworkError(f"unknown network {name!r}; there are: {', '.join(BUILDERS)}")
-    if side < catalogue.SMALLEST_SIDE[name]:
-        raise NetworkError(f"{name} needs images of at least {catalogue.SMALLEST_SIDE[name]} pixels, got {side}")
-    if side % catalogue.SIDE_MULTIPLE.get(name, 1):
+    pixels = side if resize == "native" else resize
+    if pixels < catalogue.SMALLEST_SIDE[name]:
+        raise NetworkError(f"{name} needs images of at least {catalogue.SMALLEST_SIDE[name]} pixels, got {pixels}")
+    if pixels % catalogue.SIDE_MULTIPLE.get(name, 1):
         raise NetworkError(
-            f"{name} needs an image side that is a multiple of {catalogue.SIDE_MULTIPLE[name]}, got {side}"
+            f"{name} needs an image side that is a multiple of {catalogue.SIDE_MULTIPLE[name]}, got {pixels}"
         )
     if not pretrained:
-        return BUILDERS[name](channels, side, classes)
-    if name not in catalogue.PRETRAINED:
-        raise NetworkError(f"{name} has no pretrained weights; these have: {', '.join(catalogue.PRETRAINED)}")
-    if channels != 3 or side < catalogue.PRETRAINED_SIDE:
-        raise NetworkError(
-            f"pretrained {name} needs RGB images of at least {catalogue.PRETRAINED_SIDE} pixels, "
-            f"got {channels}x{side}x{side}"
-        )
-    return BUILDERS[name](channels, side, classes, pretrained=True, download=download)
+        network, read = BUILDERS[name](channels, pixels, classes), channels
+    else:
+        if name not in catalogue.PRETRAINED:
+            raise NetworkError(f"{name} has no pretrained weights; these have: {', '.join(catalogue.PRETRAINED)}")
+        if channels not in (1, 3) or pixels < catalogue.PRETRAINED_SIDE:
+            raise NetworkError(
+                f"pretrained {name} needs grey or RGB images of at least {catalogue.PRETRAINED_SIDE} pixels, "
+                f"got {channels}x{pixels}x{pixels}"
+            )
+        network, read = BUILDERS[name](3, pixels, classes, pretrained=True, download=download), 3
+    if (read, pixels) != (channels, side):
+        network.register_forward_pre_hook(Fit(read, pixels))  # a hook: layers and their weights keep their names
+    return network
+
+
+def of_study(name: str, settings: Network, form: tuple[int, int, int], download: bool = False) -> nn.Module:
+    """The network ``name`` with the ``settings`` of params.yaml (``network``), for images of ``Dataset.form``."""
+    return build(name, *form, settings.pretrained, download, settings.side)

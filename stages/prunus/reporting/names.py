@@ -36,6 +36,7 @@ NETWORK_NAMES = {
     "mlp": "an MLP",
     "cnn": "a CNN",
     "lenet5": "LeNet-5",
+    "preact_resnet18": "a pre-activation ResNet-18",
     "wide_resnet28_8": "WideResNet-28-8",
     "vit": "a vision transformer",
 }
