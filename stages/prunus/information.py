@@ -102,7 +102,7 @@ def terc(
 
     1. The cost of i is loss(S without i) - loss(S), split by split, both estimated anew for the S of the moment. i
        costs nothing, and goes, unless the mean cost less t(``confidence``) times its standard error is above a floor:
-       one-sided Student's t, the overlap of the splits accounted for (Nadeau and Bengio 2003). The floor is 1e-6
+       one-sided Student's t, the overlap of the splits accounted for (Nadeau and Bengio 2003). The floor is 1e-5
        (linear) or 1e-3 (mlp) of the constant's loss, for linear also what the dearest of as many irrelevant features
        would cost by chance, at ``confidence``. The cheapest goes first, ties by ``order``.
     2. ``regularisation`` * I, I the information in all features, is a budget for what does cost something: the
@@ -207,7 +207,7 @@ def _by_costs(fitted: Linear, visits: list[int], test: _Test, regularisation: fl
     place = torch.empty(count, dtype=torch.long, device=fitted.full.device)
     place[visits] = torch.arange(count, device=place.device)
     left = torch.ones_like(place, dtype=torch.bool)
-    paid = left
+    paid = left  # what is left when no more was free
     for _ in range(count - keep_at_least):
         costs = fitted.costs()
         mean, free = costs.mean(0), test.free(costs, fitted.now) & left
@@ -218,7 +218,7 @@ def _by_costs(fitted: Linear, visits: list[int], test: _Test, regularisation: fl
             loss = float(fitted.now.mean())
             if ceiling is None:
                 ceiling = _ceiling(fitted, regularisation)
-            if loss > ceiling:
+            elif loss > ceiling:
                 break
             paid = left.clone()
             if loss + float(mean[chosen]) > ceiling:

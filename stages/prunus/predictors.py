@@ -13,7 +13,9 @@ from scipy.special import chdtri
 from torch import Tensor
 
 PANEL = 32  # removed columns that are carried over to all of the linear predictor's matrices together
-RIDGE = 1e-8  # relative to the unit variance of a column: copies stay invertible in float64
+# Relative to the unit variance of a column. It bounds the inverse, so that of copies, whose entries of it are that large,
+# one can go and leave the others' right to a share of RIDGE; a difference of columns that is smaller is not seen.
+RIDGE = 1e-5
 SUBSTITUTION_RIDGE = 1e-4  # a warm start need not be exact, but must not blow up where columns outnumber samples
 HIDDEN, SINGLE_HIDDEN = 50, 32
 BATCH = 256
@@ -81,7 +83,7 @@ class Linear:
     A discrete target counts as its one-hot code.
     """
 
-    tells_apart = 1e-6  # of the constant's loss: more than the ridge and rounding change
+    tells_apart = RIDGE  # of the constant's loss
 
     def __init__(self, data: Data, seed: int):
         x, y = data.x, data.y * data.scale
