@@ -13,8 +13,8 @@ from scipy.special import chdtri
 from torch import Tensor
 
 PANEL = 32  # removed columns that are carried over to all of the linear predictor's matrices together
-# Relative to the unit variance of a column. It bounds the inverse, so that of copies, whose entries of it are that large,
-# one can go and leave the others' right to a share of RIDGE; a difference of columns that is smaller is not seen.
+# Relative to the unit variance of a column. It bounds the inverse, whose entries of copies are the largest, so that one
+# of them can go and leave the others exact to a share of RIDGE; a smaller difference between columns is not seen.
 RIDGE = 1e-5
 SUBSTITUTION_RIDGE = 1e-4  # a warm start need not be exact, but must not blow up where columns outnumber samples
 HIDDEN, SINGLE_HIDDEN = 50, 32

@@ -9,10 +9,10 @@ What the paper leaves open, and what is done here: a channel's variable is the a
 target is the next layer's activation as the layer after it reads it, network outputs at the end. Channels coupled by
 skip connections are one group: its variables are what all its readers see, its target what all of them write, and
 groups go in descending order of their last reader. Theorem 1 wants I(X'; X_next) = I(X; X_next), which no finite
-sample shows: ``confidence`` is the level of the intervals that must separate before a channel counts as needed (high
-prunes more), ``regularisation`` the information a layer may lose, see ``terc``. One iteration of a chain is one run of
-the algorithm, on the network as retrained last (``when: trained``) or as drawn with the pruned channels at zero
-(``when: initial``).
+sample shows: a channel counts as needed where it is shown with ``confidence`` that the next layer's activations are
+predicted worse without it (high prunes more), and ``regularisation`` is the share of its information that a layer may
+lose on top, spent on the channels that cost least, see ``terc``. One iteration of a chain is one run of the algorithm,
+on the network as retrained last (``when: trained``) or as drawn with the pruned channels at zero (``when: initial``).
 
 ``structure: weight`` puts the same question to every unit of the next layer by itself (an open question of the paper's;
 how is ours): which channels does its own pre-activation need? The weights with which it reads the others go (of a
