@@ -201,6 +201,24 @@ def test_statistics_are_those_of_the_network_as_pruned_so_far():
     assert masking.alive_count(stepwise) < masking.alive_count(first)
 
 
+def test_of_silent_channels_the_smallest_go_first():
+    """Wherever they lie in memory: three of six never fire and are missed alike, two of them have to go."""
+    for order in ([0, 1, 2, 3, 4, 5], [5, 1, 4, 2, 0, 3]):
+        network = networks.build("mlp", 1, 8, 3)
+        with torch.no_grad():
+            network.hidden1.weight.abs_()
+            for place, size in enumerate(order):
+                network.hidden1.weight[place] *= 1 + size
+                network.hidden1.bias[place] = -1e4 if size < 3 else 10.0
+        group = next(g for g in candidates_of(network).groups if g.name == "hidden1")
+        only = masking.ones(network)
+        only["hidden2.weight"][:, 6:] = False
+        settings = SETTINGS.model_copy(update={"fraction": 1 - 4 / group.size})
+        masks = prune(network, [group], only, torch.rand(40, 1, 8, 8), settings, 0)
+        alive = channels.alive([group], masks)["hidden1"]
+        assert {order[place] for place in alive.nonzero().flatten().tolist()} == {2, 3, 4, 5}
+
+
 def test_the_same_seed_prunes_the_same():
     network = networks.build("lenet5", 1, 8, 3)
     torch.manual_seed(3)

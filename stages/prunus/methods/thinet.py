@@ -9,7 +9,8 @@ their sum back to the output (3.2.3). Groups are treated front to back, every ti
 The channels that several layers read (a residual stream) are judged by samples of all these layers; the paper leaves
 them alone. The paper fine-tunes for an epoch or two after every layer and at length at the end, here it is once per
 iteration, for `epochs`, from the scaled weights: hence `rewind: none`. Where the samples leave a scale open (a channel
-that is silent, two that are alike) it stays nearest to 1.
+that is silent, two that are alike) it stays nearest to 1. Among channels that are missed alike, as silent ones are, the
+one with the smallest L1 norm of its incoming weights goes first.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from prunus import channels
 from prunus import masks as masking
 from prunus.channels import Group
-from prunus.masks import Masks
+from prunus.masks import Masks, prunable
 from prunus.params import Positive, PositiveFraction
 from prunus.readings import capture, reader_name
 from prunus.recipe import Candidates, ChannelSettings, FixedEpochsSettings, Recipe
@@ -152,7 +153,9 @@ def prune(
     masking.apply(network, masks)
     for group in groups:
         living = channels.alive([group], masks)[group.name]
+        size = channels.sums([group], {name: weight.abs() for name, weight in prunable(network).items()})[group.name]
         candidates = living.nonzero().flatten()
+        candidates = candidates[size[candidates].argsort(stable=True)]  # of equals, as dead ones are, the smallest goes
         count = fraction_count(group.size, len(candidates), settings.fraction, iteration)
         if count == 0:
             continue
