@@ -245,8 +245,9 @@ class MLP:
     A hypothesis is a set of removed features. Its R networks, one per split, start from those of the set accepted
     last, with the inputs it removes replaced by their least-squares prediction from the rest (the whole answer for
     copies), and are re-trained until the hypothesis passes or stops improving. All of them see the same minibatches.
-    What a hypothesis gains by mere re-training must not count for it, so a set that is accepted is re-trained, too:
-    ``now`` are its losses [R]. ``networks`` are the parameters of C hypotheses as one tensor [R, C, P].
+    What a hypothesis gains by mere re-training must not count for it, so a set that is accepted is re-trained, too,
+    unless it is better than the one before as it is: ``now`` are its losses [R]. ``networks`` are the parameters of C
+    hypotheses as one tensor [R, C, P].
     """
 
     tells_apart = GAIN  # of the constant's loss: less than that ends a training
@@ -271,7 +272,8 @@ class MLP:
         networks, _ = self._train(networks, everything, _stalled, FIT_RATES, FIT_STEPS, FIT_PATIENCE)
         self._covariance = data.x.T @ data.x / len(data.x)
         self._covariance.diagonal().add_(SUBSTITUTION_RIDGE)
-        self._base, self._longest = networks, ((), networks)
+        self._base, self._longest = networks, ((), networks, self.constant)
+        self.now = self.constant * 0
         self.accept(())
         self.full = self.now
 
@@ -334,19 +336,21 @@ class MLP:
             starts = [self._start(removals[m]) for m in members.tolist()]
             networks = torch.cat([network for network, _ in starts], 1)
             alive = torch.stack([kept for _, kept in starts])[:, None]
-            networks, _ = self._train(networks, alive, finished, REFIT_RATES, REFIT_STEPS, REFIT_PATIENCE)
+            networks, least = self._train(networks, alive, finished, REFIT_RATES, REFIT_STEPS, REFIT_PATIENCE)
             for k in own[members].nonzero().flatten().tolist():
                 if len(removals[members[k]]) > len(self._longest[0]):
-                    self._longest = removals[members[k]], networks[:, k : k + 1].clone()
+                    self._longest = removals[members[k]], networks[:, k : k + 1].clone(), least[:, k]
         return (verdict == 1).tolist(), losses
 
     def accept(self, removal: tuple[int, ...]) -> None:
         """Later hypotheses start from here: these features are gone."""
-        start = self._longest[1] if self._longest[0] == removal else self._start(removal)[0]
-        alive = self._alive(removal)
-        self._base, losses = self._train(start, alive[None, None], _stalled, REFIT_RATES, REFIT_STEPS, REFIT_PATIENCE)
-        self.now = losses[:, 0]
-        self._longest = (removal, self._base)
+        alive, (known, networks, losses) = self._alive(removal), self._longest
+        if known != removal or losses.mean() > self.now.mean():
+            start = networks if known == removal else self._start(removal)[0]
+            how = _stalled, REFIT_RATES, REFIT_STEPS, REFIT_PATIENCE
+            networks, losses = self._train(start, alive[None, None], *how)
+            losses = losses[:, 0]
+        self._base, self.now, self._longest = networks, losses, (removal, networks, losses)
         left = alive.nonzero().flatten()
         self._inverse = torch.zeros_like(self._covariance)
         self._inverse[left[:, None], left] = torch.linalg.inv(self._covariance[left[:, None], left])
