@@ -29,7 +29,6 @@ from pathlib import Path
 from harness import Bench, main  # isort: skip
 
 import torch
-from scipy.special import stdtrit
 from sklearn.feature_selection import mutual_info_classif, mutual_info_regression
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
@@ -169,7 +168,8 @@ class Sequential:
         self.constants = [self._constant(fit, held) for fit, held in zip(self.data.fit, self.data.held, strict=True)]
         self.full = self.losses(list(range(self.units)))
         fitted = information.PREDICTORS[predictor]
-        nothing, quantile = fitted.tells_apart * sum(self.constants) / REPEATS, stdtrit(REPEATS - 1, CONFIDENCE)
+        nothing = fitted.tells_apart * sum(self.constants) / REPEATS
+        quantile = information._student(REPEATS - 1, CONFIDENCE)
         chance = fitted(self.data, 0).chance((1 - CONFIDENCE) / self.units)
         self.test = information._Test(quantile, self.data.widening, nothing, chance)
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
 from prunus.predictors import MLP, Data, Linear, standardised
@@ -158,7 +157,7 @@ def _eliminated(
     fitted: Linear | MLP, order: str | Sequence[int], confidence: float, regularisation: float, keep_at_least: int
 ) -> list[int]:
     nothing = fitted.tells_apart * float(fitted.constant.mean())
-    quantile = float(stdtrit(len(fitted.full) - 1, confidence))
+    quantile = _student(len(fitted.full) - 1, confidence)
     test = _Test(quantile, fitted.widening, nothing, fitted.chance((1 - confidence) / len(fitted.columns)))
     eliminate = _by_costs if isinstance(fitted, Linear) else _by_blocks
     return eliminate(fitted, _visits(order, fitted), test, regularisation, keep_at_least)
@@ -420,4 +419,11 @@ def _data(features: Any, target: Any, repeats: int, seed: int, in_units: bool) -
 def _half_width(losses: Tensor, confidence: float) -> Tensor:
     """Half the Student-t interval of the mean over dimension 0."""
     repeats = len(losses)
-    return float(stdtrit(repeats - 1, (1 + confidence) / 2)) * losses.std(0) / repeats**0.5
+    return _student(repeats - 1, (1 + confidence) / 2) * losses.std(0) / repeats**0.5
+
+
+def _student(freedom: int, level: float) -> float:
+    """What a Student variable falls below with probability ``level``."""
+    from scipy.special import stdtrit  # every stage imports the methods, and scipy takes a tenth of its start
+
+    return float(stdtrit(freedom, level))

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
-from scipy.special import chdtri
 from torch import Tensor
 
 PANEL = 32  # removed columns that are carried over to all of the linear predictor's matrices together
@@ -177,6 +176,8 @@ class Linear:
         With T targets and k columns, N times the cost over the loss of one target is chi-squared with T k degrees of
         freedom, less T k, which is no more than what fitting to noise costs on average.
         """
+        from scipy.special import chdtri  # every stage imports the methods, and scipy takes a tenth of its start
+
         targets = self._fit_xy.shape[2]
         freedom = [targets * len(columns) for columns in self.columns]
         cost = (chdtri(freedom, level) - freedom) / (targets * self._samples)
