@@ -224,7 +224,7 @@ def ours(layer: Layer, predictor: str, regularisation: float = REGULARISATION) -
 
 def mi_order(layer: Layer, predictor: str) -> list[int]:
     data = information._data(layer.features, layer.target, REPEATS, 0, in_units=False)
-    return information._visits("mi", information.PREDICTORS[predictor](data, 0))
+    return information._visits("mi", len(data.columns), information.PREDICTORS[predictor](data, 0).single)
 
 
 def same_selections(bench: Bench, predictor: str, make: Callable[[int, int], Layer]) -> None:

@@ -36,7 +36,7 @@ def prepared(features, target, repeats=5, seed=0):
 
 
 @pytest.mark.parametrize("order", ["mi", "plain"])
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_four_redundant_variables_keep_one(seed, order):
     x = bits(2000, 3, seed)
     target = ((x[:, 0] == x[:, 1]) & (x[:, 1] == x[:, 2])).long()
@@ -46,7 +46,7 @@ def test_four_redundant_variables_keep_one(seed, order):
 
 
 @pytest.mark.parametrize("order", ["mi", "plain"])
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_two_redundant_triplets_keep_one_of_each_pair(seed, order):
     x = bits(2000, 3, seed)
     target = ((x[:, 0] == x[:, 1]) & (x[:, 1] == x[:, 2])).long()

@@ -11,7 +11,7 @@ others determine in a bent way looks indispensable, one that helps only together
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -27,8 +27,8 @@ ORDERS = ("mi", "plain", "reversed", "descending")
 HELD_OUT = 0.25
 MIN_SAMPLES = 20
 SCREEN = 8
+ROUNDING = 1e-9  # of the constant's loss: where a budget is spent to the last
 ALIKE = 0.01
-PANEL = 32  # features whose tests by the linear predictor share a pass over its matrices
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ def terc(
 
     "linear" does so literally, with the costs of all features in closed form. To "mlp" all that costs nothing is a tie,
     examined in ``order``; it tests many hypotheses in one batch, halves blocks that fail, tests what was found needed
-    again only when the budget has paid for others, and looks anew at the cheapest costs first.
+    again only when the budget has paid for others, and looks anew at the cheapest costs first. Training is noisy: what
+    is exact for "linear" holds for it as far as its losses are monotone.
 
     Step 1 is algorithm 2 of MIPP, which leaves open how the losses are paired and the interval is made; step 2 is ours
     (the paper's second version has a constraint on per-layer ratios, its formula unconfirmed). 0 switches it off.
@@ -118,13 +119,16 @@ def terc(
     Raises ValueError for wrong shapes, non-finite values, too few samples and unknown or impossible options.
     """
     _check(predictor, repeats, confidence)
-    if not (math.isfinite(regularisation) and regularisation >= 0):
+    if not isinstance(regularisation, int | float) or not 0 <= regularisation < math.inf:
         raise ValueError(f"regularisation: {regularisation!r}; must be 0 or positive")
     data = _data(features, target, repeats, seed, in_units=False)
     count = len(data.columns)
-    if not 0 <= keep_at_least <= count:
+    if not isinstance(keep_at_least, int) or not 0 <= keep_at_least <= count:
         raise ValueError(f"keep_at_least: {keep_at_least!r}; there are {count} features")
     _check_order(order, count)
+    if data.classes is None and not data.y.any():  # of a constant target there is nothing to lose
+        last = _visits("plain" if order in ("mi", "descending") else order, count)[count - keep_at_least :]
+        return sorted(last)
     return _eliminated(_fitted(predictor, data, seed), order, confidence, regularisation, keep_at_least)
 
 
@@ -160,7 +164,8 @@ def _eliminated(
     quantile = _student(len(fitted.full) - 1, confidence)
     test = _Test(quantile, fitted.widening, nothing, fitted.chance((1 - confidence) / len(fitted.columns)))
     eliminate = _by_costs if isinstance(fitted, Linear) else _by_blocks
-    return eliminate(fitted, _visits(order, fitted), test, regularisation, keep_at_least)
+    visits = _visits(order, len(fitted.columns), fitted.single)
+    return eliminate(fitted, visits, test, regularisation, keep_at_least)
 
 
 def _ceiling(fitted: Linear | MLP, regularisation: float) -> float:
@@ -220,11 +225,11 @@ def _by_costs(fitted: Linear, visits: list[int], test: _Test, regularisation: fl
             elif loss > ceiling:
                 break
             paid = left.clone()
-            if loss + float(mean[chosen]) > ceiling:
+            if loss + float(mean[chosen]) > ceiling + ROUNDING * float(fitted.constant.mean()):
                 break
         fitted.remove(chosen)
         left[chosen] = False
-    within = ceiling is None or float(fitted.now.mean()) <= ceiling
+    within = ceiling is None or float(fitted.now.mean()) <= ceiling + ROUNDING * float(fitted.constant.mean())
     return (left if within else paid).nonzero().flatten().tolist()
 
 
@@ -235,11 +240,11 @@ def _by_blocks(fitted: MLP, visits: list[int], test: _Test, regularisation: floa
     start, ceiling = float(fitted.now.mean()), _ceiling(fitted, regularisation)
     if regularisation:
         search.spend(ceiling)
-    paid, spent = sorted(search.costs), float(fitted.now.mean()) - start
+    spent = float(fitted.now.mean()) - start
     # What costs nothing by now cost no more before than all that has been paid for since (I(S) - I(S - i) is at most
     # what S has lost): the others need no second look.
-    search.drop_free([feature for feature in visits if search.costs.get(feature, torch.inf) <= spent])
-    return sorted(search.costs) if float(fitted.now.mean()) <= ceiling else paid
+    search.drop_free([feature for feature in visits if search.costs.get(feature, torch.inf) <= spent], ceiling)
+    return sorted(search.costs)
 
 
 class _Blocks:
@@ -264,8 +269,8 @@ class _Blocks:
         verdicts, losses = self._fitted.passes([(*self._gone, *group) for group in groups], passed)
         return verdicts, (losses - self._fitted.now[:, None]).mean(0).tolist()
 
-    def drop_free(self, pending: list[int]) -> None:
-        """Remove, of ``pending`` in this order, what costs nothing.
+    def drop_free(self, pending: list[int], ceiling: float = math.inf) -> None:
+        """Remove, of ``pending`` in this order, what costs nothing, while the mean loss is at most ``ceiling``.
 
         The next features are screened one by one in a batch; of those that pass the longest prefix goes that costs
         nothing together. What is found to be needed stays needed: leaving out others for nothing makes it no cheaper.
@@ -273,7 +278,7 @@ class _Blocks:
 
         def free(ids: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
             rises = losses - self._fitted.now[:, None]
-            at_the_end = self._test.free(rises, self._fitted.now)
+            at_the_end = self._test.free(rises, self._fitted.now) & (losses.mean(0) <= ceiling)
             return at_the_end & (rises.mean(0) <= self._test.nothing), at_the_end
 
         screen, failures = SCREEN, []
@@ -296,11 +301,11 @@ class _Blocks:
     def spend(self, ceiling: float) -> None:
         """Remove the cheapest, one after the other, while the mean loss stays at or below ``ceiling``.
 
-        A cost is taken for what it was until the feature is among the cheapest, for without others a feature is worth
-        more (Minoux's lazy greedy algorithm, 1978). A block goes at once if together it costs no more than its costs.
+        A cost is taken for what it was until the feature is among the cheapest, for without others, those that went for
+        nothing included, a feature is worth more (Minoux's lazy greedy algorithm, 1978). A block goes at once if
+        together it costs no more than its costs.
         """
-        place = {feature: k for k, feature in enumerate(self.costs)}
-        fresh = set(self.costs)
+        place, fresh = {feature: k for k, feature in enumerate(self.costs)}, set()
 
         def cheap(limits: list[float]) -> Callable:
             bounds = torch.tensor(limits, device=self._fitted.now.device)
@@ -325,14 +330,13 @@ class _Blocks:
             limits = [now + totals[size - 1] + self._test.nothing for size in sizes]
             passed, rises = self._tried([queue[:size] for size in sizes], cheap(limits))
             rise = {size: rise for size, good, rise in zip(sizes, passed, rises, strict=True) if good}
-            size = max(rise, default=1)
-            left = ceiling - now
-            if max(totals[size - 1], rise.get(size, 0)) > left:  # the last block: as much of it as the budget allows
+            size, left = max(rise, default=0), ceiling - now
+            if size and max(totals[size - 1], rise[size]) > left:  # as much of the block as the budget allows
                 sizes = [size for size in range(1, size + 1) if totals[size - 1] <= left]
                 sizes = [*_halvings(len(sizes)), *sizes[:1]]
                 passed, _ = self._tried([queue[:size] for size in sizes], cheap([ceiling] * len(sizes)))
-                if any(passed):
-                    self._remove(queue[: max(size for size, good in zip(sizes, passed, strict=True) if good)])
+                size = max([size for size, good in zip(sizes, passed, strict=True) if good], default=0)
+            if not size:
                 return
             self._remove(queue[:size])
             fresh = set()
@@ -343,24 +347,24 @@ def _halvings(size: int) -> list[int]:
     return [] if size < 2 else [size, *_halvings(size // 2)]
 
 
-def _visits(order: str | Sequence[int], fitted: Linear | MLP) -> list[int]:
-    """All features in the order in which they are examined; ties from first to last."""
-    count = len(fitted.columns)
+def _visits(order: str | Sequence[int], count: int, single: Callable[[], Tensor] | None = None) -> list[int]:
+    """All features in the order in which they are examined; ties from first to last. ``single``: the information in
+    each, for mi and descending."""
     if order == "plain":
         return list(range(count))
     if order == "reversed":
         return list(range(count))[::-1]
     if order in ("mi", "descending"):
-        return torch.sort(fitted.single(), descending=order == "descending", stable=True).indices.tolist()
+        return torch.sort(single(), descending=order == "descending", stable=True).indices.tolist()
     return [int(i) for i in order]
 
 
 def _check(predictor: str, repeats: int, confidence: float) -> None:
     if predictor not in PREDICTORS:
         raise ValueError(f"predictor: {predictor!r}; allowed: {', '.join(PREDICTORS)}")
-    if repeats < 2:
-        raise ValueError(f"repeats: {repeats!r}; an interval needs at least 2")
-    if not 0 < confidence < 1:
+    if not isinstance(repeats, int) or repeats < 2:
+        raise ValueError(f"repeats: {repeats!r}; must be a whole number, and an interval needs at least 2")
+    if not isinstance(confidence, float) or not 0 < confidence < 1:
         raise ValueError(f"confidence: {confidence!r}; must lie between 0 and 1")
 
 
@@ -368,7 +372,7 @@ def _check_order(order: str | Sequence[int], count: int) -> None:
     if isinstance(order, str):
         if order not in ORDERS:
             raise ValueError(f"order: {order!r}; allowed: {', '.join(ORDERS)} or the feature indices")
-    elif sorted(int(i) for i in order) != list(range(count)):
+    elif not isinstance(order, Iterable) or sorted(order) != list(range(count)):
         raise ValueError(f"order: must hold each of the indices 0 to {count - 1} once")
 
 
