@@ -170,7 +170,7 @@ class Sequential:
         fitted = information.PREDICTORS[predictor]
         nothing = fitted.tells_apart * sum(self.constants) / REPEATS
         quantile = information._student(REPEATS - 1, CONFIDENCE)
-        chance = fitted(self.data, 0).chance((1 - CONFIDENCE) / self.units)
+        chance = torch.as_tensor(fitted(self.data, 0).chance((1 - CONFIDENCE) / self.units)).max()
         self.test = information._Test(quantile, self.data.widening, nothing, chance)
 
     def _constant(self, fit: Tensor, held: Tensor) -> float:
@@ -187,6 +187,9 @@ class Sequential:
     def rise(self, left: list[int], unit: int, now: Tensor) -> Tensor:
         return self.losses([other for other in left if other != unit]) - now
 
+    def free(self, left: list[int], unit: int, now: Tensor) -> bool:
+        return bool(self.test.free(self.rise(left, unit, now), now))
+
     def select(self, visits: list[int]) -> list[int]:
         left, now = list(range(self.units)), self.full
         information_in_all = max(0.0, sum(self.constants) / REPEATS - float(self.full.mean()))
@@ -196,7 +199,7 @@ class Sequential:
             while before != len(left):
                 before = len(left)
                 for unit in [unit for unit in visits if unit in left]:
-                    if self.test.free(self.rise(left, unit, now), now):
+                    if self.free(left, unit, now):
                         left.remove(unit)
                         now = self.losses(left)
             ceiling = ceiling or min(float(self.full.mean()), float(now.mean())) + REGULARISATION * information_in_all
@@ -266,7 +269,7 @@ def whole_layer(bench: Bench, predictor: str, make: Callable[[int, int], Layer])
         start = time.perf_counter()
         now = peer.losses(left)
         between = time.perf_counter()
-        goes = bool(peer.test.free(peer.rise(left, visits[place], now), now))
+        goes = peer.free(left, visits[place], now)
         estimated = visits[place - 1] in gone  # what is left was estimated before where nothing went
         seconds.append(time.perf_counter() - (start if estimated else between))
         agreed += goes == (visits[place] not in needed)

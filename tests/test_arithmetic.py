@@ -89,10 +89,16 @@ def textbook(name, dataset):
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("name", ["mlp", "lenet5", "cnn", "resnet18", "vit"])
 def test_an_epoch_is_the_textbook_one(name, memory_format, dataset):
+    """To a hundredth of the way that each parameter goes: batch norm over few pixels makes much of a rounding, and how
+    much depends on the processor."""
     network, _, _ = trained(name, dataset, Arithmetic("float32", memory_format))
-    for ours, theirs in zip(network.parameters(), textbook(name, dataset).parameters(), strict=True):
+    torch.manual_seed(0)
+    start = networks.build(name, 1, 8, 3)
+    masking.apply(start, random_masks(start))
+    both = zip(network.parameters(), textbook(name, dataset).parameters(), start.parameters(), strict=True)
+    for ours, theirs, before in both:
         assert ours.shape == theirs.shape
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-4)
+        assert (ours - theirs).norm() <= 0.01 * (theirs - before).norm() + 1e-6
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet18", "vit"])

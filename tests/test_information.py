@@ -388,11 +388,11 @@ def graded_copies(count=6, n=600):
 
 
 def trained_copies():
-    """What the last layer of a network trained on digits reads, eight units of which are copies of eight others."""
+    """What the last layer of a network trained on digits reads, five units of which are copies of five others."""
     digits = load_digits()
-    images, labels = torch.tensor(digits.data / 16, dtype=torch.float32), torch.tensor(digits.target)
+    images, labels = torch.tensor(digits.data[:700] / 16, dtype=torch.float32), torch.tensor(digits.target[:700])
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 24), nn.ReLU(), nn.Linear(24, 10))
+    network = nn.Sequential(nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 15), nn.ReLU(), nn.Linear(15, 10))
     optimiser = torch.optim.SGD(network.parameters(), lr=0.2, momentum=0.9)
     for _ in range(150):
         optimiser.zero_grad()
@@ -400,8 +400,8 @@ def trained_copies():
         optimiser.step()
     with torch.no_grad():
         assert (network(images).argmax(1) == labels).float().mean() > 0.9
-        network[2].weight[16:], network[2].bias[16:] = network[2].weight[:8], network[2].bias[:8]
-        return network[:4](images).double(), network(images).double(), [(k, k + 16) for k in range(8)]
+        network[2].weight[10:], network[2].bias[10:] = network[2].weight[:5], network[2].bias[:5]
+        return network[:4](images).double(), network(images).double(), [(k, k + 10) for k in range(5)]
 
 
 @pytest.fixture(scope="module", params=[graded_copies, trained_copies], ids=["data", "network"])
@@ -423,7 +423,9 @@ def test_of_copies_one_goes_and_one_stays_where_it_is_needed(copies, predictor, 
         if not set(pair) & kept:
             rise = losses_of(data, [i for i in everything if i not in pair]) - losses_of(data, everything)
             shown = float(rise.mean()) - 2.13 * float(rise.std()) * (1 / 5 + 1 / 3) ** 0.5
-            allowed = regularisation * (constant - full) + (1e-3 * constant if predictor == "mlp" else 0)
+            allowed = regularisation * (constant - full)
+            if predictor == "mlp":  # which makes more of the others than the linear refits here
+                allowed += 0.01 * constant
             assert shown <= 1e-5 * constant or float(rise.mean()) <= allowed, f"neither of {pair}"
 
 
