@@ -43,8 +43,9 @@ from prunus.training import train
 CONFIDENCE, REGULARISATION, REPEATS = 0.95, 0.01, 5
 UNITS, QUICK_UNITS, NODES = 512, 64, 16
 SMALL = {"linear": 128, "mlp": 24}  # units of the layers on which the whole sequential algorithm runs
+QUICK_SMALL = {"linear": 8, "mlp": 5}
 SAMPLES = {"linear": 2000, "mlp": 5120}  # 5,120 is what params.yaml gives MIPP; fewer show an MLP of 512 inputs little
-SMALL_SAMPLES = 2000
+SMALL_SAMPLES, QUICK_SAMPLES = 2000, 1000
 RANKED_SAMPLES = 2000
 LENET_EPOCHS = 2
 PLANTED = 20
@@ -232,8 +233,8 @@ def mi_order(layer: Layer, predictor: str) -> list[int]:
 
 def same_selections(bench: Bench, predictor: str, make: Callable[[int, int], Layer]) -> None:
     """The whole of both algorithms on a small layer; AssertionError when they keep different units."""
-    units = 8 if bench.quick else SMALL[predictor]
-    layer, case = make(units, SMALL_SAMPLES), f"{predictor}, {make.__name__}, {units} units"
+    units = QUICK_SMALL[predictor] if bench.quick else SMALL[predictor]
+    layer, case = make(units, QUICK_SAMPLES if bench.quick else SMALL_SAMPLES), f"{predictor}, {make.__name__}, {units} units"
     visits = mi_order(layer, predictor)
     kept = bench.compare(
         case,
@@ -249,7 +250,8 @@ def same_selections(bench: Bench, predictor: str, make: Callable[[int, int], Lay
 def whole_layer(bench: Bench, predictor: str, make: Callable[[int, int], Layer]) -> None:
     """512 units: ours whole, the peer at a sample of the nodes."""
     units, nodes = (QUICK_UNITS, 4) if bench.quick else (UNITS, NODES)
-    layer, case = make(units, SAMPLES[predictor]), f"{predictor}, {make.__name__}, {units} units"
+    samples = QUICK_SAMPLES if bench.quick else SAMPLES[predictor]
+    layer, case = make(units, samples), f"{predictor}, {make.__name__}, {units} units"
     runs, warmup = (1, 0) if predictor == "mlp" else (5, 1)
     kept = bench.compare(case, {"terc": lambda: ours(layer, predictor)}, runs, warmup)["terc"]
     if layer.right is not None and not layer.right(kept):

@@ -244,7 +244,7 @@ def test_include_input_asks_every_unit_for_its_pixels():
     assert (read[:, :, 0] ^ read[:, :, 1]).all()
     weights = network.hidden1.weight[:4].detach().view(4, 8, 8)[:, :, 2:-1].abs()
     passed_over = weights[~read[:, :, 2:-1]]  # so small that a unit's target is what it was to 1e-5
-    assert len(passed_over) < 4 and (passed_over < 0.03 * weights.max()).all()
+    assert len(passed_over) < 10 and (passed_over < 0.03 * weights.max()).all()
     left = methods.recipe("mipp", own.model_copy(update={"include_input": False})).masks(given)
     assert torch.equal(left["hidden1.weight"], given.masks["hidden1.weight"])
 
