@@ -234,7 +234,8 @@ def mi_order(layer: Layer, predictor: str) -> list[int]:
 def same_selections(bench: Bench, predictor: str, make: Callable[[int, int], Layer]) -> None:
     """The whole of both algorithms on a small layer; AssertionError when they keep different units."""
     units = QUICK_SMALL[predictor] if bench.quick else SMALL[predictor]
-    layer, case = make(units, QUICK_SAMPLES if bench.quick else SMALL_SAMPLES), f"{predictor}, {make.__name__}, {units} units"
+    samples = QUICK_SAMPLES if bench.quick else SMALL_SAMPLES
+    layer, case = make(units, samples), f"{predictor}, {make.__name__}, {units} units"
     visits = mi_order(layer, predictor)
     kept = bench.compare(
         case,
