@@ -414,7 +414,8 @@ def copies(request):
 @pytest.mark.parametrize("predictor", BOTH)
 def test_of_copies_one_goes_and_one_stays_where_it_is_needed(copies, predictor, order, regularisation):
     features, target, pairs = copies
-    kept = set(terc(features, target, order=order, predictor=predictor, regularisation=regularisation))
+    options = {"predictor": predictor, "repeats": 5 if predictor == "linear" else 3}
+    kept = set(terc(features, target, order=order, regularisation=regularisation, **options))
     assert not [pair for pair in pairs if set(pair) <= kept], "both of a pair"
     data = prepared(features, target)
     everything = range(features.shape[1])
@@ -543,9 +544,9 @@ def graded(seed=0):
 def test_higher_confidence_keeps_no_more():
     x, target = graded()
     options = {"predictor": "linear", "regularisation": 0.0}
-    kept = [len(terc(x, target, confidence=confidence, **options)) for confidence in (0.01, 0.5, 0.95, 0.99)]
+    kept = [len(terc(x, target, confidence=confidence, **options)) for confidence in (0.5, 0.8, 0.95, 0.99)]
     assert kept == sorted(kept, reverse=True)
-    assert kept[1] > kept[3] > 0
+    assert kept[0] > kept[3] > 0
     sparingly, aggressively = (terc(x, target, confidence=level, regularisation=0.0) for level in (0.5, 0.99))
     assert set(aggressively) < set(sparingly)
 
