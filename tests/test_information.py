@@ -560,6 +560,16 @@ def test_regularisation_keeps_fewer_the_richest_last(predictor):
     assert terc(x, target, predictor=predictor, regularisation=20.0, keep_at_least=1) == [0]
 
 
+@pytest.mark.parametrize("regularisation", [0.0, 0.02, 0.1])
+@pytest.mark.parametrize("predictor", BOTH)
+def test_a_cost_that_grew_since_it_was_found_is_not_paid(predictor, regularisation):
+    """The second feature costs little beside its blurred copy, and all when that has gone for nothing."""
+    x = normal(2000, 4, 80)
+    features = torch.stack([x[:, 0] + 0.15 * x[:, 1], x[:, 0], x[:, 2]], 1)
+    target = x[:, 0] + x[:, 2] + 0.05 * x[:, 3]
+    assert terc(features, target, predictor=predictor, regularisation=regularisation, repeats=3) == [1, 2]
+
+
 @pytest.mark.parametrize("predictor", BOTH)
 def test_groups_of_columns_go_together(predictor):
     x = normal(2000, 6, 0)
@@ -639,6 +649,10 @@ def test_bad_input_is_refused(arguments, options, message):
         ({"regularisation": math.nan}, "regularisation"),
         ({"keep_at_least": 4}, "keep_at_least: 4; there are 3"),
         ({"keep_at_least": -1}, "keep_at_least"),
+        ({"keep_at_least": 1.5}, "keep_at_least: 1.5"),
+        ({"order": 5}, "order: must hold"),
+        ({"order": [0, 1, 1.5]}, "order: must hold"),
+        ({"regularisation": [0.1]}, "regularisation: "),
     ],
 )
 def test_bad_options_of_terc_are_refused(options, message):

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -123,9 +124,10 @@ def terc(
         raise ValueError(f"regularisation: {regularisation!r}; must be 0 or positive")
     data = _data(features, target, repeats, seed, in_units=False)
     count = len(data.columns)
-    if not isinstance(keep_at_least, int) or not 0 <= keep_at_least <= count:
+    if not isinstance(keep_at_least, Integral) or not 0 <= keep_at_least <= count:
         raise ValueError(f"keep_at_least: {keep_at_least!r}; there are {count} features")
     _check_order(order, count)
+    order = order if isinstance(order, str) else [int(i) for i in order]
     if data.classes is None and not data.y.any():  # of a constant target there is nothing to lose
         last = _visits("plain" if order in ("mi", "descending") else order, count)[count - keep_at_least :]
         return sorted(last)
@@ -356,13 +358,13 @@ def _visits(order: str | Sequence[int], count: int, single: Callable[[], Tensor]
         return list(range(count))[::-1]
     if order in ("mi", "descending"):
         return torch.sort(single(), descending=order == "descending", stable=True).indices.tolist()
-    return [int(i) for i in order]
+    return list(order)
 
 
 def _check(predictor: str, repeats: int, confidence: float) -> None:
     if predictor not in PREDICTORS:
         raise ValueError(f"predictor: {predictor!r}; allowed: {', '.join(PREDICTORS)}")
-    if not isinstance(repeats, int) or repeats < 2:
+    if not isinstance(repeats, Integral) or repeats < 2:
         raise ValueError(f"repeats: {repeats!r}; must be a whole number, and an interval needs at least 2")
     if not isinstance(confidence, float) or not 0 < confidence < 1:
         raise ValueError(f"confidence: {confidence!r}; must lie between 0 and 1")
