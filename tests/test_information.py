@@ -36,7 +36,7 @@ def prepared(features, target, repeats=5, seed=0):
 
 
 @pytest.mark.parametrize("order", ["mi", "plain"])
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(20))
 def test_four_redundant_variables_keep_one(seed, order):
     x = bits(2000, 3, seed)
     target = ((x[:, 0] == x[:, 1]) & (x[:, 1] == x[:, 2])).long()
@@ -46,7 +46,7 @@ def test_four_redundant_variables_keep_one(seed, order):
 
 
 @pytest.mark.parametrize("order", ["mi", "plain"])
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(20))
 def test_two_redundant_triplets_keep_one_of_each_pair(seed, order):
     x = bits(2000, 3, seed)
     target = ((x[:, 0] == x[:, 1]) & (x[:, 1] == x[:, 2])).long()
@@ -114,7 +114,7 @@ def test_linear_gaussian_information_is_the_explained_variance(predictor):
 def test_the_share_is_one_where_all_is_explained_and_none_where_nothing_is():
     x = normal(400, 3, 0)
     whole = predictive_information(x, x @ normal(3, 2, 1), predictor="linear", share=True)
-    assert (whole.low, whole.mean, whole.high) == pytest.approx((1, 1, 1), abs=1e-5)
+    assert (whole.low, whole.mean, whole.high) == pytest.approx((1, 1, 1), abs=1e-9)
     half = predictive_information(normal(8000, 2, 2)[:, :1], normal(8000, 2, 2), predictor="linear", share=True)
     assert half.mean == pytest.approx(0.5, abs=0.03)
     rare = torch.zeros(400, 1)

@@ -12,7 +12,7 @@ others determine in a bent way looks indispensable, one that helps only together
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from numbers import Integral
 from typing import Any
@@ -29,6 +29,7 @@ HELD_OUT = 0.25
 MIN_SAMPLES = 20
 SCREEN = 8
 ROUNDING = 1e-9  # of the constant's loss: where a budget is spent to the last
+ESTIMATE_RIDGE = 1e-8  # where no feature is taken out afterwards
 ALIKE = 0.01
 
 
@@ -61,7 +62,8 @@ def predictive_information(
     overlap, so it covers less than its name says.
     """
     _check(predictor, repeats, confidence)
-    fitted = _fitted(predictor, _data(features, target, repeats, seed, in_units=True), seed)
+    data = replace(_data(features, target, repeats, seed, in_units=True), ridge=ESTIMATE_RIDGE)
+    fitted = _fitted(predictor, data, seed)
     gains = fitted.constant - fitted.full
     if share:
         usual = fitted.constant.mean()
@@ -94,7 +96,8 @@ def terc(
     the first; "reversed" the last; "descending" the most informative; or the indices. The MIPP paper writes descending,
     but gives reasons for ascending, which its authors' public code has.
     ``predictor``: "mlp", or "linear" (features that help only together or in a bent way are invisible to it).
-    ``confidence``: how sure the test must be that a feature is needed, in (0, 1): the higher, the more goes.
+    ``confidence``: how sure the test must be that a feature is needed, in (0, 1): from one half up, the higher, the
+    more goes (below it a feature must be shown to cost nothing, and which goes first changes what others cost).
     ``keep_at_least``: the elimination ends at so many features.
 
     The rule, with S the features present and R = ``repeats`` splits, on each of which a predictor is fitted and its
@@ -172,8 +175,8 @@ def _eliminated(
 
 def _ceiling(fitted: Linear | MLP, regularisation: float) -> float:
     """The mean loss up to which the budget may go, asked when the test alone has done."""
-    base = min(float(fitted.full.mean()), float(fitted.now.mean()))
-    return base + regularisation * max(0.0, float(fitted.constant.mean()) - base)
+    base, constant = min(float(fitted.full.mean()), float(fitted.now.mean())), float(fitted.constant.mean())
+    return base + regularisation * max(0.0, constant - base) + ROUNDING * constant
 
 
 def _fitted(predictor: str, data: Data, seed: int) -> Linear | MLP:
@@ -227,11 +230,11 @@ def _by_costs(fitted: Linear, visits: list[int], test: _Test, regularisation: fl
             elif loss > ceiling:
                 break
             paid = left.clone()
-            if loss + float(mean[chosen]) > ceiling + ROUNDING * float(fitted.constant.mean()):
+            if loss + float(mean[chosen]) > ceiling:
                 break
         fitted.remove(chosen)
         left[chosen] = False
-    within = ceiling is None or float(fitted.now.mean()) <= ceiling + ROUNDING * float(fitted.constant.mean())
+    within = ceiling is None or float(fitted.now.mean()) <= ceiling
     return (left if within else paid).nonzero().flatten().tolist()
 
 

@@ -38,7 +38,7 @@ def standardised(values: Tensor) -> tuple[Tensor, Tensor]:
 class Data:
     """``x`` float64 [N, D] with mean 0 and variance 1 (or 0); ``columns`` the columns of ``x`` by feature; ``y``
     float64 [N, O]: standardised targets, or one-hot codes in blocks of ``classes``; ``scale`` [O]: what a unit of an
-    output is worth; ``fit`` and ``held`` int64 [R, n]: the splits.
+    output is worth; ``fit`` and ``held`` int64 [R, n]: the splits; ``ridge``: the linear predictor's.
     """
 
     x: Tensor
@@ -48,6 +48,7 @@ class Data:
     classes: tuple[int, ...] | None
     fit: Tensor
     held: Tensor
+    ridge: float = RIDGE
 
     @property
     def widening(self) -> float:
@@ -104,7 +105,7 @@ class Linear:
         fit, held = torch.stack(fits), torch.stack(helds)
         self._fit, self._fit_xy = fit[..., :width], fit[..., width:]
         self._held, self._held_xy = held[..., :width], held[..., width:]
-        self._fit.diagonal(dim1=1, dim2=2).add_(RIDGE)
+        self._fit.diagonal(dim1=1, dim2=2).add_(data.ridge)
         self.constant, self._spread = torch.stack(constants), torch.stack(spreads)
         self._invert()
         self._solve()
