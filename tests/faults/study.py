@@ -82,11 +82,16 @@ class Study:
         return status, launch.output
 
     def forget(self, project: Project, names: list[str]) -> None:
-        """As if these stages had never run: no output, no cached object, no entry in dvc.lock or in the run cache."""
+        """As if these stages had never run: no output, no cached object, no entry in dvc.lock or in the run cache.
+
+        An object of the same bytes that another stage made, too, stays: it is in the cache with or without these.
+        """
         lock = self.entries(project)
-        for name in names:
-            for out in lock.pop(name)["outs"]:
-                (project.root / out["path"]).unlink()
+        forgotten = [out for name in names for out in lock.pop(name)["outs"]]
+        kept = {out["md5"] for entry in lock.values() for out in entry["outs"]}
+        for out in forgotten:
+            (project.root / out["path"]).unlink()
+            if out["md5"] not in kept:
                 (project.root / ".dvc/cache/files/md5" / out["md5"][:2] / out["md5"][2:]).unlink(missing_ok=True)
         (project.root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": lock}, sort_keys=False))
         shutil.rmtree(project.root / ".dvc/cache/runs", ignore_errors=True)
