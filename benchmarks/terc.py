@@ -120,10 +120,15 @@ LAYERS = {
 
 
 def refit_linear(x: Tensor, y: Tensor, fit: Tensor, held: Tensor, one_hot: bool, constant: float, seed: int) -> float:
-    """Held-out squared error of least squares with an intercept."""
-    design = torch.cat([x, x.new_ones(len(x), 1)], 1)
-    weights = torch.linalg.lstsq(design[fit], y[fit], driver="gels").solution
-    return float((y[held] - design[held] @ weights).square().sum(1).mean())
+    """Held-out squared error of ridge regression with an intercept: least squares with a row for each weight, too."""
+    mean, level = x[fit].mean(0), y[fit].mean(0)
+    weight = (predictors.RIDGE * len(fit)) ** 0.5 * torch.eye(x.shape[1], dtype=x.dtype)
+    design, wanted = (
+        torch.cat([x[fit] - mean, weight]),
+        torch.cat([y[fit] - level, y.new_zeros(len(weight), y.shape[1])]),
+    )
+    weights = torch.linalg.lstsq(design, wanted, driver="gels").solution
+    return float((y[held] - level - (x[held] - mean) @ weights).square().sum(1).mean())
 
 
 def refit_mlp(x: Tensor, y: Tensor, fit: Tensor, held: Tensor, one_hot: bool, constant: float, seed: int) -> float:
