@@ -123,10 +123,8 @@ def refit_linear(x: Tensor, y: Tensor, fit: Tensor, held: Tensor, one_hot: bool,
     """Held-out squared error of ridge regression with an intercept: least squares with a row for each weight, too."""
     mean, level = x[fit].mean(0), y[fit].mean(0)
     weight = (predictors.RIDGE * len(fit)) ** 0.5 * torch.eye(x.shape[1], dtype=x.dtype)
-    design, wanted = (
-        torch.cat([x[fit] - mean, weight]),
-        torch.cat([y[fit] - level, y.new_zeros(len(weight), y.shape[1])]),
-    )
+    design = torch.cat([x[fit] - mean, weight])
+    wanted = torch.cat([y[fit] - level, y.new_zeros(len(weight), y.shape[1])])
     weights = torch.linalg.lstsq(design, wanted, driver="gels").solution
     return float((y[held] - level - (x[held] - mean) @ weights).square().sum(1).mean())
 
@@ -200,17 +198,18 @@ class Sequential:
         return bool(self.test.free(self.rise(left, unit, now), now))
 
     def cheapest(self, visits: list[int], now: Tensor, free: bool) -> int | None:
-        """Of the units that are left, ``visits``, or of the ``free`` among them; of those as cheap the first."""
+        """Of the units that are left, ``visits``, or of the ``free`` among them; of linear ones as cheap the first."""
         rises = {unit: self.rise(visits, unit, now) for unit in visits}
         means = {unit: float(rise.mean()) for unit, rise in rises.items() if not free or self.test.free(rise, now)}
-        return next((unit for unit in means if means[unit] <= min(means.values()) + self.test.nothing), None)
+        tie = self.test.nothing if self.by_costs else 0.0
+        return next((unit for unit in means if means[unit] <= min(means.values()) + tie), None)
 
     def drop_free(self, left: list[int], now: Tensor) -> tuple[list[int], Tensor]:
         """``left``, in the order of visits, without what costs nothing, and its losses."""
         while self.by_costs and (unit := self.cheapest(left, now, free=True)) is not None:
             left = [other for other in left if other != unit]
             now = self.losses(left)
-        before = None
+        before = len(left) if self.by_costs else None
         while before != len(left):
             before = len(left)
             for unit in left:
