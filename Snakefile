@@ -11,10 +11,10 @@ import sys
 from functools import cache, reduce
 from pathlib import Path
 
-# Checking the methods' blocks imports torch, which takes two seconds; meanwhile DVC's index is read below. A cluster's
-# job reads this file once more on its node, where all has been checked and written: MAIN is the process that was called.
+# Meanwhile DVC's index is read below. A cluster's job reads this file once more on its node, where all has been checked
+# and written: MAIN is the process that was called.
 MAIN = workflow.is_main_process
-CHECK = "import sys; sys.path.insert(0, 'stages'); from prunus.params import for_stage; for_stage([])"
+CHECK = "import sys; sys.path.insert(0, 'stages'); from check_params import judge; judge()"
 checking = subprocess.Popen([sys.executable, "-c", CHECK if MAIN else ""])
 
 from dvc.dependency.param import read_param_file
@@ -113,22 +113,34 @@ def relative(path):
 
 
 def inputs(stage):
-    """Outputs of the stages before this one in DVC's graph, and the plain files it depends on."""
+    """Outputs of the stages before this one in DVC's graph, and the plain files it depends on.
+
+    Of check_params only that it has run: its output has always the same content. Nor is params.yaml a file here, whose
+    age says nothing; see ``obeyed``.
+    """
     before = [relative(out.fs_path) for earlier in graph.successors(stage) for out in earlier.outs]
     plain = [
         file
         for dep in stage.deps
         if type(dep).__name__ == "Dependency" and dep.fs_path not in made and dep.fs_path not in folders_of_made
         for file in plain_files(relative(dep.fs_path))
+        if file != "params.yaml"
     ]
-    return sorted(set(before + plain))
+    return [ancient(path) if path == "runs/checked.txt" else path for path in sorted(set(before + plain))]
 
 
 CONTENT = read_param_file(repo.fs, "params.yaml")  # once, as DVC reads it
 
 
+def whole(stage):
+    """The dependency on params.yaml as a file, of the stage that judges it; a list."""
+    return [dep for dep in stage.deps if relative(dep.fs_path) == "params.yaml" and dep not in stage.params]
+
+
 def values(stage):
     """What the stage's declared keys of params.yaml say, as DVC reads them."""
+    if whole(stage):
+        return Path("params.yaml").read_text()
     keys = [key for dep in stage.params for key in dep.params]
     return {key: reduce(lambda block, name: block[name], key.split("."), CONTENT) for key in keys}
 
@@ -140,7 +152,7 @@ def obeyed(stage):
     """
     path, content = OBEYED / f"{stage.addressing}.json", json.dumps(values(stage), sort_keys=True)
     if MAIN and (not path.exists() or path.read_text() != content):
-        made_so = not path.exists() and not any(dep.status() for dep in stage.params)
+        made_so = not path.exists() and not any(dep.status() for dep in stage.params + whole(stage))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
         if made_so:
