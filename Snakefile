@@ -223,6 +223,7 @@ for stage in stages.values():
             f"logs/{stage.addressing}.log",
         benchmark:
             f"logs/benchmarks/{stage.addressing}.tsv"
+        localrule: stage.addressing == "check_params"
         threads: settings.device.threads
         resources:
             gpu=GPUS if stage.name.split("@")[0] in COMPUTING else 0,
