@@ -58,7 +58,7 @@ class _Finder(MetaPathFinder, Loader):
 
 @contextmanager
 def for_torch() -> Iterator[None]:
-    """Within, torch and its kin are stand-ins; afterwards every module imported meanwhile that saw them is forgotten."""
+    """Within, torch and its kin are stand-ins; the project's modules imported meanwhile are forgotten afterwards."""
     before, finder = set(sys.modules), _Finder()
     sys.meta_path.insert(0, finder)
     try:
@@ -68,3 +68,6 @@ def for_torch() -> Iterator[None]:
         for name in set(sys.modules) - before:
             if name.partition(".")[0] in (*PACKAGES, "prunus"):
                 del sys.modules[name]
+                package, _, module = name.rpartition(".")
+                if package in sys.modules:
+                    vars(sys.modules[package]).pop(module, None)  # where `from package import module` looks first

@@ -106,7 +106,7 @@ def test_dvc_repro_runs_no_canary_and_names_the_key(key, finished):
     assert "Traceback" not in output
 
 
-def addresses(project, *names):
+def addresses(project):
     """The stages as DVC calls them whose commands hold the canary."""
     script = "from dvc.repo import Repo\nfor s in Repo().index.stages: print(s.addressing) if 'canary' in str(s.cmd) else 0"
     return project.run("python", "-c", script).splitlines()
@@ -148,6 +148,14 @@ def test_a_mistake_is_judged_without_torch(finished):
     assert done.returncode == 2
     assert done.stdout.split() == ["False"]
     assert "methods.sap.eta" in done.stderr
+
+
+def test_a_method_that_computes_when_it_is_imported_is_judged_too(finished):
+    path = finished.root / "stages/prunus/methods/sap.py"
+    path.write_text(path.read_text() + "\nimport torch\n\nTOTAL = int((torch.arange(3) + 1).sum())\nassert TOTAL == 6\n")
+    assert "is valid" in finished.run("python", "stages/check_params.py")
+    finished.edit(methods__sap__eta="much")
+    assert "methods.sap.eta" in finished.run("python", "stages/check_params.py", status=2)
 
 
 def test_the_judgement_without_torch_is_the_judgement(finished):
