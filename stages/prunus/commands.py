@@ -20,7 +20,11 @@ def _chains() -> list[str]:
 
 
 def _chain(value: object) -> str | None:
-    return None if value in _chains() else f"is no chain; allowed: METHOD or METHOD_at_METHOD of {', '.join(method_names())}"
+    return (
+        None
+        if value in _chains()
+        else f"is no chain; allowed: METHOD or METHOD_at_METHOD of {', '.join(method_names())}"
+    )
 
 
 # By key; [] stands for each entry of a list. tests/pipeline/test_injection.py holds this against dvc.yaml.

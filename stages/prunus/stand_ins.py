@@ -32,6 +32,9 @@ class _StandIn(metaclass=_Anything):
     def __init__(self, *args: object, **kwargs: object):
         pass
 
+    def __getattr__(self, name: str) -> type:
+        return getattr(type(self), name)
+
     def __call__(self, function: object = None, *args: object, **kwargs: object) -> object:
         return function  # as a decorator: what is decorated
 

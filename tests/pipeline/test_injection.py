@@ -75,7 +75,9 @@ def test_the_shipped_values_may_stand_in_commands():
     commands.check(VALID)
 
 
-@pytest.mark.parametrize("value", ["0", "0; touch x", "$(touch x)", "`x`", "x\ny", "sap ", "../sap", True, 1.0, -1, None, [0], {"a": 1}])
+@pytest.mark.parametrize(
+    "value", ["0", "0; touch x", "$(touch x)", "`x`", "x\ny", "sap ", "../sap", True, 1.0, -1, None, [0], {"a": 1}]
+)
 @pytest.mark.parametrize("key", commands.JUDGES)
 def test_nothing_but_numbers_and_names_may_stand_in_a_command(key, value):
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -108,7 +110,9 @@ def test_dvc_repro_runs_no_canary_and_names_the_key(key, finished):
 
 def addresses(project):
     """The stages as DVC calls them whose commands hold the canary."""
-    script = "from dvc.repo import Repo\nfor s in Repo().index.stages: print(s.addressing) if 'canary' in str(s.cmd) else 0"
+    script = (
+        "from dvc.repo import Repo\nfor s in Repo().index.stages: print(s.addressing) if 'canary' in str(s.cmd) else 0"
+    )
     return project.run("python", "-c", script).splitlines()
 
 
@@ -144,7 +148,9 @@ def test_a_mistake_is_judged_without_torch(finished):
     code = "import runpy, sys; sys.argv = ['check_params.py']; sys.path.insert(0, 'stages')\n"
     code += "try: runpy.run_path('stages/check_params.py', run_name='__main__')\n"
     code += "finally: print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=finished.root, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=finished.root, env=environment(), capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert done.stdout.split() == ["False"]
     assert "methods.sap.eta" in done.stderr
@@ -152,7 +158,9 @@ def test_a_mistake_is_judged_without_torch(finished):
 
 def test_a_method_that_computes_when_it_is_imported_is_judged_too(finished):
     path = finished.root / "stages/prunus/methods/sap.py"
-    path.write_text(path.read_text() + "\nimport torch\n\nTOTAL = int((torch.arange(3) + 1).sum())\nassert TOTAL == 6\n")
+    path.write_text(
+        path.read_text() + "\nimport torch\n\nTOTAL = int((torch.arange(3) + 1).sum())\nassert TOTAL == 6\n"
+    )
     assert "is valid" in finished.run("python", "stages/check_params.py")
     finished.edit(methods__sap__eta="much")
     assert "methods.sap.eta" in finished.run("python", "stages/check_params.py", status=2)
