@@ -3,8 +3,9 @@
 dvc repro --keep-going; python profiles/gather.py   # snakemake does it by itself
 
 What DVC does not know to be of this study, a leftover of other settings that a failure kept from being made anew,
-leaves the workspace first, so that nothing takes it for a result: DVC's cache has it, else runs/aside. Every stage runs through DVC and
-nothing is trained; once the cause is mended, `dvc repro` or `snakemake` makes what is missing and what depends on it.
+leaves the workspace first, so that nothing takes it for a result: DVC's cache has it, else runs/aside. Every stage runs
+through DVC and nothing is trained; once the cause is mended, `dvc repro` or `snakemake` makes what is missing and what
+depends on it.
 """
 
 import os

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -21,7 +22,7 @@ GOES_ON = "PRUNUS_GOES_ON"  # the command that a stop names; empty: who started 
 
 
 def check_place(project: str) -> None:
-    """End the process in one line where Snakemake cannot work: in another folder, without room or the right to write."""
+    """End the process in one line where Snakemake cannot work: in another folder, without room or right to write."""
     if os.path.realpath(project) != os.path.realpath(os.curdir):
         sys.exit(f"snakemake: run it in the project's folder: `cd {shlex.quote(project)}`, or `--directory` with it")
     folder = os.path.abspath(".snakemake")
@@ -30,8 +31,8 @@ def check_place(project: str) -> None:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(bytes(ROOM))
     except OSError as error:
-        cure = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "a study needs a folder to write in"
-        sys.exit(f"snakemake: {folder} could not be written ({error.strerror}); {cure}, then run the same command again")
+        cure = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "let it be written to"
+        sys.exit(f"snakemake: {folder}: {error.strerror}; {cure}, then run the same command again")
 
 
 def only_one(path: Path = Path(".snakemake/running")):
@@ -99,15 +100,11 @@ def stop_when_asked(jobs_elsewhere: bool = False) -> None:
         mine = psutil.Process().children(recursive=True)
         for end in (psutil.Process.terminate, psutil.Process.kill):
             for process in mine:
-                try:
+                with suppress(psutil.NoSuchProcess):
                     end(process)
-                except psutil.NoSuchProcess:
-                    pass
             _, mine = psutil.wait_procs(mine, timeout=PATIENCE)
         os._exit(128 + number)
 
-    try:
+    with suppress(ValueError):  # where Snakemake runs in a thread of somebody else's process
         for asked in (signal.SIGINT, signal.SIGTERM):
             signal.signal(asked, stop)
-    except ValueError:  # Snakemake runs in a thread of somebody else's process
-        pass

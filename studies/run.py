@@ -193,8 +193,8 @@ def stop(number: int, frame: object) -> None:
     """End the script, with one line and params.yaml restored, when Ctrl-C or SIGTERM asks for it."""
     for asked in STOPS:
         signal.signal(asked, signal.SIG_IGN)
-    command = shlex.join(["python", *sys.argv])
-    print(f"{Path(__file__).name}: stopped; params.yaml is put back, and `{command}` goes on from there", file=sys.stderr)
+    again = f"`{shlex.join(['python', *sys.argv])}` goes on from there"
+    print(f"{Path(__file__).name}: stopped; params.yaml is put back, and {again}", file=sys.stderr)
     sys.exit(128 + number)
 
 

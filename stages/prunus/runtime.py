@@ -266,7 +266,7 @@ def _changed_since(moment: int, names: Iterable[str]) -> list[str]:
 def _keep_turn_of_dvc() -> None:
     """Take DVC's lock, if need be after a wait, until this process has ended.
 
-    `dvc repro` lets it go while a stage's script runs, and has 3 s of patience when it takes it back. Another `dvc` that
+    `dvc repro` lets it go while a stage's script runs, and waits 3 s at most when it takes it back. Another `dvc` that
     looks at all stages meanwhile takes longer, and would end the first one, which then has not recorded its stage.
     """
     if "DVC_STAGE" in os.environ and AS_STARTED not in os.environ:
@@ -347,7 +347,7 @@ class Recorder:
 
     @staticmethod
     def _edited_since_put_down(names: Iterable[str | Path]) -> str | None:
-        """The first file that this process has read after it was put down in another form as what the stage runs with."""
+        """The first file that was edited between being put down as what the stage runs with and being read."""
         if AS_STARTED not in os.environ:
             return None
         return next(iter(_changed_since(int(os.environ[AS_STARTED]), names)), None)

@@ -76,7 +76,7 @@ CHANGES = {
     "a leftover beside outputs": write("runs/seed0/sap/iteration-1/other.csv"),
     "what DVC is told to ignore": write("runs/seed0/sap/iteration-1/network.safetensors.partial"),
     "a command": locked(lambda stages: stages["compare"].update(cmd="python3 stages/compare.py")),
-    "a parameter that was not there": locked(lambda stages: stages["pretrain@0"]["params"]["params.yaml"].pop("network")),
+    "a parameter that was not there": locked(lambda stages: stages["report"]["params"]["params.yaml"].pop("network")),
     "a dependency that was not there": locked(lambda stages: stages["pretrain@0"]["deps"].pop(1)),
     "an output that was not there": locked(lambda stages: stages["pretrain@0"]["outs"].pop(1)),
     "an entry that is gone": locked(lambda stages: stages.pop("reference_flow@0")),
@@ -147,8 +147,8 @@ with runtime.one_line_errors():
         if "{when}" == "middle":
             edit()
 if "{when}" == "end":  # after the script has ended, before DVC has recorded the stage
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.02);" + {edit!r}.replace("Path", "__import__('pathlib').Path")],
-                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    later = "import time; from pathlib import Path; time.sleep(0.02); " + {edit!r}
+    subprocess.Popen([sys.executable, "-c", later], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 """
 EDITS = {
     "code": 'Path("stages/prunus/layout.py").open("a").write("# edited")',
@@ -202,10 +202,11 @@ def test_snakemake_runs_what_was_edited_while_it_ran(finished):
 
 def files(project):
     """Every file but Snakemake's own and the memory of Python and git: bytes and age."""
-    found = {}
+    left_out, found = {".snakemake", "__pycache__", ".git", "tmp"}, {}
     for path in sorted(project.root.rglob("*")):
-        if path.is_file() and not {".snakemake", "__pycache__", ".git", "tmp"} & set(path.relative_to(project.root).parts):
-            found[str(path.relative_to(project.root))] = path.read_bytes(), path.stat().st_mtime_ns
+        name = path.relative_to(project.root)
+        if path.is_file() and not left_out & set(name.parts):
+            found[str(name)] = path.read_bytes(), path.stat().st_mtime_ns
     return found
 
 

@@ -117,7 +117,7 @@ def test_snakemake_writes_a_dvc_lock_that_is_gone_anew(finished):
 def test_snakemake_names_a_dvc_lock_that_is_damaged(finished):
     lock = finished.root / "dvc.lock"
     text = lock.read_text()
-    for damaged in (text[:-30], text.replace("    deps:", "    deps;", 1), text.replace("- path: stages", "- pith: ", 1)):
+    for damaged in (text[:-30], text.replace("    deps:", "    deps;", 1), text.replace("- path:", "- pith:", 1)):
         lock.write_text(damaged)
         said = finished.run("snakemake", "-n", status=1)
         assert "dvc.lock is damaged; `python profiles/verify.py` removes it" in said and "Traceback" not in said
