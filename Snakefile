@@ -61,9 +61,10 @@ elif GPU_SLOTS and "gpu" not in workflow.global_resources:
 Lockfile.load = lambda lockfile: {}  # dvc.yaml has the whole graph, and dvc_status reads dvc.lock
 try:
     repo = Repo()
-except (OSError, sqlite3.DatabaseError) as error:
-    mend = "`python profiles/verify.py`" if type(error) is sqlite3.DatabaseError else "mend that"
-    sys.exit(f"snakemake: DVC's database of files: {error}; {mend}, then run the same command again")
+except (OSError, sqlite3.OperationalError) as error:
+    sys.exit(f"snakemake: DVC cannot start: {error}; mend that, then run the same command again")
+except sqlite3.DatabaseError as error:
+    sys.exit(f"snakemake: DVC's database of files: {error}; `python profiles/verify.py`, then the same command again")
 index = repo.index
 graph = index.graph
 stages = {stage.addressing: stage for stage in index.stages if isinstance(stage, PipelineStage)}

@@ -315,8 +315,8 @@ class Recorder:
 
     def __exit__(self, kind, error, trace):
         spoiled = None if kind else self._spoiled()
-        _keep_turn_of_dvc()
         if error := error or spoiled:
+            _keep_turn_of_dvc()
             os.close(self._turn)
             if isinstance(error, Exception):  # not what a user or a cluster ends a stage with
                 self._note(error)
@@ -343,6 +343,7 @@ class Recorder:
             },
         )
         shutil.rmtree(layout.unfinished(self.path), ignore_errors=True)
+        _keep_turn_of_dvc()
         os.close(self._turn)
 
     @staticmethod

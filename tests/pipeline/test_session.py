@@ -152,16 +152,9 @@ def test_from_another_folder(finished, tmp_path):
     assert done.returncode == 0 and b"Nothing to be done" in done.stdout + done.stderr
 
 
-def test_a_home_that_cannot_be_written(finished):
-    assert "Nothing to be done" in in_environment(finished, HOME="/dev/null", XDG_CACHE_HOME="/dev/null/cache")
-
-
-def in_environment(project, **variables):
-    done = subprocess.run(
-        ["snakemake", "--cores", "1"], cwd=project.root, env=environment() | variables, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def test_a_home_that_is_none(finished):
+    (line,) = refused(finished, "snakemake", "--cores", "1", HOME="/dev/null")
+    assert "DVC cannot start: [Errno 20] Not a directory: '/dev/null/.config/dvc/config'; mend that" in line
 
 
 MOUNTED = """
@@ -171,15 +164,28 @@ cd {root}
 {make}
 exec snakemake --cores 1
 """
+NO_HOME = "mkdir home; mount -t tmpfs -o ro none home; export HOME=$PWD/home"
 READ_ONLY = "mount -o remount,bind,ro {root}"
 FULL = "mount -t tmpfs -o size=4k none .snakemake; head -c 4096 /dev/zero > .snakemake/full || true"
 
 
-@pytest.mark.skipif(can_mount() is not None, reason=str(can_mount()))
+needs_mounts = pytest.mark.skipif(can_mount() is not None, reason=str(can_mount()))
+
+
+def mounted(project, make):
+    script = MOUNTED.format(root=project.root, make=make.format(root=project.root))
+    return "unshare", "--mount", "sh", "-c", script
+
+
+@needs_mounts
 @pytest.mark.parametrize(
     ("make", "what"), [(READ_ONLY, "Read-only file system"), (FULL, "No space left on device")], ids=["read", "full"]
 )
 def test_no_place_to_write(finished, make, what):
-    script = MOUNTED.format(root=finished.root, make=make.format(root=finished.root))
-    (line,) = refused(finished, "unshare", "--mount", "sh", "-c", script, folder="/")
+    (line,) = refused(finished, *mounted(finished, make))
     assert line.startswith(f"snakemake: {finished.root}/.snakemake: {what}; ")
+
+
+@needs_mounts
+def test_nothing_is_written_into_the_home_folder(finished):
+    assert "Nothing to be done" in finished.run(*mounted(finished, NO_HOME))

@@ -25,7 +25,11 @@ def both(root):
 
 
 def append(path):
-    return lambda project: (project.root / path).open("a").write("\n# edited\n")
+    def edit(project):
+        with (project.root / path).open("a") as file:
+            file.write("\n# edited\n")
+
+    return edit
 
 
 def locked(change):
