@@ -15,10 +15,10 @@ import session
 session.check_place(workflow.basedir)
 session.stop_when_asked()
 
-# Checking the methods' blocks imports torch, which takes two seconds; meanwhile DVC's index is read below. A cluster's
-# job reads this file once more on its node, where all has been checked and written: MAIN is the process that was called.
+# Meanwhile DVC's index is read below. A cluster's job reads this file once more on its node, where all has been checked
+# and written: MAIN is the process that was called.
 MAIN = workflow.is_main_process
-CHECK = "import sys; sys.path.insert(0, 'stages'); from prunus.params import for_stage; for_stage([])"
+CHECK = "import sys; sys.path.insert(0, 'stages'); from check_params import judge; judge()"
 checking = subprocess.Popen([sys.executable, "-c", CHECK if MAIN else ""])
 
 import networkx
@@ -183,6 +183,7 @@ for stage in stages.values():
             f"logs/{stage.addressing}.log",
         benchmark:
             f"logs/benchmarks/{stage.addressing}.tsv"
+        localrule: stage.addressing == "check_params"
         threads: settings.device.threads
         resources:
             gpu=GPUS if stage.name.split("@")[0] in COMPUTING else 0,

@@ -66,7 +66,12 @@ class Project:
         self.run("dvc", "init", "--quiet", "--force")
         (root / ".dvc/config").write_text(config)
         stages = [stage for stage in Repo(str(root)).index.stages if stage.cmd]
-        outputs = {stage.cmd: [os.path.relpath(out.fs_path, root) for out in stage.outs] for stage in stages}
+        outputs = {
+            (stage.cmd if isinstance(stage.cmd, str) else stage.cmd[-1]): [
+                os.path.relpath(out.fs_path, root) for out in stage.outs
+            ]
+            for stage in stages
+        }
         self.commands = list(outputs)  # dvc.yaml lists stages after those they depend on
         contents = {command.removeprefix("python "): names for command, names in outputs.items()}
         (root / "outputs.json").write_text(json.dumps(contents))

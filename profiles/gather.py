@@ -22,6 +22,7 @@ import dvc_status
 import session
 
 EVALUATING, GATHERING = ("evaluate", "evaluate_at_ratio"), ("compare", "report")
+CHECK = "check_params"  # says nothing of what was made
 
 
 def name(stage: PipelineStage) -> str:
@@ -37,6 +38,8 @@ def clear(repo: Repo) -> list[str]:
     with lock_repo(repo):
         changed, unmade, workspace = repo.status(), set(), dvc_status.Workspace(repo, {})
         for stage in networkx.dfs_postorder_nodes(repo.index.graph):  # what a stage reads comes before it
+            if stage.addressing == CHECK:
+                continue
             if stage.addressing in changed or unmade & set(repo.index.graph.successors(stage)):
                 unmade.add(stage)
                 if isinstance(stage, PipelineStage) and name(stage) not in GATHERING:

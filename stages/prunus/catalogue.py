@@ -1,6 +1,10 @@
-"""The datasets and networks a study can name, and which go together. Data only: nothing here imports torch."""
+"""The datasets, networks and methods a study can name, and which go together. Nothing here imports torch."""
 
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+METHOD_FILES = Path(__file__).parent / "methods"
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,13 @@ PRETRAINED_SIDE = 32
 
 # Up to this side networks get the small-image form (3x3 stem, no early pooling), above it torchvision's ImageNet form.
 SMALL_IMAGE_SIDE = 64
+
+
+@cache
+def method_names() -> list[str]:
+    """The methods that exist: one file each under ``stages/prunus/methods/``, called as Python can import it."""
+    names = (path.stem for path in METHOD_FILES.glob("*.py"))
+    return sorted(name for name in names if name.isidentifier() and name != "__init__")
 
 
 def misfit(dataset: str, network: str, side: int, pretrained: bool, resize: int | str = "native") -> str | None:

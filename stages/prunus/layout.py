@@ -10,6 +10,7 @@ DATASET = Path("data/prepared/dataset.safetensors")
 TRANSFER_DATASETS = Path("data/prepared/transfer")
 RUNS = Path("runs")
 RECORDS = RUNS / "records"
+CHECKED = RUNS / "checked.txt"
 TABLES = Path("reports/tables")
 FIGURES = Path("reports/figures")
 METRICS = Path("reports/metrics.json")

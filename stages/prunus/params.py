@@ -1,9 +1,7 @@
 """The schema of params.yaml: types, ranges and cross-checks, one line per mistake, and what a stage may see of it."""
 
 import importlib
-import sys
 from collections import Counter
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
@@ -11,11 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from prunus import layout
-from prunus.catalogue import DATASETS, SINGLE_LAYER, SMALLEST_SIDE, misfit
-from prunus.plain_yaml import LARGEST_FILE, ParamsError, parse, printable, shortened
+from prunus.catalogue import DATASETS, SINGLE_LAYER, SMALLEST_SIDE, method_names, misfit
+from prunus.plain_yaml import LARGEST, ParamsError, printable, read_file, refused_in_words, shortened
 
-METHOD_FILES = Path(__file__).parent / "methods"
-LARGEST = 10**9  # of an integer: beyond, counts and sizes stop to mean anything and start to overflow
 LARGEST_SIDE = 1024  # of an image, in pixels
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -214,12 +210,6 @@ def _classes_lines(key: str, classes: str | list[int], dataset: str) -> list[str
     ]
 
 
-@cache
-def method_names() -> list[str]:
-    """The methods that exist: one file each under ``stages/prunus/methods/``."""
-    return sorted(path.stem for path in METHOD_FILES.glob("*.py") if path.stem != "__init__")
-
-
 def _method_settings(blocks: dict[str, dict]) -> tuple[dict[str, Section], list[str]]:
     settings, lines = {}, []
     for name, block in blocks.items():
@@ -331,20 +321,7 @@ def validate(raw: object, methods: bool = True) -> SimpleNamespace:
 
 def read(path: Path | None = None, methods: bool = True) -> SimpleNamespace:
     """Read and ``validate`` params.yaml (of the project, unless ``path`` is given). Raises ``ParamsError``."""
-    path = path or layout.ROOT / layout.PARAMS
-    if path.exists() and not path.is_file():
-        raise ParamsError(f"{path}: is not a file")  # reading a pipe would wait for ever
-    try:
-        if (size := path.stat().st_size) > LARGEST_FILE:
-            raise ParamsError(f"{path.name}: has {size:,} bytes; at most {LARGEST_FILE:,} are read")
-        raw = parse(path.read_text(encoding="utf-8"), path.name)
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file; it describes the study") from None
-    except OSError as error:
-        raise ParamsError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise ParamsError(f"{path.name}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    return validate(raw, methods)
+    return validate(read_file(path or layout.ROOT / layout.PARAMS), methods)
 
 
 def select(params: SimpleNamespace, keys: list[str]) -> SimpleNamespace:
@@ -370,17 +347,13 @@ def for_stage(keys: list[str], methods: bool = True) -> SimpleNamespace:
 
     ``methods=False`` is for the stages after the last one that runs a method.
     """
-    try:
+    with refused_in_words():
         params = read(methods=methods)
         missing = [key for key in keys if key.startswith("methods.") and key.split(".")[1] not in params.methods]
         if missing:
             raise ParamsError(f"{missing[0]}: no such block; blocks: {', '.join(params.methods)}")
-        _obeyed.append((keys, methods, select(params, keys)))
-        return _obeyed[-1][-1]
-    except ParamsError as error:
-        for line in str(error).splitlines():
-            print(line if line.startswith("params.yaml") else f"params.yaml: {line}", file=sys.stderr)
-        raise SystemExit(2) from None
+    _obeyed.append((keys, methods, select(params, keys)))
+    return _obeyed[-1][-1]
 
 
 _obeyed = []

@@ -1,7 +1,11 @@
 """YAML read with care: plain values as YAML 1.2 (and so DVC) reads them, of a bounded size; one line per mistake."""
 
 import re
+import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import yaml
 
@@ -9,6 +13,7 @@ import yaml
 LARGEST_FILE = 100_000  # bytes
 MOST_VALUES = 5_000
 DEEPEST = 20
+LARGEST = 10**9  # of an integer: beyond, counts and sizes stop to mean anything and start to overflow
 MOST_LINES = 40
 LONGEST_LINE = 240
 
@@ -24,6 +29,17 @@ class ParamsError(ValueError):
         if len(lines) > MOST_LINES:
             shown.append(f"params.yaml: {len(lines) - MOST_LINES:,} more mistakes")
         super().__init__("\n".join(shown))
+
+
+@contextmanager
+def refused_in_words() -> Iterator[None]:
+    """Within, a ``ParamsError`` is one line per mistake on stderr and exit status 2."""
+    try:
+        yield
+    except ParamsError as error:
+        for line in str(error).splitlines():
+            print(line if line.startswith("params.yaml") else f"params.yaml: {line}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def printable(text: str) -> str:
@@ -132,6 +148,22 @@ def parse(text: str, name: object) -> object:
             raise
         place = _place(text, loader.index)
         raise ParamsError(f"{name}{place}: is not YAML: the escape names no character") from None
+
+
+def read_file(path: Path) -> object:
+    """What the YAML file at ``path`` says. Raises ``ParamsError`` also where it cannot be read."""
+    if path.exists() and not path.is_file():
+        raise ParamsError(f"{path}: is not a file")  # reading a pipe would wait for ever
+    try:
+        if (size := path.stat().st_size) > LARGEST_FILE:
+            raise ParamsError(f"{path.name}: has {size:,} bytes; at most {LARGEST_FILE:,} are read")
+        return parse(path.read_text(encoding="utf-8"), path.name)
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; it describes the study") from None
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path.name}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def _place(text: str, position: int) -> str:

@@ -67,7 +67,8 @@ class Study:
 
     def scripts(self) -> list[list[str]]:
         """The stage scripts' own commands, in an order that works."""
-        return [entry["cmd"].split() for entry in self.stages.values()]
+        commands = (entry["cmd"] for entry in self.stages.values())
+        return [(command if isinstance(command, str) else command[-1]).split() for command in commands]
 
     def wrong(self, project: Project, settled: bool = True) -> list[str]:
         """Why the project is not the finished study; nothing if it is. ``settled``: also ask the launchers."""

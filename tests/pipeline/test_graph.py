@@ -59,15 +59,28 @@ EXPANDED = {
 }
 
 
+def stages_before(project):
+    """The stages that come before each in the expanded graph, check_params apart, on which every one depends."""
+    graph = Repo(str(project.root)).index.graph
+    before = {stage.name: {other.name for other in graph.successors(stage)} for stage in graph.nodes}
+    assert before.pop("check_params") == set()
+    assert all("check_params" in names for names in before.values())
+    return {name: names - {"check_params"} for name, names in before.items()}
+
+
 def test_expanded_graph(fresh):
-    graph = Repo(str(fresh("graph").root)).index.graph
-    found = {stage.name: sorted({before.name for before in graph.successors(stage)}) for stage in graph.nodes}
-    assert found == EXPANDED
+    assert {name: sorted(names) for name, names in stages_before(fresh("graph")).items()} == EXPANDED
+
+
+def commands(name):
+    """What a stage runs, one after the other."""
+    cmd = GRAPH[name]["cmd"]
+    return [cmd] if isinstance(cmd, str) else cmd
 
 
 def script(name):
-    """The name of the script that a stage runs."""
-    return re.match(r"python stages/(\w+)\.py ", GRAPH[name]["cmd"] + " ").group(1)
+    """The name of the script that a stage runs, after the judgement of what stands in its command."""
+    return re.match(r"python stages/(\w+)\.py ", commands(name)[-1] + " ").group(1)
 
 
 def test_every_script_is_a_stage_of_its_name():
@@ -86,8 +99,7 @@ def test_no_stage_depends_on_a_tool():
 def test_a_ratio_is_imposed_by_stages_of_their_own(fresh):
     project = fresh("imposed")
     project.edit(study__methods=["imp_channels"], imposed__ratio_of="imp_channels", imposed__methods=["thinet"])
-    graph = Repo(str(project.root)).index.graph
-    before = {stage.name: {other.name for other in graph.successors(stage)} for stage in graph.nodes}
+    before = stages_before(project)
     first, second = (f"prune_at_ratio@0-thinet-iteration{position}" for position in (0, 1))
     assert "prune_iteration@0-imp_channels-iteration0" in before[first]
     assert before[second] >= {"prune_iteration@0-imp_channels-iteration1", first}
@@ -98,8 +110,7 @@ def test_a_ratio_is_imposed_by_stages_of_their_own(fresh):
 def test_networks_go_to_another_task_by_stages_of_their_own(fresh):
     project = fresh("transfer")
     project.edit(transfer__datasets=["digits"], transfer__methods=["dense", "sap"], transfer__classes=[0, 1])
-    graph = Repo(str(project.root)).index.graph
-    before = {stage.name: {other.name for other in graph.successors(stage)} for stage in graph.nodes}
+    before = stages_before(project)
     dense, sap = "transfer@digits-0-dense", "transfer@digits-0-sap"
     assert before["prepare_transfer@digits"] == set()
     assert before[dense] == {"prepare_transfer@digits", "pretrain@0"}
@@ -115,8 +126,7 @@ def test_information_is_measured_of_the_chains_that_are_listed(fresh):
     project = fresh("information")
     project.edit(study__methods=["imp_channels"], imposed__ratio_of="imp_channels", imposed__methods=["thinet"])
     project.edit(information__methods=["imp_channels", "thinet_at_imp_channels"])
-    graph = Repo(str(project.root)).index.graph
-    before = {stage.name: {other.name for other in graph.successors(stage)} for stage in graph.nodes}
+    before = stages_before(project)
     own = {"prepare_data", "pretrain@0"}
     for chain, stage in (
         ("imp_channels", "prune_iteration@0-imp_channels"),
@@ -136,6 +146,8 @@ def declared_code(name):
 def needed_code(name):
     """The script's imports; a stage that runs a method imports what any method imports, apart from the methods."""
     files = closure(STAGES / f"{script(name)}.py")
+    if name == "check_params":  # judges with whatever a method imports: all there is
+        return files | set((STAGES / "prunus").rglob("*.py"))
     if "methods/${item.method}.py" in str(GRAPH[name]["deps"]):
         own = {path for path in METHODS.glob("*.py") if path.stem != "__init__"}
         files |= set().union(*(closure(path) for path in own)) - own
@@ -195,6 +207,9 @@ def assert_all_are_read(declared, source):
 @pytest.mark.parametrize("name", GRAPH)
 def test_declared_params_are_the_ones_read(name):
     source = STAGES / f"{script(name)}.py"
+    if name == "check_params":
+        assert "params" not in GRAPH[name] and "params.yaml" in GRAPH[name]["deps"]
+        return
     declared = [re.sub(r"\$\{item\.(\w+)\}", r"{\1}", key) for key in GRAPH[name]["params"]]
     assert sorted(declared) == sorted(constant(source)), "dvc.yaml against the script's PARAMS"
     assert_all_are_read(declared, source)

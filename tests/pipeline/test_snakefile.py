@@ -57,7 +57,7 @@ def rules(project):
 
 def test_every_rule_has_log_benchmark_threads_and_resources(unrun):
     found = rules(unrun)
-    assert len(found) == 12
+    assert len(found) == 13
     for name, (logs, benchmark, threads, gpu, _) in found.items():
         if name != "all":
             assert (logs, benchmark, threads, gpu) == (1, True, "1", "0"), name
@@ -70,7 +70,7 @@ def test_training_stages_take_a_gpu_each_without_a_flag(unrun, monkeypatch, per_
     found = rules(unrun)
     assert {rule[4] for rule in found.values()} == {slots}
     on_gpu = {name for name, rule in found.items() if rule[3] == "1"}
-    assert on_gpu == set(found) - {"all", "prepare_data", "compare", "report"}
+    assert on_gpu == set(found) - {"all", "check_params", "prepare_data", "compare", "report"}
 
 
 def test_a_mistake_is_one_line_and_status_2_before_any_rule(unrun):
@@ -94,7 +94,7 @@ def test_dvc_names_the_mistake_and_trains_nothing(unrun):
 def test_dvc_lock_is_as_dvc_writes_it(by_snakemake):
     path = by_snakemake.root / "dvc.lock"
     content = load_yaml(path)
-    assert set(content["stages"]) == by_snakemake.first_run
+    assert set(content["stages"]) == by_snakemake.first_run | {"check_params"}
     assert path.read_text() == dumps_yaml(content)
 
 

@@ -1,0 +1,52 @@
+"""Judge params.yaml before anything else runs.
+
+python stages/check_params.py              # the whole file: the first stage of the graph, on which all others depend
+python stages/check_params.py --commands   # only what stands in commands: what a stage's command runs first
+
+DVC puts values of params.yaml into commands for a shell, so they must be known to be harmless before the shell sees
+them. The output has constant content: no stage that depends on it ever runs again because of it.
+"""
+
+import argparse
+import os
+
+from prunus import commands, layout
+from prunus.plain_yaml import read_file, refused_in_words
+
+
+def judge() -> None:
+    """One line per mistake on stderr and exit status 2, or nothing.
+
+    Without torch, which takes seconds to import. Raises what a method's file raises that cannot even be imported.
+    """
+    from prunus import stand_ins
+
+    try:
+        with stand_ins.for_torch():
+            from prunus import params
+
+            params.for_stage([])
+    except Exception:  # a method's file that computes when it is imported: then with torch
+        from prunus import params
+
+        params.for_stage([])
+
+
+def main() -> None:
+    os.chdir(layout.ROOT)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--commands", action="store_true", help="only the values that stand in commands")
+    if parser.parse_args().commands:
+        with refused_in_words():
+            commands.check(read_file(layout.PARAMS))
+        return
+    judge()
+    from prunus.runtime import one_line_errors, write_atomically
+
+    with one_line_errors(), write_atomically(layout.CHECKED) as partial:
+        partial.write_text("params.yaml has been found valid\n")
+    print("check_params: params.yaml is valid")
+
+
+if __name__ == "__main__":
+    main()
