@@ -59,11 +59,14 @@ def only_one(path: Path = Path(".snakemake/running")):
 
 
 def younger(path: Path, outputs: Iterable[str]) -> str:
-    """``path``, made younger than each of ``outputs`` that exists: what has it among its inputs is planned."""
+    """``path``, made younger than each of ``outputs`` that exists: what has it among its inputs is planned.
+
+    Its content is another each time, for Snakemake passes over a young file that holds what it held.
+    """
     newest = max((os.lstat(out).st_mtime for out in outputs if os.path.lexists(out)), default=0.0)
     if not path.exists() or path.stat().st_mtime <= newest:
-        path.touch()
         moment = max(time.time(), newest + 0.01)
+        path.write_text(f"Stages that DVC calls changed have this file among their inputs ({moment}).\n")
         os.utime(path, (moment, moment))
     return str(path)
 
