@@ -1,15 +1,19 @@
 # Runs the graph of dvc.yaml in parallel. There is no second copy of the graph here: one rule is made per DVC stage, and
 # each rule asks DVC for its stage, so DVC's cache, its lock file and its idea of what is up to date stay the only ones.
+# Nothing but Snakemake's own folder is written until a run starts: -n, --report, --lint and the like only read.
 
-import fcntl
-import json
 import os
 import re
 import sqlite3
 import subprocess
 import sys
-from functools import cache, reduce
 from pathlib import Path
+
+sys.path.insert(0, os.path.join(workflow.basedir, "profiles"))
+import session
+
+session.check_place(workflow.basedir)
+session.stop_when_asked()
 
 # Meanwhile DVC's index is read below. A cluster's job reads this file once more on its node, where all has been checked
 # and written: MAIN is the process that was called.
@@ -17,15 +21,16 @@ MAIN = workflow.is_main_process
 CHECK = "import sys; sys.path.insert(0, 'stages'); from check_params import judge; judge()"
 checking = subprocess.Popen([sys.executable, "-c", CHECK if MAIN else ""])
 
-from dvc.dependency.param import read_param_file
+import networkx
 from dvc.dvcfile import Lockfile
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
-sys.path[:0] = ["stages", "profiles"]
+sys.path.insert(0, "stages")
+import dvc_status
 from prunus import gpus
 from prunus import params as study_params
-from verify import damaged_outputs, lock_trouble, unreadable_records
+from verify import unreadable_records
 
 COMPUTING = {"pretrain", "reference_flow", "prune_iteration", "prune_at_ratio", "evaluate", "evaluate_at_ratio"}
 COMPUTING |= {"measure_information", "transfer"}
@@ -43,15 +48,6 @@ except study_params.ParamsError:
     refuse_mistakes()
 
 
-@cache
-def plain_files(path):
-    """The files to watch for a dependency that no stage makes."""
-    path = Path(path)
-    if not path.is_dir():
-        return [str(path)]
-    return sorted(str(file) for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
-
-
 os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
 
 GPU_SLOTS = 0 if settings.device.accelerator == "cpu" else len(gpus.visible()) * settings.device.jobs_per_gpu
@@ -62,50 +58,42 @@ if on_a_cluster is not None:  # whatever this machine has
 elif GPU_SLOTS and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", GPU_SLOTS)
 
-OBEYED = Path(".snakemake/obeyed")
-if OBEYED.is_dir():
-    Lockfile.load = lambda lockfile: {}  # dvc.yaml has the whole graph, and reading dvc.lock takes DVC seconds
+Lockfile.load = lambda lockfile: {}  # dvc.yaml has the whole graph, and dvc_status reads dvc.lock
 try:
     repo = Repo()
+except (OSError, sqlite3.OperationalError) as error:
+    sys.exit(f"snakemake: DVC cannot start: {error}; mend that, then run the same command again")
 except sqlite3.DatabaseError as error:
-    print(f"DVC's database of files: {error}; `python profiles/verify.py`, then the same command again", file=sys.stderr)
-    os._exit(1)
+    sys.exit(f"snakemake: DVC's database of files: {error}; `python profiles/verify.py`, then the same command again")
 index = repo.index
 graph = index.graph
 stages = {stage.addressing: stage for stage in index.stages if isinstance(stage, PipelineStage)}
-made = {out.fs_path for stage in stages.values() for out in stage.outs}
-folders_of_made = {str(parent) for path in made for parent in Path(path).parents}
+made = [os.path.relpath(out.fs_path) for stage in stages.values() for out in stage.outs]
 refuse_mistakes()
 
-
-def alone():
-    """Whether no other Snakemake runs this study. A lock of the system's, unlike Snakemake's own (`nolock` in the
-    profile), is gone with the process that holds it, however that ends."""
-    global running
-    os.makedirs(".snakemake", exist_ok=True)
-    running = open(".snakemake/running", "w")
+changed = {}  # address -> why, of the stages that DVC calls changed
+if MAIN:
     try:
-        fcntl.flock(running, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-ALONE = not MAIN or alone()
-if MAIN and ALONE:
-    if trouble := lock_trouble(repo, made):
-        print(trouble[0], file=sys.stderr)
-        if trouble[1]:
-            os._exit(1)
-    if not Path(repo.cache.local.path).exists() and any(map(os.path.exists, made)):
-        print("DVC's cache is gone; `dvc repro` fills it again from the outputs", file=sys.stderr)
+        workspace = dvc_status.Workspace(repo, dvc_status.entries(Path("dvc.lock")))
+    except dvc_status.LockError as error:
+        sys.exit(f"snakemake: {error}")
+    changed = workspace.changed(stages.values())
+    uncached = workspace.uncached(stage for address, stage in stages.items() if address not in changed)
+    if uncached:
+        print(f"{len(uncached)} outputs are not in DVC's cache; `dvc commit` puts them there", file=sys.stderr)
     for path in unreadable_records(Path(".snakemake/metadata")):
         print(f"{path} is damaged: removed, it only says how an output was made", file=sys.stderr)
         path.unlink()
-    # Snakemake asks whether an output is there and how old it is, not what is in it.
-    for path, stage in damaged_outputs(repo):
-        print(f"{path} is not what {stage} made: removed, to be brought back", file=sys.stderr)
-        os.unlink(path)
+# Snakemake plans a stage when an input is younger than its outputs. To those that DVC calls changed this file is one;
+# other inputs have no age, unless a stage that makes them is planned.
+CHANGED = Path(".snakemake/changed")
+CONSTANT = {"check_params"}  # stages whose outputs are always the same, so that nothing need run after them
+if changed:
+    session.younger(CHANGED, [out.fs_path for address in changed for out in stages[address].outs])
+moving = set() if MAIN else set(stages)
+for stage in networkx.dfs_postorder_nodes(graph):  # what a stage reads comes before it
+    if stage.addressing in changed or moving & {earlier.addressing for earlier in graph.successors(stage)} - CONSTANT:
+        moving.add(stage.addressing)
 
 
 def relative(path):
@@ -113,51 +101,19 @@ def relative(path):
 
 
 def inputs(stage):
-    """Outputs of the stages before this one in DVC's graph, and the plain files it depends on.
-
-    Of check_params only that it has run: its output has always the same content. Nor is params.yaml a file here, whose
-    age says nothing; see ``obeyed``.
-    """
-    before = [relative(out.fs_path) for earlier in graph.successors(stage) for out in earlier.outs]
-    plain = [
-        file
-        for dep in stage.deps
-        if type(dep).__name__ == "Dependency" and dep.fs_path not in made and dep.fs_path not in folders_of_made
-        for file in plain_files(relative(dep.fs_path))
-        if file != "params.yaml"
-    ]
-    return [ancient(path) if path == "runs/checked.txt" else path for path in sorted(set(before + plain))]
+    """Outputs of the stages before this one in DVC's graph. Code and data that no stage makes are for DVC to watch."""
+    found = [str(CHANGED)] if stage.addressing in changed else []
+    for earlier in graph.successors(stage):
+        paths = [relative(out.fs_path) for out in earlier.outs]
+        aged = earlier.addressing in moving - CONSTANT
+        found += paths if aged else [ancient(path) for path in paths]
+    return sorted(found)
 
 
-CONTENT = read_param_file(repo.fs, "params.yaml")  # once, as DVC reads it
-
-
-def whole(stage):
-    """The dependency on params.yaml as a file, of the stage that judges it; a list."""
-    return [dep for dep in stage.deps if relative(dep.fs_path) == "params.yaml" and dep not in stage.params]
-
-
-def values(stage):
-    """What the stage's declared keys of params.yaml say, as DVC reads them."""
-    if whole(stage):
-        return Path("params.yaml").read_text()
-    keys = [key for dep in stage.params for key in dep.params]
-    return {key: reduce(lambda block, name: block[name], key.split("."), CONTENT) for key in keys}
-
-
-def obeyed(stage):
-    """The file of the stage's parameters. Of outputs that DVC alone made Snakemake knows no `params`, but a file's age.
-
-    A new file is as old as can be if DVC knows that the stage's outputs were made with these parameters.
-    """
-    path, content = OBEYED / f"{stage.addressing}.json", json.dumps(values(stage), sort_keys=True)
-    if MAIN and (not path.exists() or path.read_text() != content):
-        made_so = not path.exists() and not any(dep.status() for dep in stage.params + whole(stage))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-        if made_so:
-            os.utime(path, (0, 0))
-    return str(path)
+def what(stage):
+    """The line of a stage that is planned, for Snakemake to format."""
+    why = f"{changed[stage.addressing]}; " if stage.addressing in changed else ""
+    return f"{stage.addressing} ({why}log: logs/{stage.addressing}.log)".replace("{", "{{").replace("}", "}}")
 
 
 def reported(out):
@@ -175,9 +131,14 @@ report: "reports/captions/workflow.rst"
 
 
 onstart:
-    if not ALONE:
-        print("another snakemake is running this study; wait until it has ended, or stop it", file=sys.stderr)
-        os._exit(1)
+    global running
+    running = session.only_one()
+    session.stop_when_asked(jobs_elsewhere=not workflow.local_exec)  # for Snakemake has taken SIGTERM over
+    # Snakemake and DVC delete what a stage is to make again. DVC's cache has it, unless a script was run by hand.
+    if not workflow.touch:
+        planned = [stages[job.params.stage] for job in workflow.dag.needrun_jobs() if job.rule.name != "all"]
+        made_anew = [stage for stage in planned if not workspace.restores(stage)]
+        session.set_aside(path for stage in made_anew for path in workspace.unsaved(stage))
     # The limit on job starts (100 a second) re-runs the scheduler every second once more for each job that has ended:
     # at 300 stages that takes a core. A cluster keeps it.
     if workflow.local_exec:
@@ -201,7 +162,7 @@ onerror:
 
 rule all:
     input:
-        [relative(path) for path in made],  # also what the report no longer needs, once it is there
+        made,  # also what the report no longer needs, once it is there
     localrule: True
     message:
         "the study is complete: reports/report.html"
@@ -214,7 +175,6 @@ for stage in stages.values():
             re.sub(r"\W", "_", stage.addressing)
         input:
             inputs(stage),
-            obeyed(stage),
         output:
             [reported(out) for out in stage.outs],
         params:
@@ -228,6 +188,6 @@ for stage in stages.values():
         resources:
             gpu=GPUS if stage.name.split("@")[0] in COMPUTING else 0,
         message:
-            f"{stage.addressing} (log: logs/{stage.addressing}.log)"
+            what(stage)
         shell:
             "python profiles/one_stage.py {params.stage:q} {resources.gpu} > {log:q} 2>&1"

@@ -3,8 +3,9 @@
 dvc repro --keep-going; python profiles/gather.py   # snakemake does it by itself
 
 What DVC does not know to be of this study, a leftover of other settings that a failure kept from being made anew,
-leaves the workspace first (DVC's cache has it), so that nothing takes it for a result. Every stage runs through DVC and
-nothing is trained; once the cause is mended, `dvc repro` or `snakemake` makes what is missing and what depends on it.
+leaves the workspace first, so that nothing takes it for a result: DVC's cache has it, else runs/aside. Every stage runs
+through DVC and nothing is trained; once the cause is mended, `dvc repro` or `snakemake` makes what is missing and what
+depends on it.
 """
 
 import os
@@ -16,6 +17,9 @@ import networkx
 from dvc.lock import LockError
 from dvc.repo import Repo, lock_repo
 from dvc.stage import PipelineStage
+
+import dvc_status
+import session
 
 EVALUATING, GATHERING = ("evaluate", "evaluate_at_ratio"), ("compare", "report")
 CHECK = "check_params"  # says nothing of what was made
@@ -32,13 +36,14 @@ def clear(repo: Repo) -> list[str]:
     Raises ``LockError`` while a stage is running.
     """
     with lock_repo(repo):
-        changed, unmade = repo.status(), set()
+        changed, unmade, workspace = repo.status(), set(), dvc_status.Workspace(repo, {})
         for stage in networkx.dfs_postorder_nodes(repo.index.graph):  # what a stage reads comes before it
             if stage.addressing == CHECK:
                 continue
             if stage.addressing in changed or unmade & set(repo.index.graph.successors(stage)):
                 unmade.add(stage)
                 if isinstance(stage, PipelineStage) and name(stage) not in GATHERING:
+                    session.set_aside(workspace.unsaved(stage))
                     stage.remove_outs(ignore_remove=False, force=False)
     return sorted(stage.addressing for stage in unmade if name(stage) in EVALUATING)
 

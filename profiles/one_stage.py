@@ -75,12 +75,20 @@ class RunCache(run_cache.StageCache):
 
 def as_started(cmd_run):
     """``cmd_run`` that first puts down what the stage depends on. DVC looks when the stage has ended, and would take
-    params.yaml or code that was edited meanwhile for what it ran with."""
+    params.yaml or code that was edited meanwhile for what it ran with.
+
+    Those are read once, at the start, and a script that finds one younger than what was put down ends. Data are read
+    all the while: where they have changed in the end, nobody knows what the stage read, and it fails.
+    """
 
     def run(stage, *arguments, **options):
+        os.environ["PRUNUS_AS_STARTED"] = str(time.time_ns())
         stage.save_deps()
         stage.save_deps = lambda allow_missing=False: None
-        return cmd_run(stage, *arguments, **options)
+        cmd_run(stage, *arguments, **options)
+        data = [dep for dep in stage.deps if dep not in stage.params and not dep.def_path.startswith("stages/")]
+        if changed := [dep.def_path for dep in data if not dep.exists or dep.changed_checksum()]:
+            raise DvcException(f"{changed[0]} has changed while {stage.addressing} ran; run it again")
 
     return run
 
@@ -96,7 +104,6 @@ if __name__ == "__main__":
     # DVC believes a cached object that is read-only; what it restores had better be what its name says.
     LocalHashFileDB.check = HashFileDB.check
     running.cmd_run = as_started(running.cmd_run)
-    os.environ["PRUNUS_AS_STARTED"] = "1"
     held = owners.hold(NAME)
     while True:
         try:

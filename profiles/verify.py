@@ -12,13 +12,11 @@ import os
 import re
 import sqlite3
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 from tqdm import tqdm
-
-import owners
 
 LOCK, CACHE = Path("dvc.lock"), Path("files/md5")
 
@@ -53,18 +51,6 @@ def cut_short(text: str) -> bool:
     return "stages:" in text and last.strip() != "stages: {}" and not ("\n    outs:\n" in last and text.endswith("\n"))
 
 
-def lock_trouble(repo, outputs: Iterable[str]) -> tuple[str, bool] | None:
-    """What is wrong with dvc.lock at a glance and how to mend it, and whether nothing can be done before: Snakemake by
-    itself finds nothing to do. ``outputs``: the paths of all there are to be."""
-    lock = Path(repo.root_dir, LOCK)
-    if not lock.exists():
-        made = all(map(os.path.exists, outputs))
-        return ("dvc.lock is gone; `dvc repro` writes it anew from DVC's cache", False) if made else None
-    if cut_short(lock.read_text(encoding="utf-8", errors="replace")):
-        return "dvc.lock is cut short; `python profiles/verify.py` removes it, then `dvc repro` writes it anew", True
-    return None
-
-
 def unreadable_records(metadata: Path) -> Iterator[Path]:
     """Snakemake's records that are no text, over which it stumbles; those that are no JSON it passes over."""
     for path in metadata.rglob("*"):
@@ -72,31 +58,6 @@ def unreadable_records(metadata: Path) -> Iterator[Path]:
             path.is_file() and path.read_bytes().decode()
         except UnicodeDecodeError:
             yield path
-
-
-def being_written(tmp: Path) -> set[str]:
-    """Outputs (absolute paths) that a stage of a living DVC process is writing now."""
-    try:
-        holders = json.loads((tmp / "rwlock").read_text()).get("write", {})
-        return {path for path, owner in holders.items() if owners.alive(owner, {"cmd": "verify.py"})}
-    except (OSError, ValueError):  # no lock was ever taken, or it is being written
-        return set()
-
-
-def damaged_outputs(repo) -> Iterator[tuple[str, str]]:
-    """Path and stage of outputs that were changed since DVC recorded them, by the age and size that DVC remembers; only
-    a file that looks changed is read. ``repo``: DVC's."""
-    lock = Path(repo.root_dir, LOCK)
-    if not lock.exists():
-        return
-    busy = being_written(Path(repo.tmp_dir))
-    for path, (stage, expected) in recorded(lock.read_text(encoding="utf-8", errors="replace")).items():
-        file = Path(repo.root_dir, path)
-        if str(file) in busy or not file.is_file():
-            continue
-        _, known = repo.state.get(str(file), repo.fs)
-        if (known.value if known else md5(file)) != expected:
-            yield path, stage
 
 
 def damaged_objects(cache: Path) -> Iterator[Path]:

@@ -34,13 +34,23 @@ from prunus.runtime import write_atomically
 KEPT = layout.ROOT / "params.yaml.before-study"
 POLL_SECONDS = 5
 POLLS_UNATTENDED = 8  # without a worker; starting one takes some seconds
+SECONDS_TO_END = 4  # for what this script runs, when it is stopped
 
 
 def started(*command: str, output: int | None = None) -> subprocess.CompletedProcess:
-    """Run ``command`` in the project, with this interpreter's tools."""
+    """Run ``command`` in the project, with this interpreter's tools. It ends with this script when that is stopped."""
     tools = os.path.dirname(sys.executable)
-    environment = os.environ | {"PATH": os.pathsep.join([tools, os.environ["PATH"]])}
-    return subprocess.run(command, cwd=layout.ROOT, env=environment, stdout=output, text=True)
+    environment = os.environ | {"PATH": os.pathsep.join([tools, os.environ["PATH"]]), "PRUNUS_GOES_ON": ""}
+    process = subprocess.Popen(command, cwd=layout.ROOT, env=environment, stdout=output, text=True)
+    try:
+        said, _ = process.communicate()
+    except SystemExit:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(SECONDS_TO_END)
+        process.kill()
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, said)
 
 
 def run(*command: str, output: int | None = None) -> str:
@@ -63,6 +73,7 @@ def alone() -> None:
 
 
 _held = []
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def restore() -> None:
@@ -178,7 +189,18 @@ def keep_results(folder: Path, swept: bool) -> None:
                 shutil.copy2(path, target)
 
 
+def stop(number: int, frame: object) -> None:
+    """End the script, with one line and params.yaml restored, when Ctrl-C or SIGTERM asks for it."""
+    for asked in STOPS:
+        signal.signal(asked, signal.SIG_IGN)
+    again = f"`{shlex.join(['python', *sys.argv])}` goes on from there"
+    print(f"{Path(__file__).name}: stopped; params.yaml is put back, and {again}", file=sys.stderr)
+    sys.exit(128 + number)
+
+
 def main() -> None:
+    for asked in STOPS:
+        signal.signal(asked, stop)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", choices=studies.names())
     parser.add_argument("--scale", default=studies.LAPTOP, help="another parameter set of the study's folder: paper")
@@ -192,7 +214,6 @@ def main() -> None:
     except ParamsError as error:
         sys.exit(f"studies/{arguments.study}: " + "\n".join(str(error).splitlines()))
     folder = studies.STUDIES / arguments.study
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that params.yaml is restored
     options = grid(folder)
     with applied(studies.text(content)):
         missing = run_study()

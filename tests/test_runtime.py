@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -107,8 +108,13 @@ def test_what_is_edited_while_plain_dvc_runs_a_stage_ends_it(project, monkeypatc
     with pytest.raises(runtime.StageError, match=r"code\.py was edited while this stage ran"):
         run()
     assert not RECORD.exists() and note()["kind"] == "error"
-    monkeypatch.setenv(runtime.AS_STARTED, "1")
-    run()
+    monkeypatch.setenv(runtime.AS_STARTED, str(time.time_ns() + 10**9))
+    run()  # edited after it was read: what started the stage has put down what it read
+    RECORD.unlink()
+    monkeypatch.setenv(runtime.AS_STARTED, str(code.stat().st_ctime_ns - 1))
+    with pytest.raises(runtime.StageError, match=r"code\.py was edited while this stage started"):
+        run()
+    assert note()["kind"] == "error"
     monkeypatch.delenv(runtime.AS_STARTED)
     monkeypatch.setattr(params, "edited", lambda: ["training.epochs"])
     with pytest.raises(runtime.StageError, match="training.epochs was edited"), runtime.Recorder(RECORD):

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +27,8 @@ from prunus import gpus, layout, params
 
 RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy", "torch-pruning")
 STAGES = Path(__file__).resolve().parents[1]
-AS_STARTED = "PRUNUS_AS_STARTED"  # set where what started the stage puts down what it depended on then
+# Set where what started the stage puts down what it depends on before it runs: to the time at which that began, in ns.
+AS_STARTED = "PRUNUS_AS_STARTED"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 
@@ -257,6 +258,22 @@ def _age(path: Path) -> int | None:
         return path.stat().st_mtime_ns
 
 
+def _changed_since(moment: int, names: Iterable[str]) -> list[str]:
+    """Those of the files that changed in any way after ``moment`` (ns)."""
+    return [name for name in names if os.path.exists(name) and os.stat(name).st_ctime_ns > moment]
+
+
+def _keep_turn_of_dvc() -> None:
+    """Take DVC's lock, if need be after a wait, until this process has ended.
+
+    `dvc repro` lets it go while a stage's script runs, and waits 3 s at most when it takes it back. Another `dvc` that
+    looks at all stages meanwhile takes longer, and would end the first one, which then has not recorded its stage.
+    """
+    if "DVC_STAGE" in os.environ and AS_STARTED not in os.environ:
+        with suppress(OSError, KeyError):
+            fcntl.flock(os.open(Path(os.environ["DVC_ROOT"], ".dvc/tmp/lock"), os.O_RDONLY), fcntl.LOCK_EX)
+
+
 def loaded_code() -> list[str]:
     """The files of the project's modules that this process has loaded."""
     names = {getattr(module, "__file__", None) for module in list(sys.modules.values())} - {None}
@@ -289,11 +306,17 @@ class Recorder:
         layout.failure(self.path).unlink(missing_ok=True)
         self._started = datetime.now(UTC)
         self._start = time.perf_counter()
+        if edited := self._edited_since_put_down([layout.ROOT / layout.PARAMS, *self._code]):
+            os.close(self._turn)
+            error = StageError(f"{edited} was edited while this stage started; run it again")
+            self._note(error)
+            raise error
         return self
 
     def __exit__(self, kind, error, trace):
         spoiled = None if kind else self._spoiled()
         if error := error or spoiled:
+            _keep_turn_of_dvc()
             os.close(self._turn)
             if isinstance(error, Exception):  # not what a user or a cluster ends a stage with
                 self._note(error)
@@ -320,10 +343,20 @@ class Recorder:
             },
         )
         shutil.rmtree(layout.unfinished(self.path), ignore_errors=True)
+        _keep_turn_of_dvc()
         os.close(self._turn)
+
+    @staticmethod
+    def _edited_since_put_down(names: Iterable[str | Path]) -> str | None:
+        """The first file that was edited between being put down as what the stage runs with and being read."""
+        if AS_STARTED not in os.environ:
+            return None
+        return next(iter(_changed_since(int(os.environ[AS_STARTED]), names)), None)
 
     def _spoiled(self) -> StageError | None:
         """Plain DVC takes what params.yaml and the code say when a stage has ended for what the stage ran with."""
+        if late := self._edited_since_put_down(name for name in loaded_code() if name not in self._code):
+            return StageError(f"{late} was edited before this stage read it; run it again")
         if "DVC_STAGE" not in os.environ or AS_STARTED in os.environ:
             return None
         edited = params.edited() + [name for name, age in self._code.items() if _age(Path(name)) != age]

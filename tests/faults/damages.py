@@ -155,7 +155,7 @@ DAMAGES = {
     "Snakemake's metadata truncated": some_file(METADATA, truncate),
     "Snakemake's metadata flipped": some_file(METADATA, flip),
     "Snakemake's metadata deleted": some_file(METADATA, delete),
-    "parameters' copy emptied": some_file(".snakemake/obeyed/*", empty),
+    "Snakemake's mark deleted": one_file(".snakemake/changed", delete),
     "stale .partial files": stale_partials,
     "cache removed": no_cache,
     "cache removed, outputs gone": no_cache_no_outputs,
