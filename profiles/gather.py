@@ -17,7 +17,7 @@ from dvc.lock import LockError
 from dvc.repo import Repo, lock_repo
 from dvc.stage import PipelineStage
 
-EVALUATING, GATHERING = ("evaluate", "evaluate_at_ratio"), ("compare", "report")
+EVALUATING, GATHERING = ("evaluate_dense", "evaluate", "evaluate_at_ratio"), ("compare", "report")
 
 
 def name(stage: PipelineStage) -> str:
@@ -26,18 +26,18 @@ def name(stage: PipelineStage) -> str:
 
 def clear(repo: Repo) -> list[str]:
     """Remove the outputs that are not of this study as it stands, those of compare and report apart, and what follows
-    from them; the stages that evaluate such chains.
+    from them; the stages that evaluate such networks, each after those it reads.
 
     Raises ``LockError`` while a stage is running.
     """
     with lock_repo(repo):
-        changed, unmade = repo.status(), set()
+        changed, unmade = repo.status(), []
         for stage in networkx.dfs_postorder_nodes(repo.index.graph):  # what a stage reads comes before it
-            if stage.addressing in changed or unmade & set(repo.index.graph.successors(stage)):
-                unmade.add(stage)
+            if stage.addressing in changed or not set(unmade).isdisjoint(repo.index.graph.successors(stage)):
+                unmade.append(stage)
                 if isinstance(stage, PipelineStage) and name(stage) not in GATHERING:
                     stage.remove_outs(ignore_remove=False, force=False)
-    return sorted(stage.addressing for stage in unmade if name(stage) in EVALUATING)
+    return [stage.addressing for stage in unmade if name(stage) in EVALUATING]
 
 
 def repro(*arguments: str) -> None:

@@ -1,11 +1,23 @@
-"""How good a network is on a split, and how sparse its layers are."""
+"""How good a network is on a split, on which test images that is asked, and how sparse its layers are."""
 
 import torch
 from torch import Tensor, nn
 
-from prunus.datasets import Dataset
+from prunus import layout
+from prunus.datasets import Dataset, load
 from prunus.masks import Masks, prunable
+from prunus.runtime import derive_seed
 from prunus.sparsity import gini_index, pq_index
+
+BATCH = 256  # images at a time where networks are compared: one batch is enough to see whether two answer the same
+
+
+def load_test(device: torch.device, fraction: float, split_seed: int) -> Dataset:
+    """The prepared dataset with the test images that the networks of a study are evaluated on, the same for all.
+
+    ``fraction`` of every class, in the order of the test split, drawn by the seed of the splits.
+    """
+    return load(layout.DATASET, device, splits=("test",)).part("test", fraction, derive_seed(split_seed, "evaluation"))
 
 
 def logits(network: nn.Module, dataset: Dataset, split: str, batch_size: int = 1000) -> Tensor:
