@@ -14,7 +14,16 @@ import os
 import torch
 
 from prunus import channels, checkpoint, layout, networks
-from prunus.evaluation import BATCH, accuracy, is_constant, layer_table, load_test, logits, share_correct
+from prunus.evaluation import (
+    BATCH,
+    LAYER_COLUMNS,
+    accuracy,
+    is_constant,
+    layer_table,
+    load_test,
+    logits,
+    share_correct,
+)
 from prunus.latency import latency
 from prunus.macs import multiply_accumulates
 from prunus.params import for_stage
@@ -47,13 +56,16 @@ def parameter_count(network):
 
 
 def evaluated_dense(seed, dataset, network, images):
-    """What evaluate_dense found of the seed's dense network, and its layers; ``StageError`` if that is of another study."""
+    """What evaluate_dense found of the seed's dense network, and its layers; ``StageError`` if of another study."""
     folder, command = layout.evaluation(seed, "dense"), layout.evaluate_command(seed, "dense")
     found = read_json(folder / layout.METRICS_NAME, command, OF_DENSE | FOUND_OF_DENSE)
     if [found[key] for key in OF_DENSE] != [dataset, network, images]:
         was = f"{found['network']} on {found['test_images']:,} images of {found['dataset']}"
-        raise StageError(f"{folder / layout.METRICS_NAME} is of {was}, and not of this study; `{command}` makes it anew")
-    return found, read_rows(folder / "layers.csv", command)
+        raise StageError(f"{folder / layout.METRICS_NAME} is of {was}, not of this study; `{command}` makes it anew")
+    layers = read_rows(folder / "layers.csv", command)
+    if list(layers[0]) != LAYER_COLUMNS:
+        raise StageError(f"{folder / 'layers.csv'} is damaged (other columns); delete it, `{command}` makes it again")
+    return found, layers
 
 
 def latencies_of(dense, compact, shape, device, budget):
@@ -64,7 +76,7 @@ def latencies_of(dense, compact, shape, device, budget):
 
 
 def check(compact, answers, dataset, label):
-    """``StageError`` unless ``compact`` gives the ``answers`` of the masked network, here to the first batch of the test
+    """``StageError`` unless ``compact`` gives the ``answers`` of the masked network, here to the first batch of test
     images; otherwise the comparison would be of two networks."""
     images, masked = dataset.splits["test"].images[:BATCH], answers[:BATCH]
     with torch.no_grad():

@@ -9,7 +9,7 @@ import argparse
 import os
 
 from prunus import checkpoint, layout, networks
-from prunus.evaluation import BATCH, accuracy, layer_table, load_test
+from prunus.evaluation import BATCH, LAYER_COLUMNS, accuracy, layer_table, load_test
 from prunus.macs import multiply_accumulates
 from prunus.params import for_stage
 from prunus.runtime import Recorder, one_line_errors, open_device, write_csv, write_json
@@ -42,7 +42,7 @@ def main() -> None:
         macs = multiply_accumulates(network, dataset.shape, alive)
         with recorder.clock.time("evaluation"):
             test_accuracy = accuracy(network, dataset, "test", BATCH)
-        write_csv(folder / "layers.csv", layer_table(network, alive, macs))
+        write_csv(folder / "layers.csv", layer_table(network, alive, macs), LAYER_COLUMNS)
         write_json(
             folder / layout.METRICS_NAME,
             {

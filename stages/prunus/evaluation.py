@@ -10,6 +10,7 @@ from prunus.runtime import derive_seed
 from prunus.sparsity import gini_index, pq_index
 
 BATCH = 256  # images at a time where networks are compared: one batch is enough to see whether two answer the same
+LAYER_COLUMNS = ["layer", "prunable", "alive", "density", "pq_index", "gini_index", "macs"]
 
 
 def load_test(device: torch.device, fraction: float, split_seed: int) -> Dataset:
@@ -47,7 +48,7 @@ def is_constant(answers: Tensor) -> bool:
 
 
 def layer_table(network: nn.Module, masks: Masks, macs: dict[str, int]) -> list[dict]:
-    """One row per prunable parameter: layer, prunable, alive, density, pq_index, gini_index, macs.
+    """One row (keys: LAYER_COLUMNS) per prunable parameter.
 
     The indices are those of the alive weights, the PQ index at p = 0.5, q = 1, the setting in which it equals one
     minus SAP's kept share; NaN where all alive weights are zero. ``macs`` as ``multiply_accumulates`` returns it.

@@ -12,8 +12,8 @@ def latency(networks: list[nn.Module], images: Tensor, budget: float = 1.0) -> t
     """Median seconds that each of ``networks`` takes for the batch ``images``, and the number of runs.
 
     The networks take turns, so that whatever else the machine does falls on all of them. A first round warms up; no
-    round begins once ``budget`` seconds have passed, or after ``MOST_RUNS``. Where the first round takes them all, it is
-    the one that counts: beside passes of seconds a warm-up matters little, and another would cost as much again.
+    round begins once ``budget`` seconds have passed, or after ``MOST_RUNS``. Where the first takes them all it is the
+    one that counts: beside passes of seconds a warm-up matters little, and another would cost as much again.
     """
     seconds = [[] for _ in networks]
     started = time.perf_counter()

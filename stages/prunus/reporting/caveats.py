@@ -73,8 +73,8 @@ def caveats(tables: dict[str, pd.DataFrame], methods: list[str], tested: float =
     seeds, notes = int(summary["seeds"].max()), _incomplete(tables["missing"], methods)
     if tested < 1:
         notes.append(
-            f"Test accuracies are of {percent(tested, 2)} of the test images, class by class, the same for every network "
-            "(evaluation.fraction): differences between networks on other images are not seen."
+            f"Test accuracies are of {percent(tested, 2)} of the test images, class by class, the same for every "
+            "network (evaluation.fraction): what the networks make of the others is not known."
         )
     if 0 < seeds < ENOUGH_SEEDS:
         notes.append(
