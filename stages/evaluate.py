@@ -61,7 +61,8 @@ def evaluated_dense(seed, dataset, network, images):
     found = read_json(folder / layout.METRICS_NAME, command, OF_DENSE | FOUND_OF_DENSE)
     if [found[key] for key in OF_DENSE] != [dataset, network, images]:
         was = f"{found['network']} on {found['test_images']:,} images of {found['dataset']}"
-        raise StageError(f"{folder / layout.METRICS_NAME} is of {was}, not of this study; `{command}` makes it anew")
+        asked = f"the study is {network} on {images:,} of {dataset}"
+        raise StageError(f"{folder / layout.METRICS_NAME} is of {was}, {asked}; `{command}` makes it anew")
     layers = read_rows(folder / "layers.csv", command)
     if list(layers[0]) != LAYER_COLUMNS:
         raise StageError(f"{folder / 'layers.csv'} is damaged (other columns); delete it, `{command}` makes it again")

@@ -74,6 +74,12 @@ REFERENCE = {"samples": int, "subset_seed": int, "quirks": dict[str, list[float]
 REFERENCE |= dict.fromkeys(("information", "information_signed", "gradient"), list[float])
 
 
+def as_accurate_as(dense, dataset):
+    """The question whether a network is at least as accurate on the test images as ``dense``, which they pass once."""
+    goal = accuracy(dense, dataset, "test")
+    return lambda network: accuracy(network, dataset, "test") >= goal
+
+
 def at_ratio(settings, t, ratio):
     """``settings`` with the fraction that leaves the share 1 - ``ratio`` of all channels after ``t`` iterations."""
     return settings.model_copy(update={"fraction": 1 - (1 - ratio) ** (1 / t)})
@@ -106,11 +112,9 @@ def main() -> None:
         return checkpoint.load(layout.rewind_point(seed, point), device, pretrain)[0]
 
     def as_dense():
-        test = load(layout.DATASET, device, splits=("test",))
         trained = copy.deepcopy(network)
         trained.load_state_dict(dense_state("trained"))
-        goal = accuracy(trained, test, "test")
-        return lambda network: accuracy(network, test, "test") >= goal
+        return as_accurate_as(trained, load(layout.DATASET, device, splits=("test",)))
 
     record, eased_by = layout.iteration_record(seed, chain, t), ["training.sgd.batch_size", "flow.samples"]
     eased_by += [f"methods.{method}.samples"] if hasattr(settings, "samples") else []

@@ -131,7 +131,7 @@ def _thin(split: Split, fraction: float, imbalance: float, classes: int, seed: i
 
 
 def _drawn(labels: Tensor, shares: dict[int, float], seed: int, fewest: int = 0) -> Tensor:
-    """Bool [N]: which images of each class are drawn, its share of them rounded, ``fewest`` at least where there are."""
+    """Bool [N]: which images of each class are drawn, its share rounded, ``fewest`` at least where there are."""
     generator = torch.Generator().manual_seed(seed)
     stays = torch.zeros(len(labels), dtype=torch.bool)
     for label, share in shares.items():
