@@ -95,7 +95,7 @@ def test_a_study_is_grown_by_what_dvc_calls_another_seeds_stages(tmp_path):
     assert scale.one_stage(project, "evaluate@0-sap")[:3] == ("python", "profiles/one_stage.py", "evaluate@0-sap")
 
 
-@pytest.mark.parametrize("name", ["prune_step", "terc"])
+@pytest.mark.parametrize("name", ["prune_step", "terc", "evaluation"])
 def test_the_quick_form_runs_and_writes_no_file(name):
     before = sorted(BENCHMARKS.glob("results/*"))
     command = [sys.executable, BENCHMARKS / f"{name}.py", "--quick"]

