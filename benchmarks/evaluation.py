@@ -1,7 +1,7 @@
 """How much of a study's time goes into evaluating its networks: on all test images, on a tenth of them, and before.
 
-A resnet18 on few training images and one epoch, the kind of study in which evaluation weighs most: a tenth of the digits
-in training, all of them in the test, each resized; one chain that removes channels, so that networks are compacted and
+A resnet18 on few training images and one epoch, the kind of study in which evaluation weighs most: a tenth of the
+training images of the digits, all their test images, each resized; one chain that removes channels, so that networks are compacted and
 timed, one that removes weights. The stages run as bare scripts, one after the other, and their start counts.
 
 With ``--before REVISION`` the study also runs as the code of that revision of git does it. In 913857d every chain
@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 
 import yaml
+
 from harness import Bench, arguments, measure, save
 from prunus import layout, studies
 

@@ -241,7 +241,7 @@ def test_a_dense_evaluation_on_other_images_is_refused_in_one_line(study, evalua
     evaluated(1.0)
     content["evaluation"]["fraction"] = 0.5
     layout.PARAMS.write_text(yaml.safe_dump(content))
-    said = r"is of lenet5 on 359 images of digits, the study is lenet5 on \d+ of digits; `python stages/evaluate_dense.py"
+    said = r"of lenet5 on 359 images of digits, the study is lenet5 on \d+ of digits; `python stages/evaluate_dense.py"
     with pytest.raises(StageError, match=said):
         run(evaluate, "--seed", 0, "--method", "sap")
 
