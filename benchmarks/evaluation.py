@@ -1,8 +1,9 @@
 """How much of a study's time goes into evaluating its networks: on all test images, on a tenth of them, and before.
 
 A resnet18 on few training images and one epoch, the kind of study in which evaluation weighs most: a tenth of the
-training images of the digits, all their test images, each resized; one chain that removes channels, so that networks are compacted and
-timed, one that removes weights. The stages run as bare scripts, one after the other, and their start counts.
+training images of the digits, all their test images, each resized; one chain that removes channels, so that networks
+are compacted and timed, one that removes weights. The stages run as bare scripts, one after the other, and their start
+counts.
 
 With ``--before REVISION`` the study also runs as the code of that revision of git does it. In 913857d every chain
 evaluated the dense network once more, and a compacted network was timed in at least six rounds, whatever they took.
