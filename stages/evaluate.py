@@ -41,6 +41,7 @@ PARAMS = [
 ]
 
 BATCHES = (1, 256)  # images a latency is measured on
+CHECKED_IMAGES = 256
 INDICES = ("pq_index", "gini_index")
 # What is read of an iteration's metrics.json.
 METRICS = {"density": float, "alive": int, "validation_accuracy": float, "epochs": int}
@@ -77,11 +78,10 @@ def latencies_of(dense, compact, shape, device, budget):
 
 
 def check(compact, answers, dataset, label):
-    """``StageError`` unless ``compact`` gives the ``answers`` of the masked network, here to the first batch of test
-    images; otherwise the comparison would be of two networks."""
-    images, masked = dataset.splits["test"].images[:BATCH], answers[:BATCH]
-    with torch.no_grad():
-        smaller = compact.eval()(dataset.normalise(images))
+    """``StageError`` unless ``compact`` gives the ``answers`` of the masked network to the images that it is asked;
+    otherwise the comparison would be of two networks."""
+    smaller = logits(compact, dataset, "test", BATCH, CHECKED_IMAGES)
+    masked = answers[:CHECKED_IMAGES]
     error = (masked - smaller).abs().max().item()
     if error > 1e-5 * max(1.0, masked.abs().max().item()):
         raise StageError(f"{label}: the compacted network answers differently (by {error:.1e}); please report this")
