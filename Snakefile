@@ -33,7 +33,7 @@ from prunus import params as study_params
 from verify import unreadable_records
 
 COMPUTING = {"pretrain", "reference_flow", "prune_iteration", "prune_at_ratio", "evaluate", "evaluate_at_ratio"}
-COMPUTING |= {"measure_information", "transfer"}
+COMPUTING |= {"evaluate_dense", "measure_information", "transfer"}
 
 
 def refuse_mistakes():

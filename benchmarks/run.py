@@ -11,7 +11,7 @@ import os
 import harness
 from prunus import layout
 
-BENCHMARKS = ("training_epoch", "flow", "prune_step", "terc", "orchestration", "scale", "end_to_end")
+BENCHMARKS = ("training_epoch", "flow", "prune_step", "terc", "orchestration", "scale", "evaluation", "end_to_end")
 
 
 def main() -> None:

@@ -20,7 +20,8 @@ from prunus.studies import chain
 
 METHODS = ["one_shot", "lth", "sap", "incop_if", "incop_gf"]
 COPIED = ("Snakefile", "dvc.yaml", "stages", "profiles", "data/images", ".dvc/config", ".dvcignore", ".gitignore")
-SCRIPTS = ("prepare_data", "pretrain", "reference_flow", "prune_iteration", "evaluate", "compare", "report")
+SCRIPTS = ("prepare_data", "pretrain", "reference_flow", "prune_iteration", "evaluate_dense", "evaluate")
+SCRIPTS += ("compare", "report")
 
 TRIVIAL = '''"""Writes at once what the stage of this name would; other parameters make other contents."""
 import json

@@ -21,7 +21,7 @@ from dvc.stage import PipelineStage
 import dvc_status
 import session
 
-EVALUATING, GATHERING = ("evaluate", "evaluate_at_ratio"), ("compare", "report")
+EVALUATING, GATHERING = ("evaluate_dense", "evaluate", "evaluate_at_ratio"), ("compare", "report")
 CHECK = "check_params"  # says nothing of what was made
 
 
@@ -31,21 +31,21 @@ def name(stage: PipelineStage) -> str:
 
 def clear(repo: Repo) -> list[str]:
     """Remove the outputs that are not of this study as it stands, those of compare and report apart, and what follows
-    from them; the stages that evaluate such chains.
+    from them; the stages that evaluate such networks, each after those it reads.
 
     Raises ``LockError`` while a stage is running.
     """
     with lock_repo(repo):
-        changed, unmade, workspace = repo.status(), set(), dvc_status.Workspace(repo, {})
+        changed, unmade, workspace = repo.status(), [], dvc_status.Workspace(repo, {})
         for stage in networkx.dfs_postorder_nodes(repo.index.graph):  # what a stage reads comes before it
             if stage.addressing == CHECK:
                 continue
-            if stage.addressing in changed or unmade & set(repo.index.graph.successors(stage)):
-                unmade.add(stage)
+            if stage.addressing in changed or not set(unmade).isdisjoint(repo.index.graph.successors(stage)):
+                unmade.append(stage)
                 if isinstance(stage, PipelineStage) and name(stage) not in GATHERING:
                     session.set_aside(workspace.unsaved(stage))
                     stage.remove_outs(ignore_remove=False, force=False)
-    return sorted(stage.addressing for stage in unmade if name(stage) in EVALUATING)
+    return [stage.addressing for stage in unmade if name(stage) in EVALUATING]
 
 
 def repro(*arguments: str) -> None:

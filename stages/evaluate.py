@@ -2,6 +2,7 @@
 masked and compacted; per layer the sparsity, per channel group the channels left. Accuracy and sparsity are also those
 of the network just pruned, before rewinding and retraining: the weights of the iteration before, with what the method
 changed of them as it pruned (ThiNet's scales), under the masks of this one.
+Each of these networks passes the test images once. What there is to say of the dense one is evaluate_dense's.
 Of a chain that a failure cut short, the iterations up to there.
 
 python stages/evaluate.py --seed 0 --method sap
@@ -13,14 +14,31 @@ import os
 import torch
 
 from prunus import channels, checkpoint, layout, networks
-from prunus.datasets import load
-from prunus.evaluation import accuracy, is_constant, layer_table, logits, share_correct
+from prunus.evaluation import (
+    BATCH,
+    LAYER_COLUMNS,
+    accuracy,
+    is_constant,
+    layer_table,
+    load_test,
+    logits,
+    share_correct,
+)
 from prunus.latency import latency
 from prunus.macs import multiply_accumulates
 from prunus.params import for_stage
 from prunus.runtime import Recorder, StageError, one_line_errors, open_device, read_json, read_rows, write_csv
 
-PARAMS = ["study.dataset", "study.network", "study.iterations", "network", "device.accelerator", "device.threads"]
+PARAMS = [
+    "study.dataset",
+    "study.network",
+    "study.iterations",
+    "network",
+    "data.split_seed",
+    "evaluation",
+    "device.accelerator",
+    "device.threads",
+]
 
 BATCHES = (1, 256)  # images a latency is measured on
 CHECKED_IMAGES = 256
@@ -28,6 +46,9 @@ INDICES = ("pq_index", "gini_index")
 # What is read of an iteration's metrics.json.
 METRICS = {"density": float, "alive": int, "validation_accuracy": float, "epochs": int}
 METRICS |= {"stopped_by": str, "distance": float | None, "epsilon": float | None, "settings": dict}
+# What is read of the dense network's evaluation: of what it is, and what it found.
+OF_DENSE = {"dataset": str, "network": str, "test_images": int}
+FOUND_OF_DENSE = {"test_accuracy": float, "macs": int}
 CHANNEL_COLUMNS = ["seed", "method", "iteration", "group", "channels", "alive"]
 
 
@@ -35,22 +56,35 @@ def parameter_count(network):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def latencies_of(dense, compact, shape, device):
+def evaluated_dense(seed, dataset, network, images):
+    """What evaluate_dense found of the seed's dense network, and its layers; ``StageError`` if of another study."""
+    folder, command = layout.evaluation(seed, "dense"), layout.evaluate_command(seed, "dense")
+    found = read_json(folder / layout.METRICS_NAME, command, OF_DENSE | FOUND_OF_DENSE)
+    if [found[key] for key in OF_DENSE] != [dataset, network, images]:
+        was = f"{found['network']} on {found['test_images']:,} images of {found['dataset']}"
+        asked = f"the study is {network} on {images:,} of {dataset}"
+        raise StageError(f"{folder / layout.METRICS_NAME} is of {was}, {asked}; `{command}` makes it anew")
+    layers = read_rows(folder / "layers.csv", command)
+    if list(layers[0]) != LAYER_COLUMNS:
+        raise StageError(f"{folder / 'layers.csv'} is damaged (other columns); delete it, `{command}` makes it again")
+    return found, layers
+
+
+def latencies_of(dense, compact, shape, device, budget):
     """A row per batch size: median seconds of the dense and of the compacted network."""
     for batch in BATCHES:
-        (full, small), repeats = latency([dense, compact], torch.zeros(batch, *shape, device=device))
+        (full, small), repeats = latency([dense, compact], torch.zeros(batch, *shape, device=device), budget)
         yield {"batch": batch, "dense_seconds": full, "compact_seconds": small, "repeats": repeats}
 
 
-def checked(compact, network, dataset, label):
-    """``compact`` if it answers what the masked ``network`` does; otherwise the comparison would be of two networks."""
-    images = dataset.normalise(dataset.splits["test"].images[:CHECKED_IMAGES])
-    with torch.no_grad():
-        masked, smaller = network.eval()(images), compact.eval()(images)
+def check(compact, answers, dataset, label):
+    """``StageError`` unless ``compact`` gives the ``answers`` of the masked network to the images that it is asked;
+    otherwise the comparison would be of two networks."""
+    smaller = logits(compact, dataset, "test", BATCH, CHECKED_IMAGES)
+    masked = answers[:CHECKED_IMAGES]
     error = (masked - smaller).abs().max().item()
     if error > 1e-5 * max(1.0, masked.abs().max().item()):
         raise StageError(f"{label}: the compacted network answers differently (by {error:.1e}); please report this")
-    return compact
 
 
 def main() -> None:
@@ -63,47 +97,49 @@ def main() -> None:
     seed, method = arguments.seed, layout.chain(arguments.method, arguments.ratio_of)
     params = for_stage(PARAMS)
     device = open_device(params.device.accelerator, params.device.threads)
-    folder, name = layout.evaluation(seed, method), f"seed{seed}"
+    folder, pretrain = layout.evaluation(seed, method), f"python stages/pretrain.py --seed {seed}"
     rows, layers, groups, histories, latencies = [], [], [], [], []
     listed, missing = len(params.study.iterations), ""
-    with Recorder(layout.record(name, f"{method}/evaluate"), device, params.device.threads) as recorder:
-        dataset = load(layout.DATASET, device, splits=("test",))
+    with Recorder(layout.evaluation_record(seed, method), device, params.device.threads) as recorder:
+        dataset = load_test(device, params.evaluation.fraction, params.data.split_seed)
+        labels = dataset.splits["test"].labels
+        of_dense, layers_of_dense = evaluated_dense(seed, params.study.dataset, params.study.network, len(labels))
         built = (params.study.network, params.network, dataset.form)
         dense, pruned, network = (networks.of_study(*built).to(device) for _ in range(3))
         coupled = channels.groups(network, dataset.shape)
         total = sum(group.size for group in coupled)
-        for t in range(listed + 1):
+        checkpoint.load_into(dense, layout.rewind_point(seed, "trained"), device, pretrain)
+        network.load_state_dict(dense.state_dict())
+        for row in layers_of_dense:
+            keys = {"seed": seed, "method": method, "iteration": 0}
+            layers.append(keys | row | {f"pruned_{index}": row[index] for index in INDICES})
+        for t in range(1, listed + 1):
             source, label = layout.iteration(seed, method, t), f"seed {seed} {method} iteration {t}"
             command = layout.prune_command(seed, arguments.method, t, arguments.ratio_of)
             if t > 1 and not (source / layout.NETWORK).exists():
                 missing = f"; iteration {t} of {listed} is missing, `{command}` makes it"
                 break
             pruned.load_state_dict(network.state_dict())
-            made_by = command if t else f"python stages/pretrain.py --seed {seed}"
-            alive = checkpoint.load_into(network, source / layout.NETWORK, device, made_by)
-            metrics = read_json(source / layout.METRICS_NAME, made_by, METRICS if t else {})
+            alive = checkpoint.load_into(network, source / layout.NETWORK, device, command)
+            checkpoint.load_pruned(pruned, source / layout.PRUNED, alive, device, command)
+            metrics = read_json(source / layout.METRICS_NAME, command, METRICS)
+            keys = {"seed": seed, "method": method, "iteration": t}
+            histories += [keys | row for row in read_rows(source / layout.HISTORY, command)]
             macs = multiply_accumulates(network, dataset.shape, alive)
             with recorder.clock.time("evaluation"):
-                answers = logits(network, dataset, "test")
-            test_accuracy = share_correct(answers, dataset.splits["test"].labels)
-            keys = {"seed": seed, "method": method, "iteration": t}
-            if t:
-                checkpoint.load_pruned(pruned, source / layout.PRUNED, alive, device, made_by)
-            rows_before = layer_table(pruned if t else network, alive, macs)
+                answers = logits(network, dataset, "test", BATCH)
+                pruned_test_accuracy = accuracy(pruned, dataset, "test", BATCH)
+            rows_before = layer_table(pruned, alive, macs)
             for row, before in zip(layer_table(network, alive, macs), rows_before, strict=True):
                 layers.append(keys | row | {f"pruned_{index}": before[index] for index in INDICES})
-            if t == 0:
-                dense.load_state_dict(network.state_dict())
-                dense_accuracy, dense_macs = test_accuracy, sum(macs.values())
-                continue
-            histories += [keys | row for row in read_rows(source / layout.HISTORY, made_by)]
             left = {group: int(mask.sum()) for group, mask in channels.alive(coupled, alive).items()}
             groups += [keys | {"group": g.name, "channels": g.size, "alive": left[g.name]} for g in coupled]
-            compact = checked(channels.compact(network, coupled, alive), network, dataset, label)
-            removed = channels.share_removed(coupled, alive)
-            if removed:
+            compact = channels.compact(network, coupled, alive)
+            if removed := channels.share_removed(coupled, alive):  # else it is the masked network
+                check(compact, answers, dataset, label)
+                timed = latencies_of(dense, compact, dataset.shape, device, params.evaluation.latency_seconds)
                 with recorder.clock.time("latency"):
-                    latencies += [{"iteration": t} | row for row in latencies_of(dense, compact, dataset.shape, device)]
+                    latencies += [{"iteration": t} | row for row in timed]
             rows.append(
                 {
                     "dataset": params.study.dataset,
@@ -114,12 +150,12 @@ def main() -> None:
                     "prunable": sum(mask.numel() for mask in alive.values()),
                     "channels": total,
                     "channels_removed": removed,
-                    "test_accuracy": test_accuracy,
-                    "pruned_test_accuracy": accuracy(pruned, dataset, "test"),
+                    "test_accuracy": share_correct(answers, labels),
+                    "pruned_test_accuracy": pruned_test_accuracy,
                     "validation_accuracy": metrics["validation_accuracy"],
-                    "dense_test_accuracy": dense_accuracy,
+                    "dense_test_accuracy": of_dense["test_accuracy"],
                     "macs": sum(macs.values()),
-                    "dense_macs": dense_macs,
+                    "dense_macs": of_dense["macs"],
                     "compact_macs": sum(multiply_accumulates(compact, dataset.shape).values()),
                     "parameters": parameter_count(dense),
                     "compact_parameters": parameter_count(compact),
@@ -133,14 +169,15 @@ def main() -> None:
                     "recipe": ", ".join(f"{key} {value}" for key, value in metrics["settings"].items()),
                 }
             )
-        recorder.measured["latency"] = latencies
+        recorder.measured |= {"latency": latencies, "test_images": len(labels)}
         for table, content in {"iterations": rows, "layers": layers, "history": histories}.items():
             write_csv(folder / f"{table}.csv", content)
         write_csv(folder / "channels.csv", groups, CHANNEL_COLUMNS)
     last = rows[-1]
     print(
-        f"seed {seed} {method}: test accuracy {last['test_accuracy']:.2%} at density {last['density']:.2%}, "
-        f"{last['channels_removed']:.1%} of the channels removed (dense {dense_accuracy:.2%}), in {folder}{missing}"
+        f"seed {seed} {method}: test accuracy {last['test_accuracy']:.2%} on {len(labels):,} images "
+        f"at density {last['density']:.2%}, {last['channels_removed']:.1%} of the channels removed "
+        f"(dense {of_dense['test_accuracy']:.2%}), in {folder}{missing}"
     )
 
 

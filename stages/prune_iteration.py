@@ -6,6 +6,7 @@ With ``--ratio-of mipp`` the method removes the share of the channels that MIPP'
 """
 
 import argparse
+import copy
 import os
 from dataclasses import asdict
 from functools import cache
@@ -13,6 +14,7 @@ from functools import cache
 from prunus import arithmetic, channels, checkpoint, layout, masks, methods, networks
 from prunus.batches import batches_per_epoch
 from prunus.datasets import load
+from prunus.evaluation import accuracy
 from prunus.params import for_stage
 from prunus.recipe import Candidates, Retraining
 from prunus.resuming import Resume
@@ -68,8 +70,14 @@ def changed(network, kept, before):
 
 
 # What is read of reference_flow.json.
-REFERENCE = {"samples": int, "subset_seed": int, "quirks": dict[str, float | list[float]]}
+REFERENCE = {"samples": int, "subset_seed": int, "quirks": dict[str, list[float]]}
 REFERENCE |= dict.fromkeys(("information", "information_signed", "gradient"), list[float])
+
+
+def as_accurate_as(dense, dataset):
+    """The question whether a network is at least as accurate on the test images as ``dense``, which they pass once."""
+    goal = accuracy(dense, dataset, "test")
+    return lambda network: accuracy(network, dataset, "test") >= goal
 
 
 def at_ratio(settings, t, ratio):
@@ -103,6 +111,11 @@ def main() -> None:
     def dense_state(point):
         return checkpoint.load(layout.rewind_point(seed, point), device, pretrain)[0]
 
+    def as_dense():
+        trained = copy.deepcopy(network)
+        trained.load_state_dict(dense_state("trained"))
+        return as_accurate_as(trained, load(layout.DATASET, device, splits=("test",)))
+
     record, eased_by = layout.iteration_record(seed, chain, t), ["training.sgd.batch_size", "flow.samples"]
     eased_by += [f"methods.{method}.samples"] if hasattr(settings, "samples") else []
     with Recorder(record, device, params.device.threads, seeds, eased_by) as recorder:
@@ -134,7 +147,7 @@ def main() -> None:
                 reference=reference,
                 flow_images=flow_sample[0],
                 flow_labels=flow_sample[1],
-                test=lambda: load(layout.DATASET, device, splits=("test",)),
+                as_dense=as_dense,
             )
         )
         sparsifier = recipe.sparsify and recipe.sparsify(candidates, network)

@@ -13,7 +13,19 @@ from prunus.reporting.files import read_table
 from prunus.reporting.page import render
 from prunus.runtime import StageError, one_line_errors, read_json, write_atomically
 
-PARAMS = ["study", "imposed", "transfer", "data", "network", "training", "flow", "information", "device", "methods"]
+PARAMS = [
+    "study",
+    "imposed",
+    "transfer",
+    "data",
+    "network",
+    "training",
+    "flow",
+    "information",
+    "evaluation",
+    "device",
+    "methods",
+]
 
 COMPARE = "python stages/compare.py"
 TABLES = ("comparison", "summary", "paired_tests", "equal_density", "matched_density", "matched_channels", "collapse")
@@ -34,7 +46,7 @@ def main() -> None:
         with write_atomically(layout.FIGURES / f"{name}.png") as partial:
             partial.write_bytes(png(name, chart))
     sections = [params.transfer, params.data, params.network, params.training]
-    sections += [params.flow, params.information, params.device]
+    sections += [params.flow, params.information, params.evaluation, params.device]
     settings = {type(section).__name__.lower(): section.model_dump() for section in sections}
     settings = {"study": params.study.model_dump(), "imposed": params.imposed.model_dump()} | settings
     settings |= {"methods": params.methods}

@@ -88,14 +88,14 @@ def test_a_study_is_grown_by_what_dvc_calls_another_seeds_stages(tmp_path):
     project = trivial.Project(tmp_path / "project", 2, ["sap"], 1)
     outputs = json.loads((project.root / "outputs.json").read_text())
     of_first = [command for command in outputs if "--seed 0" in command]
-    assert len(of_first) == 4
+    assert len(of_first) == 5
     for command in of_first:
         assert outputs[scale.of_seed(command, 1)] == [scale.of_seed(name, 1) for name in outputs[command]]
     assert scale.of_seed("  evaluate@0-sap:", 12) == "  evaluate@12-sap:"
     assert scale.one_stage(project, "evaluate@0-sap")[:3] == ("python", "profiles/one_stage.py", "evaluate@0-sap")
 
 
-@pytest.mark.parametrize("name", ["prune_step", "terc"])
+@pytest.mark.parametrize("name", ["prune_step", "terc", "evaluation"])
 def test_the_quick_form_runs_and_writes_no_file(name):
     before = sorted(BENCHMARKS.glob("results/*"))
     command = [sys.executable, BENCHMARKS / f"{name}.py", "--quick"]

@@ -180,6 +180,24 @@ def cut_in_two_steps(source, path):
     return path.read_bytes()
 
 
+def test_a_part_of_a_split_is_class_by_class_within_a_larger_part_and_in_order(digits, tmp_path):
+    prepare(digits, tmp_path / "a")
+    whole = datasets.load(tmp_path / "a", "cpu", splits=("train", "test"))
+
+    def pixels(data):
+        return [image.numpy().tobytes() for image in data.splits["test"].images]
+
+    tenth, half, other = whole.part("test", 0.1, 1), whole.part("test", 0.5, 1), whole.part("test", 0.1, 2)
+    for part, fraction in ((tenth, 0.1), (half, 0.5)):
+        sizes = [int(fraction * size + 0.5) for size in counts(whole.splits["test"])]
+        assert counts(part.splits["test"]) == sizes and part.splits["train"] is whole.splits["train"]
+        remaining = iter(pixels(whole))
+        assert all(image in remaining for image in pixels(part))  # in order
+    assert set(pixels(tenth)) < set(pixels(half)) and pixels(tenth) != pixels(other)
+    assert counts(whole.part("test", 0.001, 1).splits["test"]) == [1] * 10
+    assert pixels(whole.part("test", 1.0, 1)) == pixels(whole)
+
+
 def test_everything_is_the_file_without_the_choices(digits, tmp_path):
     everything = datasets.of_classes(digits, "all")
     assert prepare(everything, tmp_path / "all") == cut_in_two_steps(digits, tmp_path / "plain")

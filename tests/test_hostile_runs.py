@@ -174,8 +174,9 @@ def test_rows_as_a_stage_writes_them(tmp_path):
 
 FLOW = "python stages/reference_flow.py --seed 0"
 PRUNE = "python stages/prune_iteration.py --seed 0 --method sap --iteration 1"
+EVALUATE_DENSE = "python stages/evaluate_dense.py --seed 0"
 EVALUATE = "python stages/evaluate.py --seed 0 --method sap"
-STAGES = ["python stages/prepare_data.py", MADE_BY, FLOW, PRUNE, EVALUATE]
+STAGES = ["python stages/prepare_data.py", MADE_BY, FLOW, PRUNE, EVALUATE_DENSE, EVALUATE]
 
 
 def call(command: str, monkeypatch) -> None:
@@ -219,7 +220,12 @@ READERS = [
     (PRUNE, layout.dense(0) / "network.safetensors", MADE_BY),
     (PRUNE, layout.dense(0) / "initial.safetensors", MADE_BY),
     (PRUNE, layout.reference_flow(0), FLOW),
+    (EVALUATE_DENSE, layout.DATASET, "python stages/prepare_data.py"),
+    (EVALUATE_DENSE, layout.dense(0) / "network.safetensors", MADE_BY),
     (EVALUATE, layout.DATASET, "python stages/prepare_data.py"),
+    (EVALUATE, layout.dense(0) / "network.safetensors", MADE_BY),
+    (EVALUATE, layout.evaluation(0, "dense") / "metrics.json", EVALUATE_DENSE),
+    (EVALUATE, layout.evaluation(0, "dense") / "layers.csv", EVALUATE_DENSE),
     (EVALUATE, ITERATION / "network.safetensors", PRUNE),
     (EVALUATE, ITERATION / "pruned.safetensors", PRUNE),
     (EVALUATE, ITERATION / "metrics.json", PRUNE),

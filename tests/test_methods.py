@@ -1,5 +1,6 @@
 """Each method's recipe: what it prunes, where it stops, and what `reference_quirks` does instead."""
 
+import copy
 import itertools
 import math
 from dataclasses import replace
@@ -9,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from prune_iteration import at_ratio
+from prune_iteration import as_accurate_as, at_ratio
 from prunus import channels, methods, params
 from prunus import masks as masking
 from prunus.datasets import Dataset, Split
+from prunus.evaluation import logits
 from prunus.flow import gradient_flow, information_flow
 from prunus.recipe import Retraining
 
@@ -85,16 +87,16 @@ def test_an_imposed_ratio_is_met_at_every_iteration_whatever_the_fraction(method
 def retraining(small_network):
     """A stop rule's surroundings, with ``small_network`` as the dense network."""
     images, labels = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8), torch.arange(40) % 3
-    test = Dataset({"test": Split(images, labels)}, torch.tensor([0.5]), torch.tensor([0.25]), ("a", "b", "c"))
-    floats = test.normalise(images)
+    data = Dataset({"test": Split(images, labels)}, torch.tensor([0.5]), torch.tensor([0.25]), ("a", "b", "c"))
+    floats = data.normalise(images)
     reference = {
         "information": information_flow(small_network, floats, "absolute").tolist(),
         "information_signed": information_flow(small_network, floats, "signed").tolist(),
         "gradient": gradient_flow(small_network, floats, labels).tolist(),
-        "quirks": {"gradient_mean": [0.001, 0.002, 0.003], "dense_test_accuracy": 2.0},
+        "quirks": {"gradient_mean": [0.001, 0.002, 0.003]},
     }
     masks = masking.ones(small_network)
-    return Retraining(masks, 4, reference, floats, labels, lambda: test)
+    return Retraining(masks, 4, reference, floats, labels, lambda: lambda network: False)
 
 
 WEIGHT_METHODS = ["one_shot", "lth", "sap", "incop_if", "incop_gf", "fixed_epochs", "early_stopping"]
@@ -212,14 +214,24 @@ def test_quirks_of_gradient_flow_are_the_published_code(retraining, small_networ
 @pytest.mark.parametrize("name", ["incop_if", "incop_gf"])
 @pytest.mark.parametrize("quirks", [True, False])
 def test_test_accuracy_stops_only_with_quirks(name, quirks, retraining, small_network):
-    retraining.reference["quirks"]["dense_test_accuracy"] = 0.0
     with torch.no_grad():
         small_network[-1].weight += torch.randn(3, 8)
-    changes = {"reference_quirks": quirks, "epsilon": 0.0}
-    reason = (
-        methods.recipe(name, settings(name, **changes)).stop(retraining).after_epoch(1, small_network, [0.5]).reason
-    )
-    assert reason == ("accuracy" if quirks else None)
+    recipe = methods.recipe(name, settings(name, reference_quirks=quirks, epsilon=0.0))
+    for as_accurate, reason in ((False, None), (True, "accuracy" if quirks else None)):
+        rule = recipe.stop(replace(retraining, as_dense=lambda answer=as_accurate: lambda network: answer))
+        assert rule.after_epoch(1, small_network, [0.5]).reason == reason
+
+
+def test_a_network_is_as_accurate_as_one_that_answers_what_it_does_and_not_once_it_is_constant():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    images = torch.randint(0, 256, (60, 1, 8, 8), dtype=torch.uint8)
+    data = Dataset({"test": Split(images, torch.zeros(60))}, torch.tensor([0.5]), torch.tensor([0.25]), ("a", "b", "c"))
+    data = replace(data, splits={"test": Split(images, logits(network, data, "test").argmax(1))})
+    reached = as_accurate_as(copy.deepcopy(network), data)
+    assert reached(network)
+    with torch.no_grad():
+        network[1].weight.zero_()
+    assert not reached(network)
 
 
 @pytest.mark.parametrize("name", ["incop_if", "incop_gf"])

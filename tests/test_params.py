@@ -1,5 +1,6 @@
 """Every mistake in params.yaml gets its line: the key, the value and what is allowed."""
 
+import math
 import subprocess
 import sys
 
@@ -55,6 +56,12 @@ def put(raw, key, value):
         ("study.network", "resnet101", "study.network: 'resnet101' unknown network; allowed: linear, mlp"),
         ("study.iterations", [{"t": 1, "after": "../dense"}, {"t": 3, "after": "iteration-2"}], "must be {t: 2, after"),
         ("study.iterations", [{"t": 1, "after": "iteration-0"}], "must be {t: 1, after: ../dense}"),
+        ("evaluation.fraction", 0.0, "evaluation.fraction: 0.0 should be greater than 0"),
+        ("evaluation.fraction", 1.5, "evaluation.fraction: 1.5 should be less than or equal to 1"),
+        ("evaluation.fraction", "all", "evaluation.fraction: 'all' should be a valid number"),
+        ("evaluation.latency_seconds", -1, "evaluation.latency_seconds: -1 should be greater than or equal to 0"),
+        ("evaluation.latency_seconds", math.inf, "evaluation.latency_seconds: inf should be less than or equal to "),
+        ("evaluation.latency_seconds", math.nan, "evaluation.latency_seconds: nan should be "),
         ("network.side", 0, "network.side: 0 must be native or a number of pixels from 1 to 1024"),
         ("network.side", 1025, "network.side: 1025 must be native or a number of pixels from 1 to 1024"),
         ("network.side", True, "network.side: True must be native or a number of pixels from 1 to 1024"),

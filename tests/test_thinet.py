@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import evaluate
+import evaluate_dense
 import measure_information
 import prepare_data
 import pretrain
@@ -267,6 +268,7 @@ def study(tmp_path_factory):
         run(prepare_data)
         run(pretrain, "--seed", 0)
         run(reference_flow, "--seed", 0)
+        run(evaluate_dense, "--seed", 0)
         for method in ("thinet", "imp_channels"):
             for t in (1, 2):
                 run(prune_iteration, "--seed", 0, "--method", method, "--iteration", t)

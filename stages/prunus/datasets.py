@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -88,6 +88,15 @@ class Dataset:
         order = torch.randperm(len(whole.labels), generator=torch.Generator().manual_seed(seed))
         return whole[order[:n].to(whole.labels.device)]
 
+    def part(self, split: str, fraction: float, seed: int) -> "Dataset":
+        """The same dataset with ``fraction`` of every class of ``split``, rounded, at least one image; the order stays.
+
+        Drawn on the CPU, the same on any device. At one seed a smaller part lies within a larger one.
+        """
+        whole = self.splits[split]
+        stays = _drawn(whole.labels.cpu(), dict.fromkeys(range(self.n_classes), fraction), seed, fewest=1)
+        return replace(self, splits=self.splits | {split: whole[stays.to(whole.labels.device)]})
+
 
 def of_classes(source: Source, classes: str | list[int]) -> Source:
     """The images of ``classes`` alone, all or class numbers, which become the labels 0..k-1 in the order given.
@@ -117,14 +126,19 @@ def _thin(split: Split, fraction: float, imbalance: float, classes: int, seed: i
 
     The long tail is that of Cui et al. (CVPR 2019, arXiv 1901.05555). At one seed a smaller share is part of a larger.
     """
+    shares = {label: fraction * imbalance ** (-label / (classes - 1)) for label in range(classes)}
+    return split[_drawn(split.labels, shares, seed)]
+
+
+def _drawn(labels: Tensor, shares: dict[int, float], seed: int, fewest: int = 0) -> Tensor:
+    """Bool [N]: which images of each class are drawn, its share rounded, ``fewest`` at least where there are."""
     generator = torch.Generator().manual_seed(seed)
-    stays = torch.zeros(len(split.labels), dtype=torch.bool)
-    for label in range(classes):
-        members = (split.labels == label).nonzero().flatten()
-        share = fraction * imbalance ** (-label / (classes - 1))
-        count = int(share * len(members) + 0.5)
+    stays = torch.zeros(len(labels), dtype=torch.bool)
+    for label, share in shares.items():
+        members = (labels == label).nonzero().flatten()
+        count = max(int(share * len(members) + 0.5), fewest)
         stays[members[torch.randperm(len(members), generator=generator)[:count]]] = True
-    return split[stays]
+    return stays
 
 
 def _cut(split: Split, fraction: float, keep: int, classes: tuple[str, ...], seed: int) -> tuple[Split, Split]:

@@ -5,27 +5,28 @@ import time
 import torch
 from torch import Tensor, nn
 
-FEWEST_RUNS, MOST_RUNS, ENOUGH_SECONDS = 5, 50, 1.0
+MOST_RUNS = 50
 
 
-def latency(networks: list[nn.Module], images: Tensor) -> tuple[list[float], int]:
+def latency(networks: list[nn.Module], images: Tensor, budget: float = 1.0) -> tuple[list[float], int]:
     """Median seconds that each of ``networks`` takes for the batch ``images``, and the number of runs.
 
-    The networks take turns, so that whatever else the machine does falls on all of them; one round of warm-up.
+    The networks take turns, so that whatever else the machine does falls on all of them. A first round warms up; no
+    round begins once ``budget`` seconds have passed, or after ``MOST_RUNS``. Where the first takes them all it is the
+    one that counts: beside passes of seconds a warm-up matters little, and another would cost as much again.
     """
     seconds = [[] for _ in networks]
     started = time.perf_counter()
     with torch.inference_mode():
-        while len(seconds[0]) <= FEWEST_RUNS or (
-            len(seconds[0]) <= MOST_RUNS and time.perf_counter() - started < ENOUGH_SECONDS
-        ):
+        while not seconds[0] or (len(seconds[0]) <= MOST_RUNS and time.perf_counter() - started < budget):
             for network, runs in zip(networks, seconds, strict=True):
                 _drain(images)
                 start = time.perf_counter()
                 network.eval()(images)
                 _drain(images)
                 runs.append(time.perf_counter() - start)
-    return [torch.tensor(runs[1:]).quantile(0.5).item() for runs in seconds], len(seconds[0]) - 1
+    measured = [runs[1:] or runs for runs in seconds]
+    return [torch.tensor(runs).quantile(0.5).item() for runs in measured], len(measured[0])
 
 
 def _drain(images: Tensor) -> None:

@@ -51,7 +51,8 @@ def chain(method: str, ratio_of: str | None = None) -> str:
 
 def evaluation(seed: int, method: str) -> Path:
     """Folder of a chain's evaluation: ``iterations.csv``, ``layers.csv``, ``history.csv``, and where measured
-    ``information.csv``."""
+    ``information.csv``. Of the chain ``dense`` that of the seed's dense network: ``metrics.json`` and ``layers.csv``.
+    """
     return RUNS / "evaluations" / f"seed{seed}" / method
 
 
@@ -72,7 +73,9 @@ def prune_command(seed: int, method: str, t: int, ratio_of: str | None = None) -
 
 
 def evaluate_command(seed: int, chain: str) -> str:
-    """The command that evaluates a chain."""
+    """The command that evaluates a chain, or the dense network of a seed."""
+    if chain == "dense":
+        return f"python stages/evaluate_dense.py --seed {seed}"
     method, _, ratio_of = chain.partition("_at_")
     options = f" --ratio-of {ratio_of}" if ratio_of else ""
     return f"python stages/evaluate.py --seed {seed} --method {method}{options}"
@@ -89,6 +92,11 @@ def transfer_command(dataset: str, seed: int, chain: str) -> str:
 def export(dataset: str, network: str, seed: int, chain: str, t: int, suffix: str) -> Path:
     """Where an exported network goes unless the user says so; iteration 0 is called dense, whatever the chain."""
     return EXPORTS / f"{dataset}-{network}-seed{seed}-{f'{chain}-{t}' if t else 'dense'}{suffix}"
+
+
+def evaluation_record(seed: int, chain: str) -> Path:
+    """The run record of a chain's evaluation, or of that of the dense network, apart from its training's."""
+    return record(f"seed{seed}", "evaluate_dense" if chain == "dense" else f"{chain}/evaluate")
 
 
 def record(*parts: str) -> Path:

@@ -139,6 +139,11 @@ class Information(Section):
     cells: Positive
 
 
+class Evaluation(Section):
+    fraction: Share
+    latency_seconds: Annotated[float, Field(ge=0, le=3600)]
+
+
 class Device(Section):
     accelerator: Literal["auto", "cpu", "cuda"]
     threads: Annotated[int, Field(ge=1, le=1024)]
@@ -156,6 +161,7 @@ class _Sections(Section):
     training: Training
     flow: Flow
     information: Information
+    evaluation: Evaluation
     device: Device
     methods: dict[str, dict[str, Any]]
 

@@ -105,7 +105,8 @@ class Retraining:
     """What a stop rule may be made from.
 
     ``flow_images`` [N, C, H, W] as the network takes them and ``flow_labels`` [N] are the subset Phi* was measured on,
-    ``reference`` the content of reference_flow.json, ``test`` loads the test split (for `reference_quirks` alone).
+    ``reference`` the content of reference_flow.json. ``as_dense`` makes the question whether a network is at least as
+    accurate on all test images as the trained dense one; for `reference_quirks` alone, which decides by it.
     """
 
     masks: Masks
@@ -113,7 +114,7 @@ class Retraining:
     reference: dict
     flow_images: Tensor
     flow_labels: Tensor
-    test: Callable[[], Dataset]
+    as_dense: Callable[[], Callable[[nn.Module], bool]]
 
 
 class Sparsifier(training.Sparsifier, Protocol):

@@ -95,7 +95,7 @@ def test_comparison_and_metrics(by_snakemake):
 
 
 def test_records_stand_apart_from_what_computing_depends_on(runs):
-    assert len(list((runs / "records").rglob("record.json"))) == 9
+    assert len(list((runs / "records").rglob("record.json"))) == 10
     assert not list((runs / "seed0").rglob("record.json"))
     record = json.loads((runs / "records/seed0/incop_if/iteration-1/record.json").read_text())
     assert {"train", "flow", "evaluation", "total"} <= set(record["seconds"])

@@ -18,6 +18,7 @@ EXPANDED = {
     "prepare_data": [],
     "pretrain@0": ["prepare_data"],
     "reference_flow@0": ["prepare_data", "pretrain@0"],
+    "evaluate_dense@0": ["prepare_data", "pretrain@0"],
     "prune_iteration@0-sap-iteration0": ["prepare_data", "pretrain@0", "reference_flow@0"],
     "prune_iteration@0-sap-iteration1": [
         "prepare_data",
@@ -33,12 +34,14 @@ EXPANDED = {
         "reference_flow@0",
     ],
     "evaluate@0-sap": [
+        "evaluate_dense@0",
         "prepare_data",
         "pretrain@0",
         "prune_iteration@0-sap-iteration0",
         "prune_iteration@0-sap-iteration1",
     ],
     "evaluate@0-incop_if": [
+        "evaluate_dense@0",
         "prepare_data",
         "pretrain@0",
         "prune_iteration@0-incop_if-iteration0",
@@ -47,6 +50,7 @@ EXPANDED = {
     "compare": [
         "evaluate@0-incop_if",
         "evaluate@0-sap",
+        "evaluate_dense@0",
         "prepare_data",
         "pretrain@0",
         "prune_iteration@0-incop_if-iteration0",
@@ -103,7 +107,7 @@ def test_a_ratio_is_imposed_by_stages_of_their_own(fresh):
     first, second = (f"prune_at_ratio@0-thinet-iteration{position}" for position in (0, 1))
     assert "prune_iteration@0-imp_channels-iteration0" in before[first]
     assert before[second] >= {"prune_iteration@0-imp_channels-iteration1", first}
-    assert before["evaluate_at_ratio@0-thinet"] == {"prepare_data", "pretrain@0", first, second}
+    assert before["evaluate_at_ratio@0-thinet"] == {"prepare_data", "pretrain@0", "evaluate_dense@0", first, second}
     assert before["compare"] >= {"evaluate@0-imp_channels", "evaluate_at_ratio@0-thinet"}
 
 

@@ -15,7 +15,7 @@ def restored_or_clean(project):
 
 
 def test_after_snakemake_dvc_has_nothing_to_do(by_snakemake):
-    assert len(by_snakemake.first_run) == 11
+    assert len(by_snakemake.first_run) == 12
     restored_or_clean(by_snakemake)
     assert by_snakemake.repro() == set()
     assert "Nothing to be done" in by_snakemake.run("snakemake", "-n", "--cores", "2")

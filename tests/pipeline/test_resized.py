@@ -47,6 +47,7 @@ def test_every_stage_sees_the_network_s_images(project):
     for script, *arguments in (
         ("reference_flow",),
         ("prune_iteration", "--method", "incop_if", "--iteration", "1"),
+        ("evaluate_dense",),
         ("evaluate", "--method", "incop_if"),
     ):
         stage(project, sys.executable, f"stages/{script}.py", "--seed", "0", *arguments)

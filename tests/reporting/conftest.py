@@ -128,7 +128,7 @@ def _chain(study, seed, method, root):
     contents = {"iterations": rows, "layers": layers, "history": history, "channels": channels}
     for name, content in contents.items():
         pd.DataFrame(content).to_csv(folder / f"{name}.csv", index=False)
-    path = root / layout.record(f"seed{seed}", f"{method}/evaluate")
+    path = root / layout.evaluation_record(seed, method)
     _record(path, {"total": 1.0, "evaluation": 0.3}, latency=list(_latency(method, len(study["iterations"]))))
 
 
@@ -165,6 +165,7 @@ def _builder(root, monkeypatch):
         for seed in seeds:
             _record(root / layout.iteration_record(seed, "dense", 0), {"total": 9.0, "train": 8.0})
             _record(root / layout.record(f"seed{seed}", "reference_flow"), {"total": 1.0, "flow": 0.5})
+            _record(root / layout.evaluation_record(seed, "dense"), {"total": 0.5, "evaluation": 0.1})
             for method in [*methods, *(layout.chain(own, "mipp") for own in imposed)]:
                 _chain(study, seed, method, root)
         monkeypatch.setattr(layout, "ROOT", root)

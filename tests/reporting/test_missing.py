@@ -76,11 +76,12 @@ def test_a_seed_without_its_dense_network_waits_whole(build):
     dense.unlink()
     note(dense, "diverged", "seed 1 dense: the loss became infinite")
     layout.record("seed1", "reference_flow").unlink()
+    layout.evaluation_record(1, "dense").unlink()
     table = listed(study)
-    assert table["stage"].tolist() == ["pretrain", "reference_flow", *["prune_iteration"] * 4]
+    assert table["stage"].tolist() == ["pretrain", "reference_flow", "evaluate_dense", *["prune_iteration"] * 4]
     assert table["why"].tolist() == [
         "seed 1 dense: the loss became infinite",
-        *["waits for the dense network of seed 1"] * 5,
+        *["waits for the dense network of seed 1"] * 6,
     ]
     assert table["command"][0] == "python stages/pretrain.py --seed 1"
 
@@ -93,6 +94,11 @@ def test_what_is_made_and_not_evaluated_is_told_apart(build):
     assert table["stage"].tolist() == ["evaluate"] * 2
     assert table["kind"].tolist() == ["out_of_memory"] * 2
     assert table["command"].tolist() == ["python stages/evaluate.py --seed 0 --method sap"] * 2
+    layout.evaluation_record(0, "dense").unlink()
+    table = listed(study)
+    assert table["stage"].tolist() == ["evaluate_dense", *["evaluate"] * 2]
+    assert table["why"].tolist() == ["not made", *["waits for the evaluation of the dense network of seed 0"] * 2]
+    assert table["command"][0] == "python stages/evaluate_dense.py --seed 0"
 
 
 def test_an_imposed_chain_waits_for_the_method_it_follows(build):

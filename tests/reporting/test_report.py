@@ -174,6 +174,15 @@ def test_a_baseline_that_removes_channels_has_its_speed_told(build, run, monkeyp
     assert "Left out" not in text
 
 
+def test_that_not_all_test_images_were_looked_at_is_said(build, run, monkeypatch):
+    study = build(seeds=[0], methods=["sap", "lth"], iterations=2)
+    assert "of the test images" not in _text(run, study, monkeypatch)
+    params = yaml.safe_load(layout.PARAMS.read_text())
+    params["evaluation"]["fraction"] = 0.05
+    layout.PARAMS.write_text(yaml.safe_dump(params))
+    assert re.search(r"Test accuracies are of 5\.00\s%\sof the test images", _text(run, study, monkeypatch))
+
+
 def test_a_speed_that_was_not_measured_is_not_told(build, run, monkeypatch):
     study = build(seeds=[0], methods=["thinet"], iterations=2)
     layout.record("seed0", "thinet/evaluate").unlink()

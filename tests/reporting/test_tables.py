@@ -48,7 +48,7 @@ def test_missing_record_is_unknown_not_zero(build):
     assert np.isnan(table.loc[(0, 2), "train_seconds"])
     assert table.loc[(0, 1), "train_seconds"] > 0
     runs = tables.runs(study, [])
-    assert len(runs) == 1 + 2 * (2 + 2 + 1)
+    assert len(runs) == 1 + 2 * (3 + 2 + 1)
     assert runs["seconds_total"].isna().sum() == 1
     assert runs.loc[runs["seconds_total"].isna(), "stage"].tolist() == ["prune_iteration"]
 

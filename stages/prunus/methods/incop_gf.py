@@ -11,7 +11,6 @@ norm's scale and statistics as retrained. To be compared with, never to be repor
 
 import torch
 
-from prunus.evaluation import accuracy
 from prunus.flow import gradient_flow, stale_gradient_flow
 from prunus.recipe import PQSettings, Recipe, Retraining
 from prunus.scores import ScoredSettings
@@ -31,12 +30,11 @@ def recipe(settings: Settings) -> Recipe:
         )
 
     def as_published(retraining: Retraining) -> FlowStop:
-        quirks, test = retraining.reference["quirks"], retraining.test()
         return FlowStop(
             lambda network: stale_gradient_flow(network, retraining.batches)["norm"],
-            torch.tensor(quirks["gradient_mean"], dtype=torch.float64),
+            torch.tensor(retraining.reference["quirks"]["gradient_mean"], dtype=torch.float64),
             settings,
-            lambda network: accuracy(network, test, "test") >= quirks["dense_test_accuracy"],
+            retraining.as_dense(),
         )
 
     stop = as_published if settings.reference_quirks else as_defined

@@ -15,7 +15,6 @@ from typing import Literal
 import torch
 
 from prunus.catalogue import SINGLE_LAYER
-from prunus.evaluation import accuracy
 from prunus.flow import information_flow
 from prunus.recipe import PQSettings, Recipe, Retraining
 from prunus.scores import ScoredSettings
@@ -34,15 +33,11 @@ class Settings(PQSettings, ScoredSettings, FlowSettings):
 def recipe(settings: Settings) -> Recipe:
     def stop(retraining: Retraining) -> FlowStop:
         key = "information" if settings.correlation == "absolute" else "information_signed"
-        reached = None
-        if settings.reference_quirks:
-            test, goal = retraining.test(), retraining.reference["quirks"]["dense_test_accuracy"]
-            reached = lambda network: accuracy(network, test, "test") >= goal  # noqa: E731
         return FlowStop(
             lambda network: information_flow(network, retraining.flow_images, settings.correlation),
             torch.tensor(retraining.reference[key], dtype=torch.float64),
             settings,
-            reached,
+            retraining.as_dense() if settings.reference_quirks else None,
         )
 
     return Recipe(

@@ -63,11 +63,19 @@ def _incomplete(missing: pd.DataFrame, methods: list[str]) -> list[str]:
     ]
 
 
-def caveats(tables: dict[str, pd.DataFrame], methods: list[str]) -> list[str]:
-    """What has to be kept in mind when reading the findings, as far as the tables show it."""
+def caveats(tables: dict[str, pd.DataFrame], methods: list[str], tested: float = 1.0) -> list[str]:
+    """What has to be kept in mind when reading the findings, as far as the tables show it.
+
+    ``tested``: the share of the test images that the networks were evaluated on.
+    """
     summary, runs = tables["summary"], tables["runs"]
     rows = summary.set_index("method")["density_mean"].dropna()
     seeds, notes = int(summary["seeds"].max()), _incomplete(tables["missing"], methods)
+    if tested < 1:
+        notes.append(
+            f"Test accuracies are of {percent(tested, 2)} of the test images, class by class, the same for every "
+            "network (evaluation.fraction): what the networks make of the others is not known."
+        )
     if 0 < seeds < ENOUGH_SEEDS:
         notes.append(
             f"{counted(seeds, 'seed').capitalize()}: too few seeds to tell methods apart. Read differences of accuracy "

@@ -43,7 +43,7 @@ class _Missing:
         return [(dense, f"the dense network of seed {seed}"), (flow, f"the reference flow of seed {seed}")]
 
     def seed(self, seed: int) -> Iterator[dict]:
-        """The dense network and Phi* of a seed, as far as they are missing."""
+        """The dense network, Phi* and the dense network's evaluation of a seed, as far as they are missing."""
         (dense, _), (flow, _) = before = self._shared(seed)
         if not dense.exists():
             command = f"python stages/pretrain.py --seed {seed}"
@@ -51,14 +51,18 @@ class _Missing:
         if not flow.exists():
             command = f"python stages/reference_flow.py --seed {seed}"
             yield self.row("reference_flow", (seed, None, None), command, flow, before[:1])
+        if not (evaluated := layout.evaluation_record(seed, "dense")).exists():
+            command = layout.evaluate_command(seed, "dense")
+            yield self.row("evaluate_dense", (seed, None, None), command, evaluated, before[:1])
 
     def iteration(self, seed: int, chain: str, t: int) -> dict:
         """Iteration ``t`` of a chain, of which there is no evaluation."""
         record, (method, _, ratio_of) = layout.iteration_record(seed, chain, t), chain.partition("_at_")
         keys, before = (seed, chain, t), self._shared(seed)
         if record.exists():
-            own = layout.record(f"seed{seed}", f"{chain}/evaluate")
-            return self.row("evaluate", keys, layout.evaluate_command(seed, chain), own, [])
+            own, of_dense = (layout.evaluation_record(seed, which) for which in (chain, "dense"))
+            before = [(of_dense, f"the evaluation of the dense network of seed {seed}")]
+            return self.row("evaluate", keys, layout.evaluate_command(seed, chain), own, before)
         before += [(layout.iteration_record(seed, chain, own), f"iteration {own}") for own in range(1, t)]
         if ratio_of:
             before.append((layout.iteration_record(seed, ratio_of, t), f"iteration {t} of {ratio_of}"))
@@ -81,8 +85,8 @@ def missing(
     transfers: list[tuple[str, str]],
     measured: list[str],
 ) -> pd.DataFrame:
-    """One row per iteration, transfer and measurement that the study lists and the tables lack, and per seed's dense
-    network or Phi* that is not there; without any row for a complete study.
+    """One row per iteration, transfer and measurement that the study lists and the tables lack, and of such a seed per
+    dense network, evaluation of it or Phi* that is not there; without any row for a complete study.
 
     ``transfers``: pairs of another dataset and a chain; ``measured``: the chains whose information is measured.
     ``kind`` is that of the failure note, else ``not_made``; ``density`` that of the masks that left a layer empty.

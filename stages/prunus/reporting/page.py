@@ -67,8 +67,10 @@ def _missing(missing: pd.DataFrame) -> list[dict]:
 
 def _not_there(row: dict) -> str:
     """A cause's runs in words: ``SAP and LTH, seed 1: iterations 2 to 5``."""
-    if row["stage"] in ("pretrain", "reference_flow"):
-        return f"seed {row['seed']}: {'dense network' if row['stage'] == 'pretrain' else 'Φ* (reference flow)'}"
+    shared = {"pretrain": "dense network", "reference_flow": "Φ* (reference flow)"}
+    shared["evaluate_dense"] = "evaluation of the dense network"
+    if row["stage"] in shared:
+        return f"seed {row['seed']}: {shared[row['stage']]}"
     parts = {"transfer": "networks on another task", "measure_information": "information between layers"}
     first, last = row["iteration"], row["last"]
     what = parts.get(row["stage"], f"iteration {first}" if first == last else f"iterations {first} to {last}")
@@ -260,7 +262,7 @@ def render(
         scope=f"{said}, {seeds}, {counted(len(study.iterations), 'iteration')}",
         dense=percent(tables["comparison"].groupby("seed")["dense_test_accuracy"].first().mean()),
         findings=findings(tables, metrics, methods),
-        caveats=caveats(tables, methods),
+        caveats=caveats(tables, methods, settings["evaluation"]["fraction"]),
         summary=_summary(summary, len(missing) > 0),
         matched=_matched(tables["matched_density"], methods),
         cut=bool(cut),

@@ -123,7 +123,7 @@ def _latencies(study: Study) -> pd.DataFrame:
     """
     keys, rows = ["seed", "method", "iteration"], {}
     for seed, method in ((seed, method) for seed in study.seeds for method in study.methods):
-        for entry in _read_record(layout.record(f"seed{seed}", f"{method}/evaluate")).get("latency") or []:
+        for entry in _read_record(layout.evaluation_record(seed, method)).get("latency") or []:
             row, batch = rows.setdefault((seed, method, entry["iteration"]), {}), entry["batch"]
             row[f"latency_{batch}_seconds"] = entry["compact_seconds"]
             row[f"speedup_{batch}"] = entry["dense_seconds"] / entry["compact_seconds"]
@@ -187,10 +187,11 @@ def _stages(study: Study, measured: list[str]):
     for seed in study.seeds:
         yield "pretrain", seed, None, 0, layout.iteration_record(seed, "dense", 0)
         yield "reference_flow", seed, None, None, layout.record(f"seed{seed}", "reference_flow")
+        yield "evaluate_dense", seed, None, None, layout.evaluation_record(seed, "dense")
         for method in study.methods:
             for t in range(1, len(study.iterations) + 1):
                 yield "prune_iteration", seed, method, t, layout.iteration_record(seed, method, t)
-            yield "evaluate", seed, method, None, layout.record(f"seed{seed}", f"{method}/evaluate")
+            yield "evaluate", seed, method, None, layout.evaluation_record(seed, method)
         for method in measured:
             yield "measure_information", seed, method, None, layout.record(f"seed{seed}", f"{method}/information")
 

@@ -1,0 +1,62 @@
+"""Evaluate the trained dense network of one seed: test accuracy, operations and the sparsity of its layers.
+
+python stages/evaluate_dense.py --seed 0
+
+Once, for all chains of the seed: their evaluations read it.
+"""
+
+import argparse
+import os
+
+from prunus import checkpoint, layout, networks
+from prunus.evaluation import BATCH, LAYER_COLUMNS, accuracy, layer_table, load_test
+from prunus.macs import multiply_accumulates
+from prunus.params import for_stage
+from prunus.runtime import Recorder, one_line_errors, open_device, write_csv, write_json
+
+PARAMS = [
+    "study.dataset",
+    "study.network",
+    "network",
+    "data.split_seed",
+    "evaluation.fraction",
+    "device.accelerator",
+    "device.threads",
+]
+
+
+def main() -> None:
+    os.chdir(layout.ROOT)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, required=True)
+    seed = parser.parse_args().seed
+    params = for_stage(PARAMS)
+    device = open_device(params.device.accelerator, params.device.threads)
+    folder, pretrain = layout.evaluation(seed, "dense"), f"python stages/pretrain.py --seed {seed}"
+    with Recorder(layout.evaluation_record(seed, "dense"), device, params.device.threads) as recorder:
+        dataset = load_test(device, params.evaluation.fraction, params.data.split_seed)
+        images = len(dataset.splits["test"].labels)
+        recorder.measured["test_images"] = images
+        network = networks.of_study(params.study.network, params.network, dataset.form).to(device)
+        alive = checkpoint.load_into(network, layout.rewind_point(seed, "trained"), device, pretrain)
+        macs = multiply_accumulates(network, dataset.shape, alive)
+        with recorder.clock.time("evaluation"):
+            test_accuracy = accuracy(network, dataset, "test", BATCH)
+        write_csv(folder / "layers.csv", layer_table(network, alive, macs), LAYER_COLUMNS)
+        write_json(
+            folder / layout.METRICS_NAME,
+            {
+                "dataset": params.study.dataset,
+                "network": params.study.network,
+                "seed": seed,
+                "test_images": images,
+                "test_accuracy": test_accuracy,
+                "macs": sum(macs.values()),
+            },
+        )
+    print(f"seed {seed} dense: test accuracy {test_accuracy:.2%} on {images:,} images, in {folder}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
