@@ -76,6 +76,9 @@ stages = {stage.addressing: stage for stage in index.stages if isinstance(stage,
 made = {out.fs_path for stage in stages.values() for out in stage.outs}
 folders_of_made = {str(parent) for path in made for parent in Path(path).parents}
 refuse_mistakes()
+if MAIN and (absent := study_params.absent_folder(settings)):
+    print(f"params.yaml: {absent}", file=sys.stderr)
+    os._exit(2)
 
 
 def alone():
