@@ -263,6 +263,29 @@ def test_a_share_that_leaves_a_class_too_small(fraction, imbalance):
     assert "fraction, imbalance" in message
 
 
+@pytest.mark.parametrize("own_test", [True, False])
+def test_numbers_are_cut_as_the_images_are(own_test):
+    source = numbered([0] * 100 + [1] * 60, [0, 1, 1] if own_test else None)
+    cut = (0.5, 0.1, 0, 0.5, 2.0)
+    images, numbers = datasets.cut(source, *cut), datasets.cut(source.numbered(), *cut)
+    for split in datasets.SPLITS:
+        assert torch.equal(source.images(numbers[split].images), images[split].images)
+        assert torch.equal(numbers[split].labels, images[split].labels)
+
+
+def test_images_in_two_splits_are_found_by_their_pixels():
+    def split(*levels: int) -> Split:
+        images = torch.tensor(levels, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2).contiguous()
+        return Split(images, torch.zeros(len(levels), dtype=torch.int64))
+
+    splits = {"train": split(1, 2, 2, 3), "validation": split(4, 2, 4), "test": split(5, 4, 2, 5)}
+    assert datasets.shared(splits) == [
+        (("validation", 1), ("train", 1)),
+        (("test", 1), ("validation", 0)),
+        (("test", 2), ("train", 1)),
+    ]
+
+
 def blank(cats: int, dogs: int) -> Split:
     return Split(torch.zeros(cats + dogs, 1, 2, 2, dtype=torch.uint8), torch.tensor([0] * cats + [1] * dogs))
 
@@ -570,4 +593,45 @@ def test_stage_ends_in_one_line(project, tmp_path, capsys):
     assert capsys.readouterr().err == (
         "prepare_data.py: data/images: no such folder; data.image_folder.path must name the folder of your images\n"
     )
+    assert not (tmp_path / layout.DATASET).exists()
+
+
+@pytest.fixture
+def own_images(tmp_path):
+    """A split in data/images with a copy of a training image in test, two classes without test images, and no images."""
+    root, rng = tmp_path / "data/images", np.random.default_rng(0)
+    for name in ("test/cat/9", *(f"train/{name}/{number}" for name in ("cat", "dog", "eel") for number in range(3))):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(root / name, "PNG")
+    Image.open(root / "train/dog/1").save(root / "test/cat/copy.bmp")
+    (root / "test/cat/notes\n.txt").write_text("no image")
+    for number in range(5):
+        (root / f"train/.hidden{number}").touch()
+    return root
+
+
+def test_stage_says_and_records_what_own_images_are_not_used_for(project, own_images, tmp_path, capsys):
+    project({"image_folder": {"path": "data/images", "side": SIDE}}, dataset="image_folder")
+    said = capsys.readouterr().out.splitlines()
+    copied = next(line for line in said if line.startswith("in two splits"))
+    assert copied.startswith("in two splits, pixel for pixel: 1 (test/cat/copy.bmp in test = train/dog/1 in ")
+    assert [line for line in said if line != copied] == [
+        "passed over: hidden: 5 (train/.hidden0, train/.hidden1, train/.hidden2, ...); no image: 1 (test/cat/notes\\n.txt)",
+        "classes without test images: 2 (dog, eel)",
+        f"image_folder: 6 train, 3 validation, 2 test images of 3x{SIDE}x{SIDE}, 3 classes, "
+        "in data/prepared/dataset.safetensors",
+    ]
+    images = json.loads((tmp_path / layout.record("data")).read_text())["images"]
+    assert images["passed_over"] == {
+        "hidden": {"count": 5, "names": [f"train/.hidden{number}" for number in range(5)]},
+        "no image": {"count": 1, "names": ["test/cat/notes\n.txt"]},
+    }
+    assert images["in_two_splits"]["count"] == 1
+    assert images["classes_without_test_images"] == {"count": 2, "names": ["dog", "eel"]}
+
+
+def test_stage_ends_in_a_line_where_no_image_is_left_to_test(project, own_images, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        project({"image_folder": {"path": "data/images", "side": SIDE}, "classes": [1, 2]}, dataset="image_folder")
+    assert capsys.readouterr().err == "prepare_data.py: image_folder: has no test images of dog, eel; add some\n"
     assert not (tmp_path / layout.DATASET).exists()

@@ -55,6 +55,8 @@ def put(raw, key, value):
         ("study.network", "resnet101", "study.network: 'resnet101' unknown network; allowed: linear, mlp"),
         ("study.iterations", [{"t": 1, "after": "../dense"}, {"t": 3, "after": "iteration-2"}], "must be {t: 2, after"),
         ("study.iterations", [{"t": 1, "after": "iteration-0"}], "must be {t: 1, after: ../dense}"),
+        ("data.image_folder.path", "~/pets", "data.image_folder.path: '~/pets' must name a folder of this machine without ~"),
+        ("data.image_folder.path", "s3://pets", "data.image_folder.path: 's3://pets' must name a folder of this machine"),
         ("network.side", 0, "network.side: 0 must be native or a number of pixels from 1 to 1024"),
         ("network.side", 1025, "network.side: 1025 must be native or a number of pixels from 1 to 1024"),
         ("network.side", True, "network.side: True must be native or a number of pixels from 1 to 1024"),
@@ -107,6 +109,14 @@ def test_a_network_must_take_the_dataset(raw):
 def test_classes_of_an_image_folder_are_known_when_it_is_read(raw):
     raw["study"]["dataset"], raw["data"]["classes"] = "image_folder", [0, 900]
     assert params.validate(raw).data.classes == [0, 900]
+
+
+@pytest.mark.parametrize("path", ["nowhere", "/nowhere/at/all", "params.yaml"])
+def test_an_absent_folder_of_own_images_is_named_with_its_key(raw, path):
+    assert params.absent_folder(params.validate(raw, methods=False)) is None
+    put(raw, "data.image_folder.path", path)
+    line = params.absent_folder(params.validate(raw, methods=False))
+    assert line.startswith(f"data.image_folder.path: '{path}' is no folder; it is watched whatever study.dataset is")
 
 
 def test_information_flow_needs_two_layers(raw):
