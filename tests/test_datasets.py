@@ -598,7 +598,7 @@ def test_stage_ends_in_one_line(project, tmp_path, capsys):
 
 @pytest.fixture
 def own_images(tmp_path):
-    """A split in data/images with a copy of a training image in test, two classes without test images, and no images."""
+    """A split in data/images with a training image in test too, two classes without test images, and no images."""
     root, rng = tmp_path / "data/images", np.random.default_rng(0)
     for name in ("test/cat/9", *(f"train/{name}/{number}" for name in ("cat", "dog", "eel") for number in range(3))):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -616,7 +616,8 @@ def test_stage_says_and_records_what_own_images_are_not_used_for(project, own_im
     copied = next(line for line in said if line.startswith("in two splits"))
     assert copied.startswith("in two splits, pixel for pixel: 1 (test/cat/copy.bmp in test = train/dog/1 in ")
     assert [line for line in said if line != copied] == [
-        "passed over: hidden: 5 (train/.hidden0, train/.hidden1, train/.hidden2, ...); no image: 1 (test/cat/notes\\n.txt)",
+        "passed over: hidden: 5 (train/.hidden0, train/.hidden1, train/.hidden2, ...); "
+        "no image: 1 (test/cat/notes\\n.txt)",
         "classes without test images: 2 (dog, eel)",
         f"image_folder: 6 train, 3 validation, 2 test images of 3x{SIDE}x{SIDE}, 3 classes, "
         "in data/prepared/dataset.safetensors",

@@ -175,7 +175,7 @@ def test_what_annotations_do_not_name(tmp_path):
 
 def test_an_image_that_annotations_name_twice(tmp_path):
     put(tmp_path, "train/cat/a.png", "train/dog/a.png", "val/images/a.png")
-    put(tmp_path, "val/val_annotations.txt", content=b"a.png\tcat\t0\t0\t1\t1\n" b"a.png\tdog\t0\t0\t1\t1\n")
+    put(tmp_path, "val/val_annotations.txt", content=b"a.png\tcat\t0\t0\t1\t1\na.png\tdog\t0\t0\t1\t1\n")
     assert "line 2: 'a.png' is named twice" in refusal(tmp_path)
 
 
@@ -253,11 +253,8 @@ def tiff(bits: int) -> bytes:
 
 def ppm(kind: str, largest: int) -> bytes:
     samples = 64 * (3 if kind in ("P3", "P6") else 1)
-    if kind in ("P2", "P3"):
-        pixels = b"5 " * samples
-    else:
-        pixels = b"\x05" * (samples * (2 if largest > 255 else 1))
-    return f"{kind}\n8 8\n{largest}\n".encode() + pixels
+    sample = b"5 " if kind in ("P2", "P3") else b"\x05" * (2 if largest > 255 else 1)
+    return f"{kind}\n8 8\n{largest}\n".encode() + sample * samples
 
 
 DEEP = {

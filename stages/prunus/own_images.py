@@ -96,7 +96,7 @@ class _Look:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 path, linked = folder / entry.name, entry.is_symlink()
                 if entry.name == ".dvc" and folder != self.root:
-                    raise DataError(f"{folder}: is a DVC project of its own, so DVC would not watch it; copy its images")
+                    raise DataError(f"{folder}: is a DVC project of its own, so DVC does not watch it; move it")
                 if entry.name.startswith("."):
                     self.note("hidden", path)
                 elif linked and path.is_dir():
@@ -137,13 +137,11 @@ class _Look:
 def _split(root: Path, folders: list[Path]) -> tuple[Path, list[Path]] | None:
     """The folder of training images and those of test images, first the one to use; None where ``folders`` are classes.
 
-    A split is a training folder with test folders and nothing else beside them. Raises ``DataError`` where the names say
-    one thing and the content another.
+    A split is a training folder with test folders and nothing else beside them. Raises ``DataError`` where the names
+    say one thing and the content another.
     """
     train = [folder for folder in folders if folder.name.lower() in TRAIN]
-    tests = sorted(
-        (folder for folder in folders if folder.name.lower() in TEST), key=lambda folder: TEST.index(folder.name.lower())
-    )
+    tests = [folder for name in TEST for folder in folders if folder.name.lower() == name]
     alone = len(train) == 1 and tests and len({folder.name.lower() for folder in tests}) == len(folders) - 1
     names = ", ".join(f"{folder.name}/" for folder in folders[:5]) + (", ..." if len(folders) > 5 else "")
     if alone and _holds_classes(train[0]):
@@ -171,7 +169,7 @@ def _too_few(folder: Path, folders: list[Path]) -> str:
     if folders and _holds_classes(folders[0]):
         return f"{said}; is it {folders[0]} that data.image_folder.path should name?"
     if not folders:  # so look the images of a scratch copy that git and DVC know nothing of
-        said += "; an experiment beside the workspace has those alone that `dvc add` was told of (data/images/README.md)"
+        said += "; an experiment beside the workspace has only what `dvc add` was told of (data/images/README.md)"
     return said
 
 
@@ -289,7 +287,7 @@ def _decoded(path: Path, side: int):
 
 
 def _bits(image, head: bytes) -> int:
-    """Bits per channel of the file, of which PIL says nothing: it cuts colours of 16 bits down to 8. At most 8, or more.
+    """At most 8, or more: bits per channel of the file, of which PIL says nothing when it cuts colours of 16 bits to 8.
 
     ``head``: the file's first bytes.
     """

@@ -1,4 +1,4 @@
-"""From a dataset's name to its prepared file: read, choose classes, cut the splits, write, and say what was not used."""
+"""From a dataset's name to its prepared file: read, choose classes, cut the splits, write, say what was not used."""
 
 from pathlib import Path
 
