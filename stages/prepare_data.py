@@ -23,7 +23,7 @@ def main() -> None:
             params.study.dataset,
             layout.DATASET,
             params.data.image_folder,
-            recorder.clock,
+            recorder,
             classes=params.data.classes,
             fraction=params.data.fraction,
             imbalance=params.data.imbalance,

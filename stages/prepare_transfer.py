@@ -32,7 +32,7 @@ def main() -> None:
             dataset,
             layout.transfer_dataset(dataset),
             params.data.image_folder,
-            recorder.clock,
+            recorder,
             classes=params.transfer.classes,
             fraction=params.transfer.fraction,
             imbalance=1.0,

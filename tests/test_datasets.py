@@ -5,6 +5,7 @@ import os
 import runpy
 import sys
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -48,6 +49,16 @@ def paint_classes(folder: Path, n: int, suffix: str = ".png") -> Path:
         for index in range(n):
             paint(folder / name / f"{index}{suffix}", colour)
     return folder
+
+
+def load(folder: Path, side: int = SIDE) -> Source:
+    """The images of a folder, decoded."""
+    source = sources.read("image_folder", NOWHERE, folder, side)
+
+    def decoded(part: Split | None) -> Split | None:
+        return part and Split(part.images[torch.arange(len(part.labels))], part.labels)
+
+    return replace(source, train=decoded(source.train), test=decoded(source.test))
 
 
 def counts(split: Split) -> list[int]:
@@ -270,6 +281,29 @@ def test_a_share_that_leaves_a_class_too_small(fraction, imbalance):
     assert "fraction, imbalance" in message
 
 
+@pytest.mark.parametrize("own_test", [True, False])
+def test_numbers_are_cut_as_the_images_are(own_test):
+    source = numbered([0] * 100 + [1] * 60, [0, 1, 1] if own_test else None)
+    cut = (0.5, 0.1, 0, 0.5, 2.0)
+    images, numbers = datasets.cut(source, *cut), datasets.cut(source.numbered(), *cut)
+    for split in datasets.SPLITS:
+        assert torch.equal(source.images(numbers[split].images), images[split].images)
+        assert torch.equal(numbers[split].labels, images[split].labels)
+
+
+def test_images_in_two_splits_are_found_by_their_pixels():
+    def split(*levels: int) -> Split:
+        images = torch.tensor(levels, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2).contiguous()
+        return Split(images, torch.zeros(len(levels), dtype=torch.int64))
+
+    splits = {"train": split(1, 2, 2, 3), "validation": split(4, 2, 4), "test": split(5, 4, 2, 5)}
+    assert datasets.shared(splits) == [
+        (("validation", 1), ("train", 1)),
+        (("test", 1), ("validation", 0)),
+        (("test", 2), ("train", 1)),
+    ]
+
+
 def blank(cats: int, dogs: int) -> Split:
     return Split(torch.zeros(cats + dogs, 1, 2, 2, dtype=torch.uint8), torch.tensor([0] * cats + [1] * dogs))
 
@@ -337,7 +371,7 @@ def test_classes_right_under_the_folder(tmp_path):
     (tmp_path / ".hidden").mkdir()
     (tmp_path / "red" / "notes.txt").write_text("passed over")
     (tmp_path / "red" / "._0.png").write_text("passed over")
-    source = sources.read("image_folder", NOWHERE, tmp_path, SIDE)
+    source = load(tmp_path)
     assert source.classes == ("blue", "green", "red")
     assert source.test is None
     assert source.train.images.shape == (12, 3, SIDE, SIDE)
@@ -348,7 +382,7 @@ def test_classes_right_under_the_folder(tmp_path):
 def test_train_and_test_folders(tmp_path, name):
     paint_classes(tmp_path / "train", 3)
     paint_classes(tmp_path / name, 2)
-    source = sources.image_folder(tmp_path, SIDE)
+    source = load(tmp_path)
     assert (counts(source.train), counts(source.test)) == ([3, 3, 3], [2, 2, 2])
     check_colours(source.test, source.classes)
 
@@ -357,7 +391,7 @@ def test_test_folder_goes_before_val(tmp_path):
     paint_classes(tmp_path / "train", 3)
     paint_classes(tmp_path / "test", 2)
     paint_classes(tmp_path / "val", 1)
-    assert counts(sources.image_folder(tmp_path, SIDE).test) == [2, 2, 2]
+    assert counts(load(tmp_path).test) == [2, 2, 2]
 
 
 def tiny_imagenet(folder: Path) -> Path:
@@ -373,7 +407,7 @@ def tiny_imagenet(folder: Path) -> Path:
 
 
 def test_tiny_imagenet(tmp_path):
-    source = sources.image_folder(tiny_imagenet(tmp_path), SIDE)
+    source = load(tiny_imagenet(tmp_path))
     assert (counts(source.train), counts(source.test)) == ([2, 2, 2], [1, 1, 1])
     for image, label in zip(source.test.images, source.test.labels, strict=True):
         assert image[:, 0, 0].argmax() == np.argmax(COLOURS[source.classes[label]])
@@ -382,19 +416,19 @@ def test_tiny_imagenet(tmp_path):
 def test_annotation_of_an_unknown_class(tmp_path):
     table = tiny_imagenet(tmp_path) / "val" / "val_annotations.txt"
     table.write_text(table.read_text() + "val_0.JPEG\tpurple\t0\t0\t1\t1\n")
-    message = refusal(sources.image_folder, tmp_path, SIDE)
+    message = refusal(load, tmp_path)
     assert f"{table}, line 4" in message and "'purple'" in message
 
 
 def test_annotated_image_that_is_missing(tmp_path):
     gone = tiny_imagenet(tmp_path) / "val" / "images" / "val_red.JPEG"
     gone.unlink()
-    assert f"{gone}: no such file" in refusal(sources.image_folder, tmp_path, SIDE)
+    assert f"{gone}: no such file" in refusal(load, tmp_path)
 
 
 def test_empty_annotations(tmp_path):
     (tiny_imagenet(tmp_path) / "val" / "val_annotations.txt").write_text("")
-    assert "val_annotations.txt: is empty" in refusal(sources.image_folder, tmp_path, SIDE)
+    assert "val_annotations.txt: is empty" in refusal(load, tmp_path)
 
 
 def test_the_centred_square_is_resized(tmp_path):
@@ -402,7 +436,7 @@ def test_the_centred_square_is_resized(tmp_path):
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, 10:20] = 250
     Image.fromarray(wide).save(tmp_path / "red" / "0.png")
-    image = sources.image_folder(tmp_path, 5).train.images[2]
+    image = load(tmp_path, 5).train.images[2]
     assert (image[:, :, 1:-1] == 250).all()  # the outermost pixels take in a little of what lies beside the square
     assert (image > 200).all()
 
@@ -419,13 +453,13 @@ def test_other_modes_become_rgb_and_photographs_stand_upright(tmp_path):
     rotated = Image.Exif()
     rotated[0x0112] = 6  # turn clockwise by 90 degrees to view
     Image.fromarray(lying).save(tmp_path / "red" / "3.png", exif=rotated)
-    images = sources.image_folder(tmp_path, 8).train.images[2:]
+    images = load(tmp_path, 8).train.images[2:]
     assert [tuple(image[:, 0, 0].tolist()) for image in images[:3]] == [(77, 77, 77), (10, 20, 30), (40, 50, 60)]
     assert (images[3][:, :4] == 255).all() and (images[3][:, 4:] == 0).all()
 
 
 def test_folder_that_does_not_exist(tmp_path):
-    message = refusal(sources.image_folder, tmp_path / "absent", SIDE)
+    message = refusal(load, tmp_path / "absent")
     assert str(tmp_path / "absent") in message and "data.image_folder.path" in message
 
 
@@ -433,24 +467,24 @@ def test_folder_that_does_not_exist(tmp_path):
 def test_too_few_classes(tmp_path, classes):
     for index in range(classes):
         paint(tmp_path / f"class{index}" / "a.png")
-    assert f"{tmp_path}: holds {classes} class folder(s)" in refusal(sources.image_folder, tmp_path, SIDE)
+    assert f"{tmp_path}: holds {classes} class folder(s)" in refusal(load, tmp_path)
 
 
 def test_class_without_images(tmp_path):
     (paint_classes(tmp_path, 1) / "yellow").mkdir()
-    assert f"{tmp_path / 'yellow'}: holds no images" in refusal(sources.image_folder, tmp_path, SIDE)
+    assert f"{tmp_path / 'yellow'}: holds no images" in refusal(load, tmp_path)
 
 
 def test_test_set_without_images(tmp_path):
     paint_classes(tmp_path / "train", 1)
     (tmp_path / "test").mkdir()
-    assert f"{tmp_path / 'test'}: holds no images" in refusal(sources.image_folder, tmp_path, SIDE)
+    assert f"{tmp_path / 'test'}: holds no images" in refusal(load, tmp_path)
 
 
 def test_test_class_that_is_not_trained(tmp_path):
     paint_classes(tmp_path / "train", 1)
     paint(tmp_path / "test" / "purple" / "0.png")
-    assert str(tmp_path / "test" / "purple") in refusal(sources.image_folder, tmp_path, SIDE)
+    assert str(tmp_path / "test" / "purple") in refusal(load, tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".gif", ".bmp", ".tif", ".webp"])
@@ -459,28 +493,28 @@ def test_truncated_image(tmp_path, suffix, share):
     path = paint_classes(tmp_path, 2) / "green" / f"noise{suffix}"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    message = refusal(sources.image_folder, tmp_path, SIDE)
+    message = refusal(load, tmp_path)
     assert message.startswith(f"{path}: cannot be read as an image")
 
 
 def test_text_named_as_an_image(tmp_path):
     path = paint_classes(tmp_path, 1) / "green" / "note.png"
     path.write_text("not an image")
-    assert names(path, refusal(sources.image_folder, tmp_path, SIDE))
+    assert names(path, refusal(load, tmp_path))
 
 
 @pytest.mark.parametrize("limit", [70, 50])  # 120 pixels: above the limit PIL warns, above twice the limit it refuses
 def test_image_bomb(tmp_path, monkeypatch, limit):
     paint_classes(tmp_path, 1)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    message = refusal(sources.image_folder, tmp_path, SIDE)
+    message = refusal(load, tmp_path)
     assert names(tmp_path / "blue" / "0.png", message) and f"more than {limit} pixels" in message
 
 
 def test_sixteen_bit_image(tmp_path):
     path = paint_classes(tmp_path, 1) / "green" / "deep.png"
     Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(path)
-    message = refusal(sources.image_folder, tmp_path, SIDE)
+    message = refusal(load, tmp_path)
     assert names(path, message) and "8 bits" in message
 
 
@@ -577,4 +611,46 @@ def test_stage_ends_in_one_line(project, tmp_path, capsys):
     assert capsys.readouterr().err == (
         "prepare_data.py: data/images: no such folder; data.image_folder.path must name the folder of your images\n"
     )
+    assert not (tmp_path / layout.DATASET).exists()
+
+
+@pytest.fixture
+def own_images(tmp_path):
+    """A split in data/images with a training image in test too, two classes without test images, and no images."""
+    root, rng = tmp_path / "data/images", np.random.default_rng(0)
+    for name in ("test/cat/9", *(f"train/{name}/{number}" for name in ("cat", "dog", "eel") for number in range(3))):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(root / name, "PNG")
+    Image.open(root / "train/dog/1").save(root / "test/cat/copy.bmp")
+    (root / "test/cat/notes\n.txt").write_text("no image")
+    for number in range(5):
+        (root / f"train/.hidden{number}").touch()
+    return root
+
+
+def test_stage_says_and_records_what_own_images_are_not_used_for(project, own_images, tmp_path, capsys):
+    project({"image_folder": {"path": "data/images", "side": SIDE}}, dataset="image_folder")
+    said = capsys.readouterr().out.splitlines()
+    copied = next(line for line in said if line.startswith("in two splits"))
+    assert copied.startswith("in two splits, pixel for pixel: 1 (test/cat/copy.bmp in test = train/dog/1 in ")
+    assert [line for line in said if line != copied] == [
+        "passed over: hidden: 5 (train/.hidden0, train/.hidden1, train/.hidden2, ...); "
+        "no image: 1 (test/cat/notes\\n.txt)",
+        "classes without test images: 2 (dog, eel)",
+        f"image_folder: 6 train, 3 validation, 2 test images of 3x{SIDE}x{SIDE}, 3 classes, "
+        "in data/prepared/dataset.safetensors",
+    ]
+    images = json.loads((tmp_path / layout.record("data")).read_text())["images"]
+    assert images["passed_over"] == {
+        "hidden": {"count": 5, "names": [f"train/.hidden{number}" for number in range(5)]},
+        "no image": {"count": 1, "names": ["test/cat/notes\n.txt"]},
+    }
+    assert images["in_two_splits"]["count"] == 1
+    assert images["classes_without_test_images"] == {"count": 2, "names": ["dog", "eel"]}
+
+
+def test_stage_ends_in_a_line_where_no_image_is_left_to_test(project, own_images, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        project({"image_folder": {"path": "data/images", "side": SIDE}, "classes": [1, 2]}, dataset="image_folder")
+    assert capsys.readouterr().err == "prepare_data.py: image_folder: has no test images of dog, eel; add some\n"
     assert not (tmp_path / layout.DATASET).exists()

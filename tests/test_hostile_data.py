@@ -10,6 +10,7 @@ import tarfile
 import urllib.request
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from prunus import datasets, sources
+from prunus import datasets, own_images, sources
 from prunus.datasets import DataError, Split
 
 NOWHERE = Path("nowhere")
@@ -167,8 +168,11 @@ def images(tmp_path):
     return tmp_path / "images"
 
 
-def load(folder: Path):
-    return sources.read("image_folder", NOWHERE, folder, 8)
+def load(folder: Path, side: int = 8):
+    """The images of a folder, decoded."""
+    source = sources.read("image_folder", NOWHERE, folder, side)
+    everything = torch.arange(len(source.train.labels))
+    return replace(source, train=Split(source.train.images[everything], source.train.labels))
 
 
 def png(width: int, height: int) -> bytes:
@@ -229,13 +233,12 @@ def test_of_an_animation_the_first_frame_is_taken(images):
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "loop", "dangling"])
-def test_what_is_no_file_does_not_hang(images, kind):
-    path = images / "cats" / "b.png"
+@pytest.mark.parametrize("name", ["b.png", "b"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "loop", "dangling"])
+def test_what_is_no_file_does_not_hang(images, kind, name):
+    path = images / "cats" / name
     if kind == "pipe":
         os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
     else:
         path.symlink_to({"device": "/dev/zero", "loop": path, "dangling": images / "nowhere"}[kind])
     assert refusal(load, images).startswith(f"{path}: ")
@@ -243,8 +246,7 @@ def test_what_is_no_file_does_not_hang(images, kind):
 
 def test_folders_in_a_circle_end(images):
     (images / "cats" / "again").symlink_to(images)
-    (images / "dogs" / "up").symlink_to(images / "dogs")
-    assert len(load(images).train.labels) == 2
+    assert refusal(load, images).startswith(f"{images / 'cats' / 'again'}: is a link to a folder")
 
 
 def test_an_image_may_be_a_link(images, tmp_path):
@@ -277,7 +279,7 @@ def test_annotations_cannot_leave_the_folder(images, tmp_path, file):
     (images / "cats").parent.rename(tmp_path / "train")
     (tmp_path / "tiny" / "val" / "images").mkdir(parents=True)
     (tmp_path / "train").rename(tmp_path / "tiny" / "train")
-    table = tmp_path / "tiny" / "val" / sources.ANNOTATIONS
+    table = tmp_path / "tiny" / "val" / own_images.ANNOTATIONS
     table.write_text(f"{file}\tcats\t0\t0\t1\t1\n")
     assert refusal(load, tmp_path / "tiny").startswith(f"{table}, line 1: {file!r} is no name of a file")
 
@@ -285,7 +287,7 @@ def test_annotations_cannot_leave_the_folder(images, tmp_path, file):
 def test_more_pixels_than_memory_holds(images):
     for name in ("cats", "dogs"):
         (images / name / "b.png").symlink_to(images / name / "a.png")
-    message = refusal(sources.read, "image_folder", NOWHERE, images, 2**30)
+    message = refusal(load, images, 2**30)
     assert message.startswith(
         "data.image_folder.side: 4 images of 1073741824 x 1073741824 pixels do not fit into memory"
     )

@@ -51,6 +51,8 @@ def put(raw, key, value):
         ("study.methods", ["sap", "sap"], "study.methods: 'sap' is listed twice"),
         ("study.methods", [], "study.methods: [] "),
         ("study.seeds", [0, 0], "study.seeds: 0 is listed twice"),
+        ("data.image_folder.path", "~/pets", "data.image_folder.path: '~/pets' must name a folder of this machine"),
+        ("data.image_folder.path", "s3://a", "data.image_folder.path: 's3://a' must name a folder of this machine"),
         ("study.seeds", [-1], "study.seeds[0]: -1 should be greater than or equal to 0"),
         ("study.dataset", "imagenet", "study.dataset: 'imagenet' unknown dataset; allowed: digits, mnist"),
         ("study.network", "resnet101", "study.network: 'resnet101' unknown network; allowed: linear, mlp"),
@@ -114,6 +116,14 @@ def test_a_network_must_take_the_dataset(raw):
 def test_classes_of_an_image_folder_are_known_when_it_is_read(raw):
     raw["study"]["dataset"], raw["data"]["classes"] = "image_folder", [0, 900]
     assert params.validate(raw).data.classes == [0, 900]
+
+
+@pytest.mark.parametrize("path", ["nowhere", "/nowhere/at/all", "params.yaml"])
+def test_an_absent_folder_of_own_images_is_named_with_its_key(raw, path):
+    assert params.absent_folder(params.validate(raw, methods=False)) is None
+    put(raw, "data.image_folder.path", path)
+    line = params.absent_folder(params.validate(raw, methods=False))
+    assert line.startswith(f"data.image_folder.path: '{path}' is no folder; it is watched whatever study.dataset is")
 
 
 def test_information_flow_needs_two_layers(raw):

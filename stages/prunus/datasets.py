@@ -1,9 +1,10 @@
 """The prepared dataset: one file of uint8 images and labels per split, made once and kept whole on the device."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 
 import torch
@@ -37,11 +38,29 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a reader returns: images on the CPU, ``test`` None where the dataset has no test images of its own."""
+    """What a reader returns: images on the CPU, ``test`` None where the dataset has no test images of its own.
+
+    Images are a tensor, or what reads them when it is indexed by one (``own_images.Pictures``). ``names``: where images
+    have any, those of the training images and then of the test images; ``passed_over``: by kind, the names of what
+    stands beside them and is not used.
+    """
 
     train: Split
     test: Split | None
     classes: tuple[str, ...]
+    names: Sequence[str] = ()
+    passed_over: dict[str, list[str]] = field(default_factory=dict)
+
+    def numbered(self) -> "Source":
+        """The same with a number for every image, to be cut without reading or copying one."""
+        n = len(self.train.labels)
+        test = self.test and Split(torch.arange(n, n + len(self.test.labels)), self.test.labels)
+        return Source(Split(torch.arange(n), self.train.labels), test, self.classes)
+
+    def images(self, numbers: Tensor) -> Tensor:
+        """uint8 [N, C, H, W] of the images with these ``numbers``, all of them training or all of them test images."""
+        n = len(self.train.labels)
+        return self.train.images[numbers] if int(numbers[0]) < n else self.test.images[numbers - n]
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,13 +207,29 @@ def cut(
     return {"train": train, "validation": validation, "test": source.test}
 
 
+def shared(splits: dict[str, Split]) -> list[tuple[tuple[str, int], tuple[str, int]]]:
+    """Images that stand in an earlier split too, pixel for pixel: split and position of both."""
+    earlier, found = {}, []
+    for split, content in splits.items():
+        own = {}
+        for position, image in enumerate(content.images.numpy()):
+            digest = blake2b(image, digest_size=16).digest()
+            if digest in earlier:
+                found.append(((split, position), earlier[digest]))
+            own.setdefault(digest, (split, position))
+        earlier = own | earlier
+    return found
+
+
 def mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel (float32 [C], 0..1 scale) of uint8 images, exact up to rounding.
 
     The deviation is at least one grey level, so that a constant channel can be divided by it.
     """
     levels = torch.arange(GREY_LEVELS, dtype=torch.float64) / (GREY_LEVELS - 1)
-    counts = torch.stack([channel.flatten().bincount(minlength=GREY_LEVELS) for channel in images.unbind(1)])
+    counts = torch.zeros(images.shape[1], GREY_LEVELS, dtype=torch.int64)
+    for some in images.split(1024):  # a channel of all of them would be a copy
+        counts += torch.stack([channel.flatten().bincount(minlength=GREY_LEVELS) for channel in some.unbind(1)])
     shares = counts.double() / counts.sum(1, keepdim=True)
     mean = shares @ levels
     variance = (shares * (levels - mean[:, None]) ** 2).sum(1)

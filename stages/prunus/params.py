@@ -81,6 +81,8 @@ class Transfer(Section):
 def _plain_path(value: str) -> str:
     if not value.strip() or not value.isprintable() or len(value) > 1000:
         raise ValueError("must name a folder, in at most 1,000 printable characters")
+    if value.startswith("~") or "://" in value:
+        raise ValueError("must name a folder of this machine without ~, which DVC takes for a name; write its path out")
     return value
 
 
@@ -323,6 +325,16 @@ def validate(raw: object, methods: bool = True) -> SimpleNamespace:
         raise ParamsError(*lines)
     values = {name: getattr(sections, name) for name in _Sections.model_fields}
     return SimpleNamespace(**values | ({"methods": settings} if methods else {}))
+
+
+def absent_folder(settings: SimpleNamespace) -> str | None:
+    """The line on data.image_folder.path where there is none: DVC and Snakemake, which watch it whatever the dataset,
+    would start nothing and not name the key."""
+    path = settings.data.image_folder.path
+    if (layout.ROOT / path).is_dir():
+        return None
+    said = "is no folder; it is watched whatever study.dataset is, so name one that is there, such as data/images"
+    return _line("data.image_folder.path", path, said)
 
 
 def read(path: Path | None = None, methods: bool = True) -> SimpleNamespace:
