@@ -10,7 +10,7 @@ from itertools import pairwise
 from prunus import checkpoint, layout, networks
 from prunus.datasets import load
 from prunus.evaluation import accuracy
-from prunus.flow import flow_layers, gradient_flow, information_flow
+from prunus.flow import finite, flow_layers, gradient_flow, information_flow
 from prunus.params import for_stage
 from prunus.runtime import Recorder, derive_seed, one_line_errors, open_device, read_json, write_json
 
@@ -38,8 +38,10 @@ def main() -> None:
         images = dataset.normalise(subset.images)
         with recorder.clock.time("flow"):
             information = information_flow(network, images, "absolute")
+            finite(information, f"seed {seed}: the dense network's information flow", network, images)
             signed = information_flow(network, images, "signed")
             gradient = gradient_flow(network, images, subset.labels, masks)
+            finite(gradient, f"seed {seed}: the dense network's gradient flow", network, images, subset.labels)
         write_json(
             layout.reference_flow(seed),
             {

@@ -43,6 +43,7 @@ def recipe(settings: Settings) -> Recipe:
             torch.tensor(retraining.reference[key], dtype=torch.float64),
             settings,
             reached,
+            (retraining.flow_images,),
         )
 
     return Recipe(
