@@ -31,9 +31,8 @@ def main() -> None:
         dataset = load(layout.DATASET, device, splits=("train", "test"))
         network = networks.of_study(params.study.network, params.network, dataset.form).to(device)
         masks = checkpoint.load_into(network, layout.rewind_point(seed, "trained"), device, pretrain)
-        dense = read_json(
-            layout.dense(seed) / layout.METRICS_NAME, pretrain, {"last_batch_gradient": dict[str, list[float]]}
-        )
+        last = {"last_batch_gradient": dict.fromkeys(("mean", "norm"), list[float])}
+        dense = read_json(layout.dense(seed) / layout.METRICS_NAME, pretrain, last)
         subset = dataset.sample("train", params.flow.samples, seeds["flow"])
         images = dataset.normalise(subset.images)
         with recorder.clock.time("flow"):

@@ -9,6 +9,9 @@ import json
 import os
 import subprocess
 
+import prunus  # noqa: F401 - first: what it sets up counts from here on
+
+# isort: split
 import pandas as pd
 
 from prunus import layout

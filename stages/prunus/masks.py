@@ -84,6 +84,12 @@ def _counts(amount: Amount, weights: Sequence[Tensor], masks: Sequence[Tensor]) 
     return [min(amount(row), len(row)) for row in alive.split(alive_per_row(masks))]
 
 
+def asked(weights: dict[str, Tensor], masks: Masks, scope: str, amount: Amount) -> int:
+    """How many entries ``prune`` would take of all groups, but for those that stay."""
+    groups = (_groups([tensors[name] for name in masks], scope) for tensors in (weights, masks))
+    return sum(sum(_counts(amount, weight, mask)) for weight, mask in zip(*groups, strict=True))
+
+
 def _limit(row: Tensor, count: int) -> tuple[float, int]:
     """The ``count``-th lowest of ``row`` and how many of its equals are among the ``count`` lowest; reorders ``row``.
 

@@ -32,6 +32,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+def takes(settings: Section, **changes: object) -> bool:
+    """Whether a block like ``settings`` may say ``changes``: what is advised must not be refused."""
+    try:
+        type(settings).model_validate(settings.model_dump() | changes)
+    except ValidationError:
+        return False
+    return True
+
+
 def _named_one_of(names, what: str):
     def check(value: str) -> str:
         if value not in names:
@@ -182,6 +191,10 @@ def _schema_lines(error: ValidationError, *prefix: str) -> list[str]:
         key = _key(*prefix, *mistake["loc"])
         if mistake["type"] == "missing":
             lines.append(f"{key}: is missing")
+        elif mistake["type"] == "model_type" and not key and mistake["input"] is None:
+            lines.append(f"params.yaml: is empty; it holds the blocks {', '.join(_Sections.model_fields)}")
+        elif mistake["type"] in ("model_type", "model_attributes_type", "dict_type"):
+            lines.append(_line(key or "params.yaml", mistake["input"], "should be a block of keys"))
         elif mistake["type"] == "extra_forbidden":
             lines.append(_line(key, mistake["input"], "is an unknown key"))
         else:
@@ -332,9 +345,9 @@ def validate(raw: object, methods: bool = True) -> SimpleNamespace:
 def read(path: Path | None = None, methods: bool = True) -> SimpleNamespace:
     """Read and ``validate`` params.yaml (of the project, unless ``path`` is given). Raises ``ParamsError``."""
     path = path or layout.ROOT / layout.PARAMS
-    if path.exists() and not path.is_file():
-        raise ParamsError(f"{path}: is not a file")  # reading a pipe would wait for ever
     try:
+        if path.exists() and not path.is_file():
+            raise ParamsError(f"{path}: is not a file")  # reading a pipe would wait for ever
         if (size := path.stat().st_size) > LARGEST_FILE:
             raise ParamsError(f"{path.name}: has {size:,} bytes; at most {LARGEST_FILE:,} are read")
         raw = parse(path.read_text(encoding="utf-8"), path.name)

@@ -148,13 +148,15 @@ def _no_number(name: str) -> None:
 
 
 def _model(fields: dict[str, object], **settings) -> type[BaseModel]:
-    """A model with ``fields`` by name and type, all of them required and their numbers finite."""
-    config = ConfigDict(allow_inf_nan=False, **settings)
-    return create_model("Content", __config__=config, **{name: (kind, ...) for name, kind in fields.items()})
+    """A model with ``fields`` by name and type, or fields of its own, all of them required and their numbers finite."""
+    kinds = {name: _model(kind, **settings) if isinstance(kind, dict) else kind for name, kind in fields.items()}
+    config = ConfigDict(allow_inf_nan=False, protected_namespaces=(), **settings)
+    return create_model("Content", __config__=config, **{name: (kind, ...) for name, kind in kinds.items()})
 
 
 def read_json(path: Path, made_by: str, keys: dict[str, object]) -> dict:
-    """The content of a stage's JSON output. ``keys``: those that the caller reads, and the types of their values.
+    """The content of a stage's JSON output. ``keys``: those that the caller reads, and the types of their values, for a
+    block of keys theirs again. Numbers have to be finite.
 
     A missing or damaged file raises ``StageError`` naming ``made_by``, the command that makes it.
     """

@@ -110,6 +110,11 @@ class FlowStop:
 
     def _distance(self, network: nn.Module) -> float:
         flow = finite(self.measure(network), "the flow of the retrained network", network, *self.sample)
+        if flow.shape != self.reference.shape:
+            raise StageError(
+                f"Phi* has {len(self.reference)} entries and the flow of this network {len(flow)}: it is of another network; "
+                "`python stages/reference_flow.py` makes it anew"
+            )
         distance = flow_distance(flow, self.reference, self.settings.metric)
         if not (self.settings.relative and self.settings.metric == "l2"):
             return distance

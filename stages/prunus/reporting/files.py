@@ -1,25 +1,94 @@
-"""Reading tables, with an error that says which command makes a missing one, and what pictures and words both ask."""
+"""Reading and writing tables, with an error that says which command makes a missing one, and what pictures and words both ask."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from prunus.runtime import StageError
+from prunus.runtime import StageError, write_atomically
+
+# Columns of words; all others hold numbers.
+TEXT = set(
+    "dataset network method method_a method_b stopped_by rewind recipe layer next_layer quantity group source_dataset start "
+    "stage kind why command device processor git dirty torch python".split()
+)
+ITERATIONS = (
+    "dataset network seed method iteration density alive prunable channels channels_removed test_accuracy "
+    "pruned_test_accuracy validation_accuracy dense_test_accuracy macs dense_macs compact_macs parameters "
+    "compact_parameters bytes untrainable epochs stopped_by distance epsilon rewind recipe".split()
+)
+LAYERS = "seed method iteration layer prunable alive density pq_index gini_index macs".split()
+LAYERS += ["pruned_pq_index", "pruned_gini_index"]
+CHANNELS = "seed method iteration group channels alive".split()
+HISTORY = "seed method iteration epoch train_loss validation_accuracy distance".split()
+INFORMATION = "seed method iteration layer next_layer quantity units mean low high variance".split()
+TRANSFER = "seed method iteration source_dataset dataset start density test_accuracy epochs train_loss".split()
+SECONDS = [f"{activity}_seconds" for activity in ("train", "flow", "evaluation", "prune")]
+
+# What is read of the tables that compare writes.
+COLUMNS = {
+    "comparison": [*ITERATIONS, *SECONDS, *"latency_1_seconds latency_256_seconds speedup_1 speedup_256".split()],
+    "summary": [
+        *"method seeds iterations test_accuracy_mean test_accuracy_std test_accuracy_ci95".split(),
+        *"density_mean density_std density_ci95 dense_test_accuracy_mean macs_fraction_mean bytes_mean".split(),
+        *"channels_removed_mean compact_parameters_fraction_mean compact_macs_fraction_mean".split(),
+        *"speedup_1_mean speedup_256_mean".split(),
+        *(f"{what}_{how}" for what in ("epochs", *SECONDS, "seconds") for how in ("mean", "std")),
+        *(f"{what}_saved_against_{base}" for what in ("epochs", "seconds") for base in ("sap", "lth")),
+    ],
+    "paired_tests": "method_a method_b n mean_difference ci95_low ci95_high t_p holm_p wilcoxon_p density_difference".split(),
+    "equal_density": "seed method density last_density test_accuracy epochs seconds".split(),
+    "matched_density": "density method test_accuracy_mean test_accuracy_std n".split(),
+    "matched_channels": "seed iteration channels_removed method test_accuracy interpolated".split(),
+    "collapse": "method sparsity_from sparsity_to runs collapsed untrainable untrainable_share".split(),
+    "channels": [*CHANNELS, "removed", "relative"],
+    "layers": LAYERS,
+    "histories": [*HISTORY, "epsilon"],
+    "transfer": [*TRANSFER, "source_test_accuracy"],
+    "information": INFORMATION,
+    "runs": [
+        *"stage seed method iteration device processor threads git dirty torch python".split(),
+        *(f"seconds_{activity}" for activity in ("total", "prune", "train", "flow", "evaluation")),
+    ],
+    "missing": "stage seed method iteration kind density why command".split(),
+}
 
 
-def read_table(path: Path, made_by: str, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """The CSV file at ``path``; ``StageError`` where it is missing, no table, or one without some of ``columns``."""
+def read_table(path: Path, made_by: str, columns: Sequence[str] = (), others: bool = True) -> pd.DataFrame:
+    """The CSV file at ``path``; ``StageError`` where it is missing, no table, one without some of ``columns``, or with
+    words or infinite numbers in those that are not ``TEXT``. ``others``: whether it may have more columns."""
     try:
         table = pd.read_csv(path)
         if absent := [name for name in columns if name not in table]:
             raise ValueError(f"no column {absent[0]}")
+        if not others and (foreign := [name for name in table if name not in columns]):
+            raise ValueError(f"unknown column {foreign[0]}")
+        for name in columns:
+            if name not in TEXT and (odd := _no_number(table[name])) is not None:
+                raise ValueError(f"column {name} holds {odd}, which is no number")
         return table
     except FileNotFoundError:
         raise StageError(f"{path} is missing; `{made_by}` makes it") from None
     except ValueError as error:
         why = str(error).strip().splitlines()[0]
         raise StageError(f"{path} is not a table ({why}); `{made_by}` makes it anew") from None
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Unknown numbers (NaN) become empty fields; infinite ones raise ``StageError``."""
+    numbers = table.select_dtypes("float")
+    if odd := [name for name in numbers if np.isinf(numbers[name]).any()]:
+        raise StageError(f"{path} is not written: its column {odd[0]} holds an infinite number", "not_finite")
+    with write_atomically(path) as partial:
+        table.to_csv(partial, index=False)
+
+
+def _no_number(column: pd.Series) -> object:
+    """The first entry that is neither empty nor a finite number, None where there is none."""
+    numbers = pd.to_numeric(column, errors="coerce").astype(float)
+    odd = column[column.notna() & ~np.isfinite(numbers)]
+    return None if odd.empty else odd.iloc[0]
 
 
 def removers(summary: pd.DataFrame) -> list[str]:
