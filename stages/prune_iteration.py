@@ -60,7 +60,11 @@ def refuse_empty_layers(kept, label, method, settings, ratio_of, iteration=None)
     if not (empty := masks.collapsed(kept)):
         return
     density = masks.density(kept)
-    ways = [f"lower methods.{method}.{name}" for name in HARSH if takes(settings, **{name: getattr(settings, name, 1.0) / 2})]
+    ways = [
+        f"lower methods.{method}.{name}"
+        for name in HARSH
+        if takes(settings, **{name: getattr(settings, name, 1.0) / 2})
+    ]
     if getattr(settings, "scope", None) == "global" and takes(settings, scope="layer"):
         ways.append(f"set methods.{method}.scope: layer")
     ways = [f"take {method} out of imposed.methods"] if ratio_of else ways

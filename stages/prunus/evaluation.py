@@ -26,8 +26,8 @@ def answered(answers: Tensor) -> Tensor:
 
 
 def share_correct(answers: Tensor, labels: Tensor) -> float:
-    """Fraction of the ``answers`` [N, classes] that are largest at ``labels`` [N]. One that is not finite is wrong: where
-    several entries are NaN the largest is nothing but the first of them."""
+    """Fraction of the ``answers`` [N, classes] that are largest at ``labels`` [N]. One that is not finite is wrong: of
+    several NaN the largest is nothing but the first."""
     return int(((answers.argmax(1) == labels) & answered(answers)).sum()) / len(labels)
 
 

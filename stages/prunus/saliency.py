@@ -34,12 +34,12 @@ def as_drawn(candidates: Candidates) -> nn.Module:
 
 
 def refuse_one_image(network: nn.Module, images: Tensor, setting: str, advice: str = "take more") -> None:
-    """Raise ``StageError`` where ``network`` normalises over the ``images`` of a sample, and there is one, by ``setting``,
-    a key of params.yaml and its value."""
+    """Raise ``StageError`` where ``network`` normalises over the ``images`` of a sample, and there is one, by
+    ``setting``, a key of params.yaml and its value."""
     if len(images) == 1 and (norm := norm_of_one_value(network, images)):
         raise StageError(
-            f"{setting} leaves one image in a sample, and {norm}, which normalises over the sample, one value per channel; "
-            f"{advice}"
+            f"{setting} leaves one image in a sample, and {norm}, which normalises over the sample, one value per "
+            f"channel; {advice}"
         )
 
 

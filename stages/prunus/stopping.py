@@ -89,9 +89,9 @@ class FlowStop:
     """Stop once the flow that ``measure`` finds is within ``epsilon`` of ``reference``, or at ``max_epochs``.
 
     ``accuracy_reached``, the second stop of the authors' code, is asked when given, after the flow and as often: their
-    unit of training ends with both. A flow that is not finite raises ``StageError``, which says why where ``sample`` holds
-    what ``measure`` looks at, the images and for gradients their labels; so does a reference of zeros, to which no
-    distance is relative.
+    unit of training ends with both. A flow that is not finite raises ``StageError``, which says why where ``sample``
+    holds what ``measure`` looks at, the images and for gradients their labels; so does a reference of zeros, to which
+    no distance is relative.
     """
 
     measure: Callable[[nn.Module], Tensor]
@@ -112,8 +112,8 @@ class FlowStop:
         flow = finite(self.measure(network), "the flow of the retrained network", network, *self.sample)
         if flow.shape != self.reference.shape:
             raise StageError(
-                f"Phi* has {len(self.reference)} entries and the flow of this network {len(flow)}: it is of another network; "
-                "`python stages/reference_flow.py` makes it anew"
+                f"Phi* has {len(self.reference)} entries and the flow of this network {len(flow)}: it is of another "
+                "network; `python stages/reference_flow.py` makes it anew"
             )
         distance = flow_distance(flow, self.reference, self.settings.metric)
         if not (self.settings.relative and self.settings.metric == "l2"):

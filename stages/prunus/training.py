@@ -146,11 +146,12 @@ class _Sgd:
 
 def _refuse_one_value(network: nn.Module, dataset: Dataset, batch_size: int, label: str) -> None:
     """Raise ``StageError`` where batches of one image leave batch norm nothing to normalise by."""
-    image = dataset.normalise(dataset.splits["train"].images[:1])
-    if batch_size == 1 and (norm := norm_of_one_value(network, image)):
+    if batch_size > 1:
+        return
+    if norm := norm_of_one_value(network, dataset.normalise(dataset.splits["train"].images[:1])):
         raise StageError(
-            f"{label}: training.sgd.batch_size: 1 leaves {norm}, which normalises over the batch, one value per channel; "
-            "allowed for this network on these images: 2 or more"
+            f"{label}: training.sgd.batch_size: 1 leaves {norm}, which normalises over the batch, one value per "
+            "channel; allowed for this network on these images: 2 or more"
         )
 
 
@@ -203,9 +204,9 @@ def train(
     booked on ``clock`` as train, flow (the stop rule) and evaluation (validation accuracy). The gradient norm is
     clipped after masking, so that pruned weights do not shorten the step (SAP's code clips first); ``sparsifier`` sees
     the gradients before both and the parameters after the step; ``moved_by``: the keys of params.yaml that say how far
-    it moves them. With ``resume`` it goes on where a training that was stopped left a checkpoint, and leaves one itself.
-    Raises ``StageError`` when the loss, a weight or a statistic of batch norm is not finite, and where batch norm would
-    have a single value to normalise.
+    it moves them. With ``resume`` it goes on where a training that was stopped left a checkpoint, and leaves one
+    itself. Raises ``StageError`` when the loss, a weight or a statistic of batch norm is not finite, and where batch
+    norm would have a single value to normalise.
 
     ``start``: the step it begins at, of a training whose earlier steps made the ``network``. Learning rate, images'
     order, ``stop`` and ``sparsifier`` count epochs from step 0, as if those steps had been taken here; the history
@@ -296,13 +297,13 @@ def train(
 
 
 def refuse_unanswered(outcome: Outcome, network: nn.Module, dataset: Dataset, label: str) -> None:
-    """Raise ``StageError`` where the trained ``network`` has answers that are not finite: its accuracy means nothing."""
+    """Raise ``StageError`` where the trained ``network`` has answers that are not finite: no accuracy is its own."""
     if not outcome.unanswered:
         return
     images = dataset.normalise(dataset.splits["validation"].images)
     why = why_not_finite(copy.deepcopy(network).eval(), images)
     raise StageError(
-        f"{label}: once trained, the network answers {outcome.unanswered} of {len(images)} validation images with numbers "
-        f"that are not finite: {why}",
+        f"{label}: once trained, the network answers {outcome.unanswered} of {len(images)} validation images with "
+        f"numbers that are not finite: {why}",
         "not_finite",
     )

@@ -60,8 +60,8 @@ def recipe(settings: Settings) -> Recipe:
         if settings.temperature < 1 and not all(bool(score.isfinite().all()) for score in scores.values()):
             norms = [gradient_norm(network, *sample, temperature) for temperature in (settings.temperature, 1.0)]
             raise StageError(
-                f"methods.iter_grasp.temperature: {settings.temperature} leads to scores that are not finite: the norm of "
-                f"the gradient is {norms[0]:.2g}, and {norms[1]:.2g} at a temperature of 1; raise it",
+                f"methods.iter_grasp.temperature: {settings.temperature} leads to scores that are not finite: the norm "
+                f"of the gradient is {norms[0]:.2g}, and {norms[1]:.2g} at a temperature of 1; raise it",
                 "not_finite",
             )
         return structured(settings, candidates, scores)

@@ -63,8 +63,8 @@ def meta_gradients(
     if not finite and len(losses) > 1 and math.isfinite(losses[0]):
         seen = ", ".join(f"{loss:.3g}" for loss in losses)
         raise StageError(
-            f"methods.prospr.inner_rate: {inner_rate} leads to scores that are not finite: the losses before and after the "
-            f"{len(losses) - 1} inner steps are {seen}; lower it",
+            f"methods.prospr.inner_rate: {inner_rate} leads to scores that are not finite: the losses before and after "
+            f"the {len(losses) - 1} inner steps are {seen}; lower it",
             "not_finite",
         )
     return result
@@ -76,8 +76,8 @@ def recipe(settings: Settings) -> Recipe:
         images, labels = candidates.sample(settings.samples * parts)
         if len(images) < parts:
             raise StageError(
-                f"methods.prospr.inner_steps: {settings.inner_steps} steps and the loss after them need {parts} images, "
-                f"there are {len(images)} to train on; at most {len(images) - 1}"
+                f"methods.prospr.inner_steps: {settings.inner_steps} steps and the loss after them need {parts} "
+                f"images, there are {len(images)} to train on; at most {len(images) - 1}"
             )
         batches = list(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True))
         network = as_drawn(candidates)

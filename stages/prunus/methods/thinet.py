@@ -180,10 +180,8 @@ def prune(
         _rescale(network, group, factors)
         if not all(network.get_parameter(part.parameter).isfinite().all() for part in group.reads):
             largest = factors.abs().max().item()
-            raise StageError(
-                f"{group.name}: the scales of the channels that stay, up to {largest:.2g}, make weights that are not finite",
-                "not_finite",
-            )
+            said = f"{group.name}: the scales of the channels that stay, up to {largest:.2g}, make weights that are not"
+            raise StageError(f"{said} finite", "not_finite")
         masks = channels.expand([group], {group.name: living}, masks)
         masking.apply(network, masks)
     return masks

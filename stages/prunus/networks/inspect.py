@@ -1,5 +1,5 @@
-"""What is measured of a network that cannot be used: where its numbers stop being finite, and which batch norm would have
-a single value to normalise."""
+"""What is measured of a network that cannot be used: where its numbers stop being finite, and which batch norm would
+have a single value to normalise."""
 
 import copy
 

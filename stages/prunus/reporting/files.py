@@ -1,4 +1,5 @@
-"""Reading and writing tables, with an error that says which command makes a missing one, and what pictures and words both ask."""
+"""Reading and writing tables, with an error that says which command makes a missing one, and what pictures and words
+both ask."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,51 +9,59 @@ import pandas as pd
 
 from prunus.runtime import StageError, write_atomically
 
-# Columns of words; all others hold numbers.
-TEXT = set(
-    "dataset network method method_a method_b stopped_by rewind recipe layer next_layer quantity group source_dataset start "
-    "stage kind why command device processor git dirty torch python".split()
-)
-ITERATIONS = (
-    "dataset network seed method iteration density alive prunable channels channels_removed test_accuracy "
-    "pruned_test_accuracy validation_accuracy dense_test_accuracy macs dense_macs compact_macs parameters "
-    "compact_parameters bytes untrainable epochs stopped_by distance epsilon rewind recipe".split()
-)
-LAYERS = "seed method iteration layer prunable alive density pq_index gini_index macs".split()
-LAYERS += ["pruned_pq_index", "pruned_gini_index"]
-CHANNELS = "seed method iteration group channels alive".split()
-HISTORY = "seed method iteration epoch train_loss validation_accuracy distance".split()
-INFORMATION = "seed method iteration layer next_layer quantity units mean low high variance".split()
-TRANSFER = "seed method iteration source_dataset dataset start density test_accuracy epochs train_loss".split()
-SECONDS = [f"{activity}_seconds" for activity in ("train", "flow", "evaluation", "prune")]
-
-# What is read of the tables that compare writes.
+# The columns of what evaluate and its like write of a chain, and of what report reads of compare.
 COLUMNS = {
-    "comparison": [*ITERATIONS, *SECONDS, *"latency_1_seconds latency_256_seconds speedup_1 speedup_256".split()],
-    "summary": [
-        *"method seeds iterations test_accuracy_mean test_accuracy_std test_accuracy_ci95".split(),
-        *"density_mean density_std density_ci95 dense_test_accuracy_mean macs_fraction_mean bytes_mean".split(),
-        *"channels_removed_mean compact_parameters_fraction_mean compact_macs_fraction_mean".split(),
-        *"speedup_1_mean speedup_256_mean".split(),
-        *(f"{what}_{how}" for what in ("epochs", *SECONDS, "seconds") for how in ("mean", "std")),
-        *(f"{what}_saved_against_{base}" for what in ("epochs", "seconds") for base in ("sap", "lth")),
-    ],
-    "paired_tests": "method_a method_b n mean_difference ci95_low ci95_high t_p holm_p wilcoxon_p density_difference".split(),
-    "equal_density": "seed method density last_density test_accuracy epochs seconds".split(),
-    "matched_density": "density method test_accuracy_mean test_accuracy_std n".split(),
-    "matched_channels": "seed iteration channels_removed method test_accuracy interpolated".split(),
-    "collapse": "method sparsity_from sparsity_to runs collapsed untrainable untrainable_share".split(),
-    "channels": [*CHANNELS, "removed", "relative"],
-    "layers": LAYERS,
-    "histories": [*HISTORY, "epsilon"],
-    "transfer": [*TRANSFER, "source_test_accuracy"],
-    "information": INFORMATION,
-    "runs": [
-        *"stage seed method iteration device processor threads git dirty torch python".split(),
-        *(f"seconds_{activity}" for activity in ("total", "prune", "train", "flow", "evaluation")),
-    ],
-    "missing": "stage seed method iteration kind density why command".split(),
+    name: words.split()
+    for name, words in {
+        "iterations": """dataset network seed method iteration density alive prunable channels channels_removed
+            test_accuracy pruned_test_accuracy validation_accuracy dense_test_accuracy macs dense_macs compact_macs
+            parameters compact_parameters bytes untrainable epochs stopped_by distance epsilon rewind recipe""",
+        "layers": """seed method iteration layer prunable alive density pq_index gini_index macs pruned_pq_index
+            pruned_gini_index""",
+        "channels_alive": "seed method iteration group channels alive",
+        "history": "seed method iteration epoch train_loss validation_accuracy distance",
+        "information": "seed method iteration layer next_layer quantity units mean low high variance",
+        "transferred": "seed method iteration source_dataset dataset start density test_accuracy epochs train_loss",
+        "summary": """method seeds iterations test_accuracy_mean test_accuracy_std test_accuracy_ci95 density_mean
+            density_std density_ci95 dense_test_accuracy_mean macs_fraction_mean bytes_mean channels_removed_mean
+            compact_parameters_fraction_mean compact_macs_fraction_mean speedup_1_mean speedup_256_mean epochs_mean
+            epochs_std train_seconds_mean train_seconds_std flow_seconds_mean flow_seconds_std evaluation_seconds_mean
+            evaluation_seconds_std prune_seconds_mean prune_seconds_std seconds_mean seconds_std
+            epochs_saved_against_sap seconds_saved_against_sap epochs_saved_against_lth seconds_saved_against_lth""",
+        "paired_tests": """method_a method_b n mean_difference ci95_low ci95_high t_p holm_p wilcoxon_p
+            density_difference""",
+        "equal_density": "seed method density last_density test_accuracy epochs seconds",
+        "matched_density": "density method test_accuracy_mean test_accuracy_std n",
+        "matched_channels": "seed iteration channels_removed method test_accuracy interpolated",
+        "collapse": "method sparsity_from sparsity_to runs collapsed untrainable untrainable_share",
+        "runs": """stage seed method iteration device processor threads git dirty torch python seconds_total
+            seconds_prune seconds_train seconds_flow seconds_evaluation""",
+        "missing": "stage seed method iteration kind density why command",
+    }.items()
 }
+SECONDS = [f"{activity}_seconds" for activity in ("train", "flow", "evaluation", "prune")]
+LATENCIES = ["latency_1_seconds", "latency_256_seconds", "speedup_1", "speedup_256"]
+COLUMNS["comparison"] = [*COLUMNS["iterations"], *SECONDS, *LATENCIES]
+COLUMNS["channels"] = [*COLUMNS["channels_alive"], "removed", "relative"]
+COLUMNS["histories"] = [*COLUMNS["history"], "epsilon"]
+COLUMNS["transfer"] = [*COLUMNS["transferred"], "source_test_accuracy"]
+
+# Columns of words; all others hold numbers.
+TEXT = {"dataset", "network", "method", "method_a", "method_b", "stopped_by", "rewind", "recipe", "layer", "next_layer"}
+TEXT |= {
+    "quantity",
+    "group",
+    "source_dataset",
+    "start",
+    "stage",
+    "kind",
+    "why",
+    "command",
+    "device",
+    "processor",
+    "git",
+}
+TEXT |= {"dirty", "torch", "python"}
 
 
 def read_table(path: Path, made_by: str, columns: Sequence[str] = (), others: bool = True) -> pd.DataFrame:

@@ -20,8 +20,7 @@ SECONDS = files.SECONDS
 BATCHES = (1, 256)  # images at a time that evaluate measures latency with
 TRANSFER_COLUMNS = ["seed", "method", "iteration", "source_dataset", "dataset", "start", "density"]
 TRANSFER_COLUMNS += ["source_test_accuracy", "test_accuracy", "epochs", "train_loss"]
-INFORMATION_COLUMNS = files.INFORMATION
-EVALUATED = {"layers": files.LAYERS, "history": files.HISTORY, "channels": files.CHANNELS}
+INFORMATION_COLUMNS = files.COLUMNS["information"]
 INTEGERS = ("seed", "iteration", "threads")
 
 
@@ -49,7 +48,7 @@ def _read_iterations(study: Study, seed: int, method: str) -> pd.DataFrame | Non
     path = layout.evaluation(seed, method) / "iterations.csv"
     if not path.exists():
         return None
-    chain = read_chain(path, layout.evaluate_command(seed, method), files.ITERATIONS, seed, method)
+    chain = read_chain(path, layout.evaluate_command(seed, method), files.COLUMNS["iterations"], seed, method)
     chain = chain[chain["iteration"] <= len(study.iterations)]
     return None if chain.empty else chain
 
@@ -68,7 +67,8 @@ def _gather(study: Study, name: str, first_iteration: int, may_be_empty: bool = 
         if name == "iterations":
             chain = made
         else:  # histories are merged by name with another table
-            chain = read_chain(path, made_by, EVALUATED[name], seed, method, others=name != "history")
+            columns = files.COLUMNS["channels_alive" if name == "channels" else name]
+            chain = read_chain(path, made_by, columns, seed, method, others=name != "history")
         wanted = range(first_iteration, int(made["iteration"].max()) + 1)
         absent = sorted(set(wanted) - set(chain["iteration"]))
         if absent and not (may_be_empty and chain.empty):
@@ -183,7 +183,7 @@ def transfer(study: Study, comparison: pd.DataFrame, datasets: list[str], method
         if not path.exists():
             continue
         made_by = layout.transfer_command(dataset, seed, method)
-        chain = read_chain(path, made_by, files.TRANSFER, seed, method)
+        chain = read_chain(path, made_by, files.COLUMNS["transferred"], seed, method)
         wanted = [0] if method == "dense" else range(1, len(study.iterations) + 1)
         if set(chain["source_dataset"]) != {study.dataset}:
             raise StageError(f"{path} is not of networks from {study.dataset}; `{made_by}` makes it anew")
