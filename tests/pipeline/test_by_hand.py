@@ -12,7 +12,7 @@ STAGE = "prune_iteration@0-sap-iteration1"
 def test_a_stage_run_by_hand_does_not_run_again_once_it_is_committed(finished):
     folder = finished.root / "runs/seed0/sap/iteration-2"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    finished.run(sys.executable, *"stages/prune_iteration.py --seed 0 --method sap --iteration 2".split())
+    finished.run(sys.executable, *["stages/prune_iteration.py", "--seed", "0", "--method", "sap", "--iteration", "2"])
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before  # the same bytes, but for the record
     assert STAGE in finished.run("dvc", "status")
     finished.run("dvc", "commit", "--force", STAGE)

@@ -128,7 +128,7 @@ def test_a_list_is_labelled_by_its_entries():
         [sweep.Experiment(str(n), content, comparison({"mipp": [0.9]})) for n, content in enumerate(flat)]
     )
     assert [variant.label for variant in found] == [
-        "as in params.yaml",
+        "regularisation 0.01",
         "regularisation 0.05 0.3",
         "regularisation none",
     ]
@@ -140,7 +140,7 @@ def test_a_list_is_labelled_by_its_entries():
             for n in chains
         ]
     )
-    assert [variant.label for variant in both] == ["as in params.yaml", "5 iterations"]
+    assert [variant.label for variant in both] == ["3 iterations", "5 iterations"]
 
 
 def test_a_setting_of_no_method_concerns_all():
