@@ -12,7 +12,8 @@ from itertools import product
 from prunus import layout
 from prunus.params import for_stage
 from prunus.reporting import matched, missing, statistics, tables
-from prunus.runtime import one_line_errors, write_atomically, write_json
+from prunus.reporting.files import write_table
+from prunus.runtime import one_line_errors, write_json
 
 PARAMS = ["study", "imposed", "transfer.datasets", "transfer.methods", "information.methods"]
 
@@ -51,8 +52,7 @@ def main() -> None:
         "missing": absent,
     }
     for name, table in results.items():
-        with write_atomically(layout.TABLES / f"{name}.csv") as partial:
-            table.to_csv(partial, index=False)
+        write_table(layout.TABLES / f"{name}.csv", table)
     write_json(layout.METRICS, statistics.metrics(summary, len(study.seeds)))
     print(f"compared {len(study.methods)} methods over {len(study.seeds)} seeds, in {layout.TABLES}")
     if len(absent):

@@ -11,6 +11,9 @@ import gzip
 import os
 from pathlib import Path
 
+import prunus  # noqa: F401 - first: what it sets up counts from here on
+
+# isort: split
 import torch
 from torch import nn
 

@@ -15,6 +15,7 @@ import os
 
 from prunus import channels, checkpoint, layout, networks, preservation
 from prunus.datasets import load
+from prunus.information import TooFewSamples
 from prunus.params import for_stage
 from prunus.readings import Readings
 from prunus.runtime import Recorder, StageError, derive_seed, one_line_errors, open_device, write_csv
@@ -77,8 +78,9 @@ def main() -> None:
             try:
                 with recorder.clock.time("information"):
                     measured = list(preservation.step(groups, before, read(pruned, alive)[0], after, **options))
-            except ValueError as error:
-                raise StageError(f"{error}; raise information.samples, or lower information.cells") from None
+            except TooFewSamples as error:
+                relief = error.relief("information", len(images), params.information.samples, params.information.cells)
+                raise StageError(f"seed {seed} {method} iteration {t}: {error}; {relief}") from None
             rows += [{"seed": seed, "method": method, "iteration": t} | row for row in measured]
             before = after
         write_csv(table, rows, ["seed", "method", "iteration", *preservation.COLUMNS])

@@ -7,6 +7,9 @@ import argparse
 import os
 from dataclasses import asdict
 
+import prunus  # noqa: F401 - first: what it sets up counts from here on
+
+# isort: split
 import torch
 
 from prunus import arithmetic, checkpoint, layout, masks, networks
@@ -86,7 +89,8 @@ def main() -> None:
             },
         )
     accuracy = outcome.history[-1]["validation_accuracy"]
-    print(f"seed {seed} dense: {len(outcome.history)} epochs, validation accuracy {accuracy:.2%}, in {folder}")
+    odd = f", {outcome.unanswered} images answered with numbers that are not finite" if outcome.unanswered else ""
+    print(f"seed {seed} dense: {len(outcome.history)} epochs, validation accuracy {accuracy:.2%}{odd}, in {folder}")
 
 
 if __name__ == "__main__":

@@ -15,20 +15,22 @@ from prunus import arithmetic, channels, checkpoint, layout, masks, methods, net
 from prunus.batches import batches_per_epoch
 from prunus.datasets import load
 from prunus.evaluation import accuracy
-from prunus.params import for_stage
+from prunus.params import for_stage, takes
 from prunus.recipe import Candidates, Retraining
 from prunus.resuming import Resume
 from prunus.runtime import (
     Recorder,
     StageError,
     derive_seed,
+    labelled,
     one_line_errors,
     open_device,
     read_json,
     write_csv,
     write_json,
 )
-from prunus.training import train
+from prunus.sparsity import FractionAmount
+from prunus.training import refuse_unanswered, train
 
 PARAMS = [
     "study.network",
@@ -44,23 +46,67 @@ PARAMS = [
 ]
 
 HARSH = ("beta", "gamma", "fraction", "confidence")  # settings of which less prunes less
+MOVING = ("penalty",)  # settings by which a method moves weights while it trains
 
 
-def refuse_empty_layers(kept, label, method, settings, ratio_of):
-    """Raise ``StageError`` where ``kept`` leaves a layer without any weight: no training mends most such networks."""
+def either(ways):
+    """``a``, ``a or b``, ``a, b or c``."""
+    return " or ".join([", ".join(ways[:-1]), ways[-1]] if len(ways) > 1 else ways)
+
+
+def refuse_empty_layers(kept, label, method, settings, ratio_of, iteration=None):
+    """Raise ``StageError`` where ``kept`` leaves a layer without any weight: no training mends most such networks.
+
+    What it advises the schema takes: a chain cannot be shorter than one iteration, nor every method have another scope.
+    """
     if not (empty := masks.collapsed(kept)):
         return
     density = masks.density(kept)
-    ways = [f"lower methods.{method}.{name}" for name in HARSH if hasattr(settings, name)]
-    if getattr(settings, "scope", None) == "global":
+    ways = [
+        f"lower methods.{method}.{name}"
+        for name in HARSH
+        if takes(settings, **{name: getattr(settings, name, 1.0) / 2})
+    ]
+    if getattr(settings, "scope", None) == "global" and takes(settings, scope="layer"):
         ways.append(f"set methods.{method}.scope: layer")
     ways = [f"take {method} out of imposed.methods"] if ratio_of else ways
+    ways += ["list fewer study.iterations"] if iteration != 1 else []
     raise StageError(
-        f"{label}: no weight is left in {', '.join(empty)} (density {100 * density:.3g} %); "
-        f"{', '.join(ways)} or list fewer study.iterations",
+        f"{label}: no weight is left in {', '.join(empty)} (density {100 * density:.3g} %); {either(ways)}",
         "collapsed",
         density,
     )
+
+
+def asked(settings, candidates):
+    """How many weights or channels the method's amount comes to; None for a method that has no amount."""
+    fixed = FractionAmount(settings.fraction) if hasattr(settings, "fraction") else None
+    if (amount := getattr(settings, "amount", fixed)) is None:
+        return None
+    amount = amount.at(candidates.iteration) if hasattr(amount, "at") else amount
+    alive, values = candidates.masks, candidates.current
+    if settings.prunes_channels:
+        alive = channels.alive(candidates.groups, candidates.masks)
+        values = {name: mask.float() for name, mask in alive.items()}
+    return masks.asked(values, alive, getattr(settings, "scope", "global"), amount)
+
+
+def say_if_nothing_goes(kept, candidates, label, method, settings, ratio_of):
+    """A line where ``kept`` are the masks as they were: what follows trains the same network once more."""
+    if masks.alive_count(kept) != masks.alive_count(candidates.masks):
+        return
+    count, what = asked(settings, candidates), "channel" if settings.prunes_channels else "weight"
+    if count is None:
+        why = f"{method} finds no {what} that can go"
+    elif count:
+        why = f"{count} {what}(s) were to go, and none can"
+    elif ratio_of:
+        why = f"the share that {ratio_of} removed comes to no {what}"
+    elif hasattr(settings, "fraction"):
+        why = f"methods.{method}.fraction: {settings.fraction} comes to no {what}"
+    else:
+        why = f"the amount of methods.{method} comes to no {what}"
+    print(f"{label}: nothing is pruned, and the network is retrained as it was: {why}", flush=True)
 
 
 def changed(network, kept, before):
@@ -70,7 +116,8 @@ def changed(network, kept, before):
 
 
 # What is read of reference_flow.json.
-REFERENCE = {"samples": int, "subset_seed": int, "quirks": dict[str, list[float]]}
+REFERENCE = {"samples": int, "subset_seed": int}
+REFERENCE["quirks"] = {"gradient_mean": list[float], "gradient_norm": list[float]}
 REFERENCE |= dict.fromkeys(("information", "information_signed", "gradient"), list[float])
 
 
@@ -134,9 +181,11 @@ def main() -> None:
             settings = at_ratio(settings, t, realised["channels_removed"])
         recipe = methods.recipe(method, settings)
         weights = {name: weight.clone() for name, weight in candidates.current.items()} if recipe.select else {}
-        with recorder.clock.time("prune"):
+        with recorder.clock.time("prune"), labelled(label):
             kept = recipe.masks(candidates)
-        refuse_empty_layers(kept, label, method, settings, ratio_of)
+        refuse_empty_layers(kept, label, method, settings, ratio_of, t)
+        if not recipe.sparsify:
+            say_if_nothing_goes(kept, candidates, label, method, settings, ratio_of)
         pruned = changed(network, kept, weights)
         if recipe.rewind != "none":
             recipe.restart(network, dense_state(recipe.rewind))
@@ -164,12 +213,16 @@ def main() -> None:
             precision=computed.dtype,
             start=params.training.warmup_steps if recipe.rewind == "warmup" else 0,
             sparsifier=sparsifier,
+            moved_by=[f"methods.{method}.{name}" for name in MOVING if sparsifier and hasattr(settings, name)],
             resume=Resume(recorder, params, inputs),
         )
         if sparsifier:
-            kept = sparsifier.masks()
-            refuse_empty_layers(kept, label, method, settings, ratio_of)
+            with labelled(label):
+                kept = sparsifier.masks()
+            refuse_empty_layers(kept, label, method, settings, ratio_of, t)
+            say_if_nothing_goes(kept, candidates, label, method, settings, ratio_of)
             masks.apply(network, kept)
+        refuse_unanswered(outcome, network, dataset, label)
         checkpoint.save(folder / layout.PRUNED, pruned)
         checkpoint.save(folder / layout.NETWORK, network.state_dict(), kept)
         write_csv(folder / layout.HISTORY, outcome.history)

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from prunus import checkpoint, layout, networks
 from prunus.datasets import load
-from prunus.flow import flow_layers, gradient_flow, information_flow
+from prunus.flow import finite, flow_layers, gradient_flow, information_flow
 from prunus.params import for_stage
 from prunus.runtime import Recorder, derive_seed, one_line_errors, open_device, read_json, write_json
 
@@ -30,15 +30,16 @@ def main() -> None:
         dataset = load(layout.DATASET, device, splits=("train",))
         network = networks.of_study(params.study.network, params.network, dataset.form).to(device)
         masks = checkpoint.load_into(network, layout.rewind_point(seed, "trained"), device, pretrain)
-        dense = read_json(
-            layout.dense(seed) / layout.METRICS_NAME, pretrain, {"last_batch_gradient": dict[str, list[float]]}
-        )
+        last = {"last_batch_gradient": dict.fromkeys(("mean", "norm"), list[float])}
+        dense = read_json(layout.dense(seed) / layout.METRICS_NAME, pretrain, last)
         subset = dataset.sample("train", params.flow.samples, seeds["flow"])
         images = dataset.normalise(subset.images)
         with recorder.clock.time("flow"):
             information = information_flow(network, images, "absolute")
+            finite(information, f"seed {seed}: the dense network's information flow", network, images)
             signed = information_flow(network, images, "signed")
             gradient = gradient_flow(network, images, subset.labels, masks)
+            finite(gradient, f"seed {seed}: the dense network's gradient flow", network, images, subset.labels)
         write_json(
             layout.reference_flow(seed),
             {

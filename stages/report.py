@@ -9,7 +9,7 @@ import os
 from prunus import layout
 from prunus.params import for_stage
 from prunus.reporting.figures import draw, png
-from prunus.reporting.files import read_table
+from prunus.reporting.files import COLUMNS, read_table
 from prunus.reporting.page import render
 from prunus.runtime import StageError, one_line_errors, read_json, write_atomically
 
@@ -37,7 +37,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     params = for_stage(PARAMS, methods=False)
     study = params.study.model_copy(update={"methods": [*params.study.methods, *params.imposed.chains]})
-    tables = {name: read_table(layout.TABLES / f"{name}.csv", COMPARE) for name in TABLES}
+    tables = {name: read_table(layout.TABLES / f"{name}.csv", COMPARE, COLUMNS[name]) for name in TABLES}
     metrics = read_json(layout.METRICS, COMPARE, dict.fromkeys(study.methods, dict[str, float]))
     if list(tables["summary"]["method"]) != study.methods:
         raise StageError(f"{layout.TABLES} is of other methods than the study's; `{COMPARE}` makes it anew")

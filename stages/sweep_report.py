@@ -8,11 +8,16 @@ import argparse
 import json
 import os
 import subprocess
+from pathlib import Path
 
+import prunus  # noqa: F401 - first: what it sets up counts from here on
+
+# isort: split
 import pandas as pd
 
 from prunus import layout
 from prunus.reporting import sweep, sweep_page
+from prunus.reporting.files import COLUMNS, read_table, write_table
 from prunus.reporting.statistics import complete
 from prunus.runtime import StageError, one_line_errors, write_atomically
 
@@ -62,7 +67,7 @@ def table(name: str, data: dict, cached) -> pd.DataFrame:
     where = path if name == sweep.WORKSPACE else cached(out["hash"]) if out else None
     if where is None or not os.path.exists(where):
         raise StageError(f"{name}: has no {path}; `dvc repro` (workspace) or `dvc exp run` makes it")
-    return pd.read_csv(where)
+    return read_table(Path(where), "dvc repro", COLUMNS["comparison"])
 
 
 def main() -> None:
@@ -76,8 +81,7 @@ def main() -> None:
     found = sweep.variants(experiments)
     rows = sweep.table(found)
     for name, content in {"sweep": rows, "sweep_comparison": sweep.combined(found)}.items():
-        with write_atomically(layout.TABLES / f"{name}.csv") as partial:
-            content.to_csv(partial, index=False)
+        write_table(layout.TABLES / f"{name}.csv", content)
     drawn = sweep_page.charts(found, rows)
     for name, chart in drawn.items():
         if chart:

@@ -10,6 +10,9 @@ import argparse
 import os
 from dataclasses import asdict
 
+import prunus  # noqa: F401 - first: what it sets up counts from here on
+
+# isort: split
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +24,7 @@ from prunus.params import for_stage
 from prunus.resuming import Resume
 from prunus.runtime import Recorder, derive_seed, one_line_errors, open_device, write_csv
 from prunus.stopping import FixedEpochs
-from prunus.training import train
+from prunus.training import refuse_unanswered, train
 
 PARAMS = [
     "study.dataset",
@@ -99,6 +102,7 @@ def main() -> None:
                 precision=computed.dtype,
                 resume=resume,
             )
+            refuse_unanswered(outcome, network, dataset, label)
             with recorder.clock.time("evaluation"):
                 test_accuracy = accuracy(network, dataset, "test")
             resume.finish(

@@ -163,6 +163,40 @@ def test_rows_that_no_stage_writes(tmp_path, content):
     assert refusal(runtime.read_rows, path, MADE_BY).startswith(f"{path} is damaged (")
 
 
+COLUMNS = {"epoch": int, "loss": float, "distance": float | None}
+FOREIGN = {
+    "epoch,loss\n1,0.5\n": "row 1, column distance: Field required",
+    "epoch,loss,distance,epsilon\n1,0.5,,0.1\n": "row 1, column epsilon: Extra inputs are not permitted",
+    "colour,size,weight\nblue,1,2\n": "row 1, column epoch: Field required",
+    "epoch,loss,distance\n1,0.5,\n2,much,\n": "row 2, column loss: Input should be a valid number",
+    "epoch,loss,distance\n1.5,0.5,\n": "row 1, column epoch: Input should be a valid integer",
+    "epoch,loss,distance\n1,,0.2\n": "row 1, column loss: Input should be a valid number",
+    "epoch,loss,distance\n1,nan,\n": "row 1, column loss: Input should be a finite number",
+    "epoch,loss,distance\n1,0.5,inf\n": "row 1, column distance: Input should be a finite number",
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN, ids=lambda content: content.split("\n")[1])
+def test_rows_of_foreign_columns_or_types(tmp_path, content):
+    path = tmp_path / "history.csv"
+    path.write_text(content)
+    said = refusal(runtime.read_rows, path, MADE_BY, COLUMNS)
+    assert said.startswith(f"{path} is damaged ({FOREIGN[content]}") and said.endswith(f"`{MADE_BY}` makes it again")
+    path.write_text("loss,epoch,distance\n0.5,1,\n0.25,2,0.75\n")
+    assert runtime.read_rows(path, MADE_BY, COLUMNS) == [
+        {"epoch": "1", "loss": "0.5", "distance": ""},
+        {"epoch": "2", "loss": "0.25", "distance": "0.75"},
+    ]
+
+
+def test_a_block_of_keys_is_read_key_by_key(tmp_path):
+    path, keys = tmp_path / "a.json", {"settings": {"rewind": str}, "n": int}
+    runtime.write_json(path, {"settings": {"rewind": "none", "epochs": 3}, "n": 1})
+    assert runtime.read_json(path, MADE_BY, keys)["settings"] == {"rewind": "none", "epochs": 3}
+    runtime.write_json(path, {"settings": {"epochs": 3}, "n": 1})
+    assert "a.json is damaged (settings.rewind: Field required)" in refusal(runtime.read_json, path, MADE_BY, keys)
+
+
 def test_rows_as_a_stage_writes_them(tmp_path):
     rows = [{"epoch": 1, "distance": None}, {"epoch": 2, "distance": 0.5}]
     runtime.write_csv(tmp_path / "a.csv", rows)
@@ -237,7 +271,20 @@ READERS = [
 ]
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "garbage"])
+def foreign(content: str, suffix: str, damage: str) -> str:
+    """A stage's output with other keys or columns, or with a word in every place."""
+    if suffix == ".json":
+        words = dict.fromkeys(json.loads(content), "many")
+        return json.dumps({"colour": "blue"} if damage == "foreign" else words)
+    columns = content.split("\n")[0]
+    return (
+        "colour,size\nblue,3\n"
+        if damage == "foreign"
+        else f"{columns}\n{','.join(['many'] * len(columns.split(',')))}\n"
+    )
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "foreign", "words"])
 @pytest.mark.parametrize(("command", "file", "made_by"), READERS)
 def test_a_stage_names_the_file_and_the_command_that_makes_it(
     run, tmp_path, monkeypatch, capsys, command, file, made_by, damage
@@ -250,6 +297,10 @@ def test_a_stage_names_the_file_and_the_command_that_makes_it(
         if "record" in file.name:
             pytest.skip("what a stage computed stands without its record")
         (root / file).unlink()
+    elif damage in ("foreign", "words"):
+        if file.suffix not in (".csv", ".json"):
+            pytest.skip("tensors of other networks have tests of their own")
+        (root / file).write_text(foreign((root / file).read_text(), file.suffix, damage))
     else:
         (root / file).write_bytes(b"" if damage == "empty" else b"\x80\x04\x95garbage\n" + os.urandom(100))
     before = times(root)

@@ -1,6 +1,9 @@
 """Every mistake in params.yaml gets its line: the key, the value and what is allowed."""
 
+import copy
+import errno
 import math
+import os
 import subprocess
 import sys
 
@@ -96,6 +99,49 @@ def test_one_line_names_key_value_and_what_is_allowed(raw, key, value, said):
         params.validate(raw)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_empty_file_and_a_block_that_is_none_are_said_in_words(raw):
+    with pytest.raises(params.ParamsError) as error:
+        params.validate(None)
+    assert str(error.value).startswith("params.yaml: is empty; it holds the blocks study, imposed, transfer, data, ")
+    for key, value, said in (
+        ("study", None, "study: None should be a block of keys"),
+        ("training.sgd", 3, "training.sgd: 3 should be a block of keys"),
+        ("methods", [], "methods: [] should be a block of keys"),
+        ("methods.sap", "lth", "methods.sap: 'lth' should be a block of keys"),
+        ("study.iterations", [3], "study.iterations[0]: 3 should be a block of keys"),
+    ):
+        changed = copy.deepcopy(raw)
+        put(changed, key, value)
+        with pytest.raises(params.ParamsError) as error:
+            params.validate(changed)
+        assert str(error.value) == said
+
+
+def test_a_file_that_may_not_be_looked_at_is_one_line(tmp_path, monkeypatch, capsys):
+    def refused(path, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(tmp_path), "stat", refused)  # root may look everywhere
+    with pytest.raises(SystemExit) as ended:
+        params.for_stage([])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1
+    assert said.endswith("params.yaml: cannot be read (Permission denied)\n")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becoming another user needs root")
+def test_a_folder_that_may_not_be_read_is_one_line(tmp_path):
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    (folder / "params.yaml").write_text((layout.ROOT / "params.yaml").read_text())
+    code = "import sys, os; from pathlib import Path; from prunus import params; os.setuid(65534)\n"
+    code += "try: params.read(Path(sys.argv[1]))\nexcept params.ParamsError as error: print(error)"
+    folder.chmod(0o700)
+    options = {"capture_output": True, "text": True, "env": {"PYTHONPATH": str(layout.ROOT / "stages")}}
+    done = subprocess.run([sys.executable, "-c", code, str(folder / "params.yaml")], **options)
+    assert done.stdout == f"{folder}/params.yaml: cannot be read (Permission denied)\n", done.stderr
 
 
 def test_a_missing_key_is_named(raw):

@@ -152,8 +152,28 @@ def test_looks_only_every_k_epochs():
     assert distances == [None, 2.0, None, pytest.approx(0.1)]
 
 
-def test_a_distance_that_is_not_a_number_never_stops():
-    assert looks(flow_stop([math.nan] * 6))[-1].reason == "cap"
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_flow_that_is_not_finite_ends_the_stage(value, small_network):
+    with pytest.raises(StageError, match="the flow of the retrained network is not finite in 1 of 2 entries") as raised:
+        looks(flow_stop([2.0, value]), small_network)
+    assert raised.value.kind == "not_finite"
+
+
+def test_no_distance_is_relative_to_a_reference_of_zeros():
+    settings = dict(epsilon=0.5, metric="l2", relative=True, every=1, max_epochs=6, reference_quirks=False)
+    stop = FlowStop(lambda network: torch.ones(2), torch.zeros(2), FlowSettings(**settings))
+    with pytest.raises(StageError, match=r"Phi\* is 0 in every entry.*set relative: false"):
+        looks(stop)
+    settings["relative"] = False
+    absolute = FlowStop(lambda network: torch.ones(2), torch.zeros(2), FlowSettings(**settings))
+    assert looks(absolute)[-1].distance == pytest.approx(2**0.5)
+
+
+def test_a_reference_of_another_network_is_one_clear_error():
+    settings = dict(epsilon=0.5, metric="l2", relative=True, every=1, max_epochs=6, reference_quirks=False)
+    stop = FlowStop(lambda network: torch.ones(3), torch.ones(2), FlowSettings(**settings))
+    with pytest.raises(StageError, match=r"Phi\* has 2 entries and the flow of this network 3"):
+        looks(stop)
 
 
 def test_accuracy_is_a_second_stop_only_where_it_is_given():

@@ -1,10 +1,28 @@
-"""What the stage scripts share.
+"""What the stage scripts share. They import it before anything that takes long.
 
 The two variables must be set before torch loads its libraries. OpenMP threads that spin while another process wants
 their core make training ten times slower; cuBLAS is deterministic only with a fixed workspace.
+
+Ctrl-C is one line from here on, also while torch is being imported.
 """
 
 import os
+import sys
+from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+SCRIPT = Path(sys.argv[0] if sys.argv else "")
+INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
+
+
+def _one_line(kind, error, trace):
+    if not issubclass(kind, KeyboardInterrupt):
+        return sys.__excepthook__(kind, error, trace)
+    print(f"{SCRIPT.name}: stopped by Ctrl-C; the same command goes on", file=sys.stderr)
+    raise SystemExit(INTERRUPTED)
+
+
+if SCRIPT.resolve().parent == Path(__file__).resolve().parents[1]:
+    sys.excepthook = _one_line

@@ -35,8 +35,15 @@ def logits(
         network.train(was_training)
 
 
+def answered(answers: Tensor) -> Tensor:
+    """Which of the ``answers`` [N, classes] are numbers throughout, bool [N]."""
+    return answers.isfinite().all(1)
+
+
 def share_correct(answers: Tensor, labels: Tensor) -> float:
-    return int((answers.argmax(1) == labels).sum()) / len(labels)
+    """Fraction of the ``answers`` [N, classes] that are largest at ``labels`` [N]. One that is not finite is wrong: of
+    several NaN the largest is nothing but the first."""
+    return int(((answers.argmax(1) == labels) & answered(answers)).sum()) / len(labels)
 
 
 def accuracy(network: nn.Module, dataset: Dataset, split: str, batch_size: int = 1000) -> float:
@@ -53,7 +60,7 @@ def layer_table(network: nn.Module, masks: Masks, macs: dict[str, int]) -> list[
     """One row (keys: LAYER_COLUMNS) per prunable parameter.
 
     The indices are those of the alive weights, the PQ index at p = 0.5, q = 1, the setting in which it equals one
-    minus SAP's kept share; NaN where all alive weights are zero. ``macs`` as ``multiply_accumulates`` returns it.
+    minus SAP's kept share; None where all alive weights are zero. ``macs`` as ``multiply_accumulates`` returns it.
     """
     weights, rows = prunable(network), []
     for name, mask in masks.items():
@@ -65,8 +72,8 @@ def layer_table(network: nn.Module, masks: Masks, macs: dict[str, int]) -> list[
                 "prunable": mask.numel(),
                 "alive": alive.numel(),
                 "density": alive.numel() / mask.numel(),
-                "pq_index": pq_index(alive, 0.5, 1.0) if defined else float("nan"),
-                "gini_index": gini_index(alive) if defined else float("nan"),
+                "pq_index": pq_index(alive, 0.5, 1.0) if defined else None,
+                "gini_index": gini_index(alive) if defined else None,
                 "macs": macs[name.removesuffix(".weight")],
             }
         )

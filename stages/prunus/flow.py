@@ -6,11 +6,15 @@ the definition. Their code's gradient statistic is kept as ``stale_gradient_flow
 weight means for a flow is the flow's derivative, ``information_saliency`` and ``gradient_saliency``.
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunus.masks import Masks, prunable
+from prunus.networks.inspect import why_not_finite
+from prunus.runtime import StageError
 
 SHORTCUTS = ("downsample", "shortcut")
 
@@ -184,6 +188,18 @@ def stale_gradient_flow(network: nn.Module, batches: int) -> dict[str, Tensor]:
         "mean": factor * torch.stack([gradient.to(torch.float64).abs().mean() for gradient in gradients]),
         "norm": factor * torch.stack([torch.linalg.vector_norm(g.to(torch.float64)) for g in gradients]),
     }
+
+
+def finite(
+    flow: Tensor, what: str, network: nn.Module, images: Tensor | None = None, labels: Tensor | None = None
+) -> Tensor:
+    """``flow`` of ``network`` on ``images``; ``StageError`` that calls it ``what`` and says why where an entry is not
+    finite. Such a flow is at no distance from another: nothing can be decided by it."""
+    if flow.isfinite().all():
+        return flow
+    bad = f"{what} is not finite in {int((~flow.isfinite()).sum())} of {len(flow)} entries"
+    why = "" if images is None else f": {why_not_finite(copy.deepcopy(network).eval(), images, labels)}"
+    raise StageError(bad + why, "not_finite")
 
 
 def flow_distance(current: Tensor, reference: Tensor, metric: str = "l2") -> float:

@@ -33,6 +33,22 @@ ESTIMATE_RIDGE = 1e-8  # where no feature is taken out afterwards
 ALIKE = 0.01
 
 
+class TooFewSamples(ValueError):
+    """There are too few samples: of any kind or, with ``by_columns``, for what the linear predictor reads of each."""
+
+    def __init__(self, message: str, by_columns: bool = False):
+        super().__init__(message)
+        self.by_columns = by_columns
+
+    def relief(self, block: str, images: int, samples: int, cells: int) -> str:
+        """Which keys of a ``block`` of params.yaml to change; ``images`` were to be had of its ``samples``."""
+        ways = [f"raise {block}.samples"] if images >= samples else []
+        if self.by_columns:
+            ways += [f"lower {block}.cells"] if cells > 1 else []
+            ways += [f"set {block}.predictor: mlp"]
+        return " or ".join(ways) or f"the training split has {images} images"
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Mean over the repeats and its confidence interval."""
@@ -182,7 +198,7 @@ def _ceiling(fitted: Linear | MLP, regularisation: float) -> float:
 def _fitted(predictor: str, data: Data, seed: int) -> Linear | MLP:
     samples, width = data.fit.shape[1], data.x.shape[1]
     if predictor == "linear" and samples <= width:
-        raise ValueError(f"too few samples: {samples} to fit, and the linear predictor reads {width} columns")
+        raise TooFewSamples(f"too few samples: {samples} to fit, and the linear predictor reads {width} columns", True)
     return PREDICTORS[predictor](data, seed)
 
 
@@ -406,7 +422,7 @@ def _data(features: Any, target: Any, repeats: int, seed: int, in_units: bool) -
         if len(group) != n:
             raise ValueError(f"features: {len(group)} samples (feature {i}), target: {n}")
     if n < MIN_SAMPLES:
-        raise ValueError(f"too few samples: {n}, at least {MIN_SAMPLES}")
+        raise TooFewSamples(f"too few samples: {n}, at least {MIN_SAMPLES}")
     x, _ = standardised(torch.cat(groups, 1))
     columns = list(torch.arange(x.shape[1], device=device).split([group.shape[1] for group in groups]))
     if target.is_floating_point():

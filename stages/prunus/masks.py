@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunus.runtime import StageError
 from prunus.sparsity import PIECE, Amount, alive_per_row
 
 Masks = dict[str, Tensor]
@@ -83,6 +84,12 @@ def _counts(amount: Amount, weights: Sequence[Tensor], masks: Sequence[Tensor]) 
     return [min(amount(row), len(row)) for row in alive.split(alive_per_row(masks))]
 
 
+def asked(weights: dict[str, Tensor], masks: Masks, scope: str, amount: Amount) -> int:
+    """How many entries ``prune`` would take of all groups, but for those that stay."""
+    groups = (_groups([tensors[name] for name in masks], scope) for tensors in (weights, masks))
+    return sum(sum(_counts(amount, weight, mask)) for weight, mask in zip(*groups, strict=True))
+
+
 def _limit(row: Tensor, count: int) -> tuple[float, int]:
     """The ``count``-th lowest of ``row`` and how many of its equals are among the ``count`` lowest; reorders ``row``.
 
@@ -138,6 +145,17 @@ def _drop_first(masks: Sequence[Tensor], counts: list[int]) -> list[Tensor]:
     return kept
 
 
+def _refuse_other_counts(
+    kept: list[Tensor], before: Sequence[Tensor], counts: list[int], scores: Sequence[Tensor]
+) -> None:
+    """Raise ``StageError`` unless of each row exactly as many entries went as were to go."""
+    sizes = alive_per_row(before)
+    went = [size - left for size, left in zip(sizes, alive_per_row(kept), strict=True)]
+    if went != counts:
+        why = "; some scores are no numbers" if any(bool(score.isnan().any()) for score in scores) else ""
+        raise StageError(f"{sum(counts):,} of {sum(sizes):,} were to be pruned, and {sum(went):,} were{why}")
+
+
 def prune(
     scores: dict[str, Tensor],
     weights: dict[str, Tensor],
@@ -153,6 +171,7 @@ def prune(
     per output unit), layer or global; ``amount`` maps a group's alive weights (1-D) to the exact number to prune.
     Among equal scores the lowest absolute value in ``magnitudes`` (None: in ``weights``) goes first; what is equal in
     both goes in memory order. What is alive in ``stay`` does not go: the next in rank do, fewer where none is left.
+    ``StageError`` where another number went than was to go, as with scores that are no numbers.
     """
     free = masks if stay is None else {name: mask & ~stay[name] for name, mask in masks.items()}
     by_name = (scores, magnitudes or weights, weights, masks, free)
@@ -162,7 +181,9 @@ def prune(
         counts = _counts(amount, weight, mask)
         if stay is not None:
             counts = [min(count, size) for count, size in zip(counts, alive_per_row(may_go), strict=True)]
-        kept += _drop_lowest(_keys(score, magnitude), may_go, counts)
+        left = _drop_lowest(_keys(score, magnitude), may_go, counts)
+        _refuse_other_counts(left, may_go, counts, score)
+        kept += left
     flat = torch.cat([part.flatten() for part in kept]).split([mask.numel() for mask in masks.values()])
     kept = {name: part.view_as(mask).clone() for (name, mask), part in zip(masks.items(), flat, strict=True)}
     return kept if stay is None else {name: part | masks[name] & stay[name] for name, part in kept.items()}

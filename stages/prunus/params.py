@@ -28,6 +28,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+def takes(settings: Section, **changes: object) -> bool:
+    """Whether a block like ``settings`` may say ``changes``: what is advised must not be refused."""
+    try:
+        type(settings).model_validate(settings.model_dump() | changes)
+    except ValidationError:
+        return False
+    return True
+
+
 def _named_one_of(names, what: str):
     def check(value: str) -> str:
         if value not in names:
@@ -186,6 +195,10 @@ def _schema_lines(error: ValidationError, *prefix: str) -> list[str]:
         key = _key(*prefix, *mistake["loc"])
         if mistake["type"] == "missing":
             lines.append(f"{key}: is missing")
+        elif mistake["type"] == "model_type" and not key and mistake["input"] is None:
+            lines.append(f"params.yaml: is empty; it holds the blocks {', '.join(_Sections.model_fields)}")
+        elif mistake["type"] in ("model_type", "model_attributes_type", "dict_type"):
+            lines.append(_line(key or "params.yaml", mistake["input"], "should be a block of keys"))
         elif mistake["type"] == "extra_forbidden":
             lines.append(_line(key, mistake["input"], "is an unknown key"))
         else:

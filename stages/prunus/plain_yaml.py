@@ -152,9 +152,9 @@ def parse(text: str, name: object) -> object:
 
 def read_file(path: Path) -> object:
     """What the YAML file at ``path`` says. Raises ``ParamsError`` also where it cannot be read."""
-    if path.exists() and not path.is_file():
-        raise ParamsError(f"{path}: is not a file")  # reading a pipe would wait for ever
     try:
+        if path.exists() and not path.is_file():
+            raise ParamsError(f"{path}: is not a file")  # reading a pipe would wait for ever
         if (size := path.stat().st_size) > LARGEST_FILE:
             raise ParamsError(f"{path.name}: has {size:,} bytes; at most {LARGEST_FILE:,} are read")
         return parse(path.read_text(encoding="utf-8"), path.name)

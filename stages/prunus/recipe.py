@@ -20,12 +20,15 @@ from prunus.catalogue import SINGLE_LAYER
 from prunus.channels import Group
 from prunus.datasets import Dataset
 from prunus.masks import Masks
+from prunus.networks.inspect import why_not_finite, with_batch_statistics
 from prunus.params import NonNegative, Positive, PositiveFraction, Section
-from prunus.runtime import derive_seed
+from prunus.runtime import StageError, derive_seed
 from prunus.sparsity import Amount, FractionAmount, GiniAmount, HoyerAmount, PQAmount
 from prunus.stopping import FixedEpochs, Plateau, StopRule
 
 Weights = dict[str, Tensor]
+
+SAMPLE = 256  # images on which is looked for why a score is not finite
 
 
 @dataclass(frozen=True)
@@ -179,12 +182,35 @@ class Recipe:
         for step, amount in enumerate(self._amounts(alive, candidates.iteration), 1):
             now = candidates.at(expand(alive), step)
             scores, weights = self.score(now), now.weights(self.looks_at)
+            self._check(scores, alive, now)
             with torch.no_grad():
                 if self.structure == "channel":
                     weights = channels.sums(candidates.groups, {name: weight.abs() for name, weight in weights.items()})
                     stay = masking.prune(scores, values, alive, "layer", _all_but_one, weights)
                 alive = masking.prune(scores, values, alive, self.scope, amount, weights, stay)
         return expand(alive)
+
+    def _check(self, scores: Weights, alive: Masks, candidates: Candidates) -> None:
+        """Raise ``StageError`` unless there is a finite score for everything alive; what is not finite has no rank."""
+        module, name = self.score.__module__.rpartition(".")[2], getattr(self.score, "__name__", "score")
+        what = f"the score {module}.{name}"
+        for entry, living in alive.items():
+            shape = getattr(scores.get(entry), "shape", None)
+            if shape != living.shape:
+                found = "there is none" if shape is None else f"its shape is {list(shape)}"
+                raise StageError(f"{what} of {entry}: {found}, and what it scores has the shape {list(living.shape)}")
+        bad = {entry: ~scores[entry].isfinite() & living for entry, living in alive.items()}
+        if not torch.stack([odd.any() for odd in bad.values()]).any():
+            return
+        counts = {entry: int(odd.sum()) for entry, odd in bad.items()}
+        first = next(entry for entry, count in counts.items() if count)
+        network = candidates.networks("initial" if self.looks_at == "initial" else "current")
+        network = with_batch_statistics(network) if self.looks_at == "initial" else network
+        raise StageError(
+            f"{what} is not finite for {sum(counts.values()):,} of {masking.alive_count(alive):,} living "
+            f"{self.structure}s, first in {first}: {why_not_finite(network, *candidates.sample(SAMPLE))}",
+            "not_finite",
+        )
 
     def _amounts(self, alive: Masks, iteration: int) -> list[Amount]:
         """The amount of every scoring step."""

@@ -9,19 +9,20 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pydantic import ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from prunus import gpus, layout, params
 
@@ -36,14 +37,23 @@ MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, err
 class StageError(Exception):
     """A stage cannot go on; the message is one line that says what is wrong and what to do.
 
-    ``kind`` is what its failure note calls it: diverged, collapsed, out_of_memory, disk_full, or error for all else;
-    ``density`` is that of the masks that left a layer empty. What would break or disguise the line, in the name of a
-    file for one, is shown as its escape.
+    ``kind`` is what its failure note calls it: diverged, not_finite, collapsed, out_of_memory, disk_full, or error for
+    all else; ``density`` is that of the masks that left a layer empty. What would break or disguise the line, in the
+    name of a file for one, is shown as its escape.
     """
 
     def __init__(self, message: str, kind: str = "error", density: float | None = None):
         super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
         self.kind, self.density = kind, density
+
+
+@contextmanager
+def labelled(label: str):
+    """Put ``label``, the stage run, before the message of a ``StageError`` that does not know it."""
+    try:
+        yield
+    except StageError as error:
+        raise StageError(f"{label}: {error}", error.kind, error.density) from error
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -101,43 +111,76 @@ def write_atomically(path: Path):
             partial.unlink(missing_ok=True)
 
 
+def _not_finite(content: object, key: str = "") -> Iterator[str]:
+    """The dotted keys of the floats in ``content`` that are not finite, and what they are."""
+    if isinstance(content, float) and not math.isfinite(content):
+        yield f"{key} is {content}"
+    if isinstance(content, dict | list | tuple):
+        for name, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from _not_finite(value, f"{key}.{name}".removeprefix("."))
+
+
+def _refuse_not_finite(path: Path, content: object) -> None:
+    if found := next(_not_finite(content), None):
+        raise StageError(f"{path} is not written: {found}, and no number that another stage could use", "not_finite")
+
+
 def write_json(path: Path, content: object) -> None:
+    """Raises ``StageError`` for a number that is not finite, which JSON has none of."""
+    _refuse_not_finite(path, content)
     with write_atomically(path) as partial:
-        partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        partial.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, rows: list[dict], columns: list[str] | None = None) -> None:
     """Write rows of equal keys; None becomes an empty field. ``columns`` are needed where there may be no row.
 
-    (The csv module: importing pandas takes a second.)
+    Raises ``StageError`` for a number that is not finite. (The csv module: importing pandas takes a second.)
     """
+    _refuse_not_finite(path, rows)
     with write_atomically(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns or list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _model(fields: dict[str, object], **settings) -> type[BaseModel]:
+    """A model with ``fields`` by name and type, or fields of its own, all of them required and their numbers finite."""
+    kinds = {name: _model(kind, **settings) if isinstance(kind, dict) else kind for name, kind in fields.items()}
+    config = ConfigDict(allow_inf_nan=False, protected_namespaces=(), **settings)
+    return create_model("Content", __config__=config, **{name: (kind, ...) for name, kind in kinds.items()})
+
+
 def read_json(path: Path, made_by: str, keys: dict[str, object]) -> dict:
-    """The content of a stage's JSON output. ``keys``: those that the caller reads, and the types of their values.
+    """The content of a stage's JSON output. ``keys``: those that the caller reads, and the types of their values, for a
+    block of keys theirs again. Numbers have to be finite.
 
     A missing or damaged file raises ``StageError`` naming ``made_by``, the command that makes it.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
         raise StageError(f"{path} is missing; `{made_by}` makes it") from None
     except (OSError, ValueError, RecursionError) as error:
         raise StageError(f"{path} is damaged (no JSON: {error}); delete it, `{made_by}` makes it again") from None
     try:
-        create_model("Content", **{key: (kind, ...) for key, kind in keys.items()}).model_validate(content, strict=True)
+        _model(keys).model_validate(content, strict=True)
     except ValidationError as error:
         key, said = ".".join(map(str, error.errors()[0]["loc"])), error.errors()[0]["msg"]
         raise StageError(f"{path} is damaged ({key}: {said}); delete it, `{made_by}` makes it again") from None
     return content
 
 
-def read_rows(path: Path, made_by: str) -> list[dict[str, str]]:
-    """The rows of a stage's CSV output; a missing or damaged file raises ``StageError`` naming ``made_by``."""
+def read_rows(path: Path, made_by: str, columns: dict[str, object] | None = None) -> list[dict[str, str]]:
+    """The rows of a stage's CSV output, as text. ``columns``: those it has to have, no other, and their values' types
+    (None is an empty field); None: whatever it has.
+
+    A missing or damaged file raises ``StageError`` naming ``made_by``, the command that makes it.
+    """
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file, strict=True))
@@ -147,7 +190,17 @@ def read_rows(path: Path, made_by: str) -> list[dict[str, str]]:
         raise StageError(f"{path} is damaged ({error}); delete it, `{made_by}` makes it again") from None
     if not rows or any(None in row or None in row.values() for row in rows):
         raise StageError(f"{path} is damaged (no rows of equal length); delete it, `{made_by}` makes it again")
-    return rows
+    if columns is None:
+        return rows
+    model = _model(columns, extra="forbid")
+    for number, row in enumerate(rows, 1):
+        try:
+            model.model_validate({name: value or None for name, value in row.items()})
+        except ValidationError as error:
+            column, said = error.errors()[0]["loc"][0], error.errors()[0]["msg"]
+            why = f"row {number}, column {column}: {said}"
+            raise StageError(f"{path} is damaged ({why}); delete it, `{made_by}` makes it again") from None
+    return [{name: row[name] for name in columns} for row in rows]
 
 
 @contextmanager

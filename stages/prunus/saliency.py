@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from prunus import channels
 from prunus.masks import prunable
+from prunus.networks.inspect import norm_of_one_value, with_batch_statistics
 from prunus.params import Positive
 from prunus.recipe import Candidates, FixedEpochsSettings, FractionSettings, Recipe, StructureSettings, Weights
+from prunus.runtime import StageError
 
 
 class IteratedSettings(StructureSettings, FractionSettings, FixedEpochsSettings):
@@ -28,11 +30,17 @@ def as_drawn(candidates: Candidates) -> nn.Module:
     """The masked network before training, its batch norm on the statistics of the batch: at initialisation it has none
     of its own, and the public implementations of SNIP and GraSP score in training mode. Dropout, which would make the
     scores random, stays off."""
-    network = candidates.networks("initial")
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            module.train()
-    return network
+    return with_batch_statistics(candidates.networks("initial"))
+
+
+def refuse_one_image(network: nn.Module, images: Tensor, setting: str, advice: str = "take more") -> None:
+    """Raise ``StageError`` where ``network`` normalises over the ``images`` of a sample, and there is one, by
+    ``setting``, a key of params.yaml and its value."""
+    if len(images) == 1 and (norm := norm_of_one_value(network, images)):
+        raise StageError(
+            f"{setting} leaves one image in a sample, and {norm}, which normalises over the sample, one value per "
+            f"channel; {advice}"
+        )
 
 
 def structured(settings: StructureSettings, candidates: Candidates, scores: Weights) -> Weights:

@@ -13,8 +13,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from prunus.flow import flow_distance
+from prunus.flow import finite, flow_distance
 from prunus.params import NonNegative, Positive, Section
+from prunus.runtime import StageError
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,17 @@ class FlowSettings(Section):
 class FlowStop:
     """Stop once the flow that ``measure`` finds is within ``epsilon`` of ``reference``, or at ``max_epochs``.
 
-    A distance that is not a number (a network that diverged) never stops. ``accuracy_reached``, the second stop of the
-    authors' code, is asked when given, after the flow and as often: their unit of training ends with both.
+    ``accuracy_reached``, the second stop of the authors' code, is asked when given, after the flow and as often: their
+    unit of training ends with both. A flow that is not finite raises ``StageError``, which says why where ``sample``
+    holds what ``measure`` looks at, the images and for gradients their labels; so does a reference of zeros, to which
+    no distance is relative.
     """
 
     measure: Callable[[nn.Module], Tensor]
     reference: Tensor
     settings: FlowSettings
     accuracy_reached: Callable[[nn.Module], bool] | None = None
+    sample: tuple[Tensor, ...] = ()
 
     @property
     def max_epochs(self) -> int:
@@ -105,11 +109,18 @@ class FlowStop:
         return self.settings.epsilon
 
     def _distance(self, network: nn.Module) -> float:
-        distance = flow_distance(self.measure(network), self.reference, self.settings.metric)
-        if self.settings.relative and self.settings.metric == "l2":
-            norm = torch.linalg.vector_norm(self.reference).item()
-            distance = distance / norm if norm else float("inf")
-        return distance
+        flow = finite(self.measure(network), "the flow of the retrained network", network, *self.sample)
+        if flow.shape != self.reference.shape:
+            raise StageError(
+                f"Phi* has {len(self.reference)} entries and the flow of this network {len(flow)}: it is of another "
+                "network; `python stages/reference_flow.py` makes it anew"
+            )
+        distance = flow_distance(flow, self.reference, self.settings.metric)
+        if not (self.settings.relative and self.settings.metric == "l2"):
+            return distance
+        if not (norm := torch.linalg.vector_norm(self.reference).item()):
+            raise StageError("Phi* is 0 in every entry, and no distance is relative to that; set relative: false")
+        return distance / norm
 
     def after_epoch(self, epoch: int, network: nn.Module, accuracies: list[float]) -> Look:
         distance = None

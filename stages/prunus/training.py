@@ -1,7 +1,9 @@
 """The training loop: one function, data on the device, masks held, a stop rule asked after every epoch."""
 
+import copy
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -14,22 +16,25 @@ from tqdm import tqdm
 
 from prunus import batches
 from prunus.datasets import Dataset
-from prunus.evaluation import accuracy
+from prunus.evaluation import answered, logits, share_correct
 from prunus.masks import Masks, apply, prunable
+from prunus.networks.inspect import norm_of_one_value, why_not_finite
 from prunus.params import Sgd
 from prunus.resuming import Random, Resume
-from prunus.runtime import Clock, StageError
+from prunus.runtime import Clock, StageError, labelled
 from prunus.stopping import Look, StopRule
 
 
 @dataclass(frozen=True)
 class Outcome:
     """``history``: one dict per epoch trained (epoch from 1, train_loss, validation_accuracy, distance); ``reason`` why
-    it ended; ``kept``: the state_dict after ``keep_after`` steps, when asked for."""
+    it ended; ``kept``: the state_dict after ``keep_after`` steps, when asked for; ``unanswered``: the validation images
+    that the network at its end answers with numbers that are not finite."""
 
     history: list[dict]
     reason: str
     kept: dict[str, Tensor] | None
+    unanswered: int = 0
 
 
 class Sparsifier(Protocol):
@@ -139,6 +144,41 @@ class _Sgd:
             self._momenta[int(index)] = torch.empty_like(like, requires_grad=False).copy_(momentum)
 
 
+def _refuse_one_value(network: nn.Module, dataset: Dataset, batch_size: int, label: str) -> None:
+    """Raise ``StageError`` where batches of one image leave batch norm nothing to normalise by."""
+    if batch_size > 1:
+        return
+    if norm := norm_of_one_value(network, dataset.normalise(dataset.splits["train"].images[:1])):
+        raise StageError(
+            f"{label}: training.sgd.batch_size: 1 leaves {norm}, which normalises over the batch, one value per "
+            "channel; allowed for this network on these images: 2 or more"
+        )
+
+
+def _floats(network: nn.Module) -> dict[str, Tensor]:
+    """Weights, biases and statistics of norms, by name."""
+    return {name: tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
+
+
+def _diverged(
+    network: nn.Module, losses: list[Tensor], taken: int, epoch: int, label: str, moved_by: Sequence[str]
+) -> str:
+    """What became infinite or not a number in ``epoch``, the steps of which, the last of ``taken``, had ``losses``."""
+    values = torch.stack(losses).tolist()
+    bad = next((place for place, loss in enumerate(values) if not math.isfinite(loss)), None)
+    if bad is not None:
+        before = f", from {values[bad - 1]:.3g} in the step before" if bad else ""
+        what, measured = "the loss", f"{values[bad]} in step {taken - len(values) + bad + 1}{before}"
+    else:
+        found = [name for name, tensor in _floats(network).items() if not tensor.isfinite().all()]
+        weights = [name for name in found if name in dict(network.named_parameters())]
+        what = "weights" if weights else "the statistics of norms" if found else "the sum of the losses"
+        measured = ", ".join([*(weights or found)[:1], f"at a loss of {values[-1]:.3g}"])
+    ways = ", ".join(f"lower {key}" for key in ("training.sgd.learning_rate", *moved_by))
+    said = f"{label}: {what} became infinite or not a number in epoch {epoch}"
+    return f"{said}; {ways} or set training.sgd.clip_norm ({measured})"
+
+
 def train(
     network: nn.Module,
     masks: Masks,
@@ -154,6 +194,7 @@ def train(
     start: int = 0,
     keep_after: int | None = None,
     sparsifier: Sparsifier | None = None,
+    moved_by: Sequence[str] = (),
     resume: Resume | None = None,
 ) -> Outcome:
     """Train ``network`` in place until ``stop`` says so, with the pruned weights at exactly zero throughout.
@@ -162,8 +203,10 @@ def train(
     forward and backward pass (autocast); weights, gradients and everything outside the step are float32. Seconds are
     booked on ``clock`` as train, flow (the stop rule) and evaluation (validation accuracy). The gradient norm is
     clipped after masking, so that pruned weights do not shorten the step (SAP's code clips first); ``sparsifier`` sees
-    the gradients before both and the parameters after the step. With ``resume`` it goes on where a training that was
-    stopped left a checkpoint, and leaves one itself. Raises ``StageError`` when the loss or a weight is not finite.
+    the gradients before both and the parameters after the step; ``moved_by``: the keys of params.yaml that say how far
+    it moves them. With ``resume`` it goes on where a training that was stopped left a checkpoint, and leaves one
+    itself. Raises ``StageError`` when the loss, a weight or a statistic of batch norm is not finite, and where batch
+    norm would have a single value to normalise.
 
     ``start``: the step it begins at, of a training whose earlier steps made the ``network``. Learning rate, images'
     order, ``stop`` and ``sparsifier`` count epochs from step 0, as if those steps had been taken here; the history
@@ -179,6 +222,7 @@ def train(
             f"have {stop.max_epochs * steps} steps: nothing is left to train; lower training.warmup_steps or retrain "
             "for more epochs"
         )
+    _refuse_one_value(network, dataset, sgd.batch_size, label)
     optimiser, gradients = _Sgd(network, sgd), _Gradients(network, masks)
     generator = torch.Generator().manual_seed(seed)
     apply(network, masks)
@@ -194,7 +238,7 @@ def train(
         epoch, before = taken // steps + 1, taken % steps
         optimiser.set_epoch(epoch, stop.max_epochs)
         with clock.time("train"):
-            total = torch.zeros((), device=device)
+            total, losses = torch.zeros((), device=device), []
             drawn = batches.epoch(split, sgd.batch_size, augment, generator)
             for images, labels in islice(drawn, before, None):
                 if taken == keep_after:
@@ -203,6 +247,11 @@ def train(
                 with torch.autocast(device.type, precision, enabled=precision != torch.float32):
                     answers = network(dataset.normalise(images))
                 loss = F.cross_entropy(answers.float(), labels)
+                if taken == start and not loss.isfinite():
+                    progress.close()
+                    why = why_not_finite(network, dataset.normalise(images))
+                    said = f"the loss of the first step is {loss.item()}, before any weight has moved"
+                    raise StageError(f"{label}: {said}: {why}", "not_finite")
                 loss.backward()
                 if sparsifier is not None:
                     sparsifier.gradients()
@@ -212,26 +261,24 @@ def train(
                 optimiser.step()
                 if sparsifier is not None:
                     sparsifier.project(epoch, optimiser.rate)
-                total += loss.detach()
+                losses.append(loss.detach())
+                total += losses[-1]
                 taken += 1
                 progress.step()
             if sparsifier is not None:
                 sparsifier.end_epoch(epoch)
             train_loss = total.item() / (steps - before)
-        weights_are_finite = all(bool(parameter.isfinite().all()) for parameter in network.parameters())
-        if not (math.isfinite(train_loss) and weights_are_finite):
+        if not math.isfinite(train_loss) or any(not tensor.isfinite().all() for tensor in _floats(network).values()):
             progress.close()
-            what = "weights" if math.isfinite(train_loss) else "the loss"
-            raise StageError(
-                f"{label}: {what} became infinite or not a number in epoch {len(history) + 1}; "
-                "lower training.sgd.learning_rate or set training.sgd.clip_norm",
-                "diverged",
-            )
+            raise StageError(_diverged(network, losses, taken, len(history) + 1, label, moved_by), "diverged")
         with clock.time("evaluation"):
-            validation_accuracy = accuracy(network, dataset, "validation")
+            answers = logits(network, dataset, "validation")
+            validation_accuracy = share_correct(answers, dataset.splits["validation"].labels)
+            unanswered = len(answers) - int(answered(answers).sum())
         with clock.time("flow"):
             accuracies = [row["validation_accuracy"] for row in history] + [validation_accuracy]
-            look = stop.after_epoch(epoch, network, accuracies)
+            with labelled(f"{label}, epoch {len(history) + 1}"):
+                look = stop.after_epoch(epoch, network, accuracies)
         history.append(
             {
                 "epoch": len(history) + 1,
@@ -246,4 +293,17 @@ def train(
     progress.close()
     if taken == keep_after:
         kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    return Outcome(history, look.reason, kept)
+    return Outcome(history, look.reason, kept, unanswered)
+
+
+def refuse_unanswered(outcome: Outcome, network: nn.Module, dataset: Dataset, label: str) -> None:
+    """Raise ``StageError`` where the trained ``network`` has answers that are not finite: no accuracy is its own."""
+    if not outcome.unanswered:
+        return
+    images = dataset.normalise(dataset.splits["validation"].images)
+    why = why_not_finite(copy.deepcopy(network).eval(), images)
+    raise StageError(
+        f"{label}: once trained, the network answers {outcome.unanswered} of {len(images)} validation images with "
+        f"numbers that are not finite: {why}",
+        "not_finite",
+    )

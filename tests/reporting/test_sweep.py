@@ -121,6 +121,28 @@ def test_one_setting_at_a_time_has_a_series_each_and_a_place_for_the_rest():
     ]
 
 
+def test_a_list_is_labelled_by_its_entries():
+    shares, chains = ([0.01], [0.05, 0.3], []), (3, 5)
+    flat = [sweep.flat({"methods": {"mipp": {"regularisation": share}}}) for share in shares]
+    found = sweep.variants(
+        [sweep.Experiment(str(n), content, comparison({"mipp": [0.9]})) for n, content in enumerate(flat)]
+    )
+    assert [variant.label for variant in found] == [
+        "regularisation 0.01",
+        "regularisation 0.05 0.3",
+        "regularisation none",
+    ]
+    both = sweep.variants(
+        [
+            sweep.Experiment(
+                str(n), sweep.flat({"study": {"iterations": [{"t": t} for t in range(n)]}}), comparison({"sap": [0.9]})
+            )
+            for n in chains
+        ]
+    )
+    assert [variant.label for variant in both] == ["3 iterations", "5 iterations"]
+
+
 def test_a_setting_of_no_method_concerns_all():
     found = sweep.variants(
         [

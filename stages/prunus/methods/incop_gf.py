@@ -27,6 +27,7 @@ def recipe(settings: Settings) -> Recipe:
             lambda network: gradient_flow(network, retraining.flow_images, retraining.flow_labels, retraining.masks),
             torch.tensor(retraining.reference["gradient"], dtype=torch.float64),
             settings,
+            sample=(retraining.flow_images, retraining.flow_labels),
         )
 
     def as_published(retraining: Retraining) -> FlowStop:

@@ -38,6 +38,7 @@ def recipe(settings: Settings) -> Recipe:
             torch.tensor(retraining.reference[key], dtype=torch.float64),
             settings,
             retraining.as_dense() if settings.reference_quirks else None,
+            (retraining.flow_images,),
         )
 
     return Recipe(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from prunus.masks import Masks
 from prunus.params import Positive
 from prunus.recipe import Candidates, Recipe, Weights
+from prunus.runtime import StageError
 from prunus.saliency import IteratedSettings, as_drawn, iterated, loss_gradients, structured
 
 
@@ -46,10 +47,23 @@ def preserved_flow(
     }
 
 
+def gradient_norm(network: nn.Module, images: Tensor, labels: Tensor, temperature: float) -> float:
+    _, gradients = loss_gradients(network, images, labels, temperature)
+    return torch.stack([gradient.double().norm() for gradient in gradients]).norm().item()
+
+
 def recipe(settings: Settings) -> Recipe:
     def score(candidates: Candidates) -> Weights:
         sample = candidates.sample_per_class(settings.samples_per_class)
-        scores = preserved_flow(as_drawn(candidates), *sample, settings.temperature, candidates.masks)
+        network = as_drawn(candidates)
+        scores = preserved_flow(network, *sample, settings.temperature, candidates.masks)
+        if settings.temperature < 1 and not all(bool(score.isfinite().all()) for score in scores.values()):
+            norms = [gradient_norm(network, *sample, temperature) for temperature in (settings.temperature, 1.0)]
+            raise StageError(
+                f"methods.iter_grasp.temperature: {settings.temperature} leads to scores that are not finite: the norm "
+                f"of the gradient is {norms[0]:.2g}, and {norms[1]:.2g} at a temperature of 1; raise it",
+                "not_finite",
+            )
         return structured(settings, candidates, scores)
 
     return iterated(settings, score)

@@ -9,7 +9,7 @@ images at every step. `structure: channel` sums the scores of a node's weights (
 
 from prunus.params import Positive
 from prunus.recipe import Candidates, Recipe, Weights
-from prunus.saliency import IteratedSettings, as_drawn, iterated, sensitivity, structured
+from prunus.saliency import IteratedSettings, as_drawn, iterated, refuse_one_image, sensitivity, structured
 
 
 class Settings(IteratedSettings):
@@ -21,7 +21,9 @@ class Settings(IteratedSettings):
 
 def recipe(settings: Settings) -> Recipe:
     def score(candidates: Candidates) -> Weights:
-        scores = sensitivity(as_drawn(candidates), *candidates.sample(settings.samples, settings.redraw))
+        network, (images, labels) = as_drawn(candidates), candidates.sample(settings.samples, settings.redraw)
+        refuse_one_image(network, images, f"methods.iter_snip.samples: {settings.samples}")
+        scores = sensitivity(network, images, labels)
         return structured(settings, candidates, scores)
 
     return iterated(settings, score)

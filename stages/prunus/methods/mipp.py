@@ -20,6 +20,7 @@ convolution a whole kernel slice w[j, i]), as do all weights into units that not
 pre-activation because the unit's activation is a function of it, and because a skip connection adds nothing to it.
 """
 
+import copy
 from typing import Annotated, Any, Literal
 
 import torch
@@ -29,8 +30,9 @@ from torch import Tensor, nn
 from prunus import channels
 from prunus.catalogue import SINGLE_LAYER
 from prunus.channels import Group, Slice
-from prunus.information import terc, terc_each
+from prunus.information import TooFewSamples, terc, terc_each
 from prunus.masks import Masks, alive_count
+from prunus.networks.inspect import why_not_finite
 from prunus.params import LARGEST, NonNegative, Positive
 from prunus.readings import Readings, capture, cells, reader_name, written_cells
 from prunus.recipe import Candidates, FixedEpochsSettings, Recipe, StructureSettings
@@ -95,7 +97,7 @@ def eliminate(
     """Algorithm 1: the channels of ``network`` (eval mode, dead ones at zero) that the next layer needs, by group name.
 
     ``alive`` [channels] bool by group; ``images`` as the network takes them. No group is emptied. StageError where the
-    images are too few for the predictor.
+    images are too few for the predictor, or activations not finite.
     """
     readings = Readings(network, groups, images, settings.cells)
     alive = dict(alive)
@@ -104,18 +106,26 @@ def eliminate(
         if len(candidates) < 2:
             continue
         variables, target = readings.variables(group)[:, candidates], readings.target(group, alive)
+        _refuse_not_finite(group.name, network, images, variables, target)
         try:
             kept = terc(list(variables.unbind(1)), target, **settings.test(iteration, seed))
-        except ValueError as error:
-            raise _too_little(group.name, error) from None
+        except TooFewSamples as error:
+            raise _too_little(group.name, error, settings, images) from None
         mask = torch.zeros_like(alive[group.name])
         mask[candidates[kept]] = True
         alive[group.name] = mask
     return alive
 
 
-def _too_little(name: str, error: ValueError) -> StageError:
-    return StageError(f"methods.mipp: {name}: {error}; raise samples, lower cells, or take predictor: mlp")
+def _refuse_not_finite(name: str, network: nn.Module, images: Tensor, *values: Tensor) -> None:
+    if not all(bool(value.isfinite().all()) for value in values):
+        why = why_not_finite(copy.deepcopy(network).eval(), images)
+        raise StageError(f"methods.mipp: {name}: the activations it is judged by are not finite: {why}", "not_finite")
+
+
+def _too_little(name: str, error: TooFewSamples, settings: Settings, images: Tensor) -> StageError:
+    relief = error.relief("methods.mipp", len(images), settings.samples, settings.cells)
+    return StageError(f"methods.mipp: {name}: {error}; {relief}")
 
 
 def eliminate_weights(
@@ -131,7 +141,7 @@ def eliminate_weights(
 
     Every layer that reads a group chooses, and every other but the first, among the entries it reads. A unit that
     anything reads keeps at least one of the channels it has; grouped convolutions read one each, and keep it.
-    StageError where the images are too few for the predictor.
+    StageError where the images are too few for the predictor, or activations not finite.
     """
     layers = {
         name: layer
@@ -151,6 +161,7 @@ def eliminate_weights(
     for name in reversed(kept):
         masks = _without_unread(groups, masks)
         variables, written = kept[name]
+        _refuse_not_finite(name, network, images, variables, written)
         mask = masks[f"{name}.weight"]
         reads = mask.flatten(2).any(2) if mask.dim() > 2 else mask
         reads = reads[:, index[name]].any(2)  # [units, channels]
@@ -166,8 +177,8 @@ def eliminate_weights(
                 among,
                 **settings.test(iteration, seed),
             )
-        except ValueError as error:
-            raise _too_little(name, error) from None
+        except TooFewSamples as error:
+            raise _too_little(name, error, settings, images) from None
         for unit, candidates, chosen in zip(units, among, needed, strict=True):
             gone = sorted(set(candidates) - set(chosen))
             mask[unit, index[name][gone].flatten()] = False

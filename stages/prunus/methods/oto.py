@@ -33,6 +33,7 @@ from prunus.channels import Group
 from prunus.masks import Masks
 from prunus.params import Fraction, Positive, PositiveFraction
 from prunus.recipe import Candidates, ChannelSettings, FixedEpochsSettings, Recipe
+from prunus.runtime import StageError
 from prunus.sparsity import fraction_count
 
 AMPLIFY, LARGEST = 2.0, 10.0  # of the adaptive penalty, see _adapted
@@ -147,6 +148,8 @@ class HalfSpace:
         self.zero = ~torch.cat([alive[group.name] for group in groups])
         self._goes = fraction_count(len(self.zero), int((~self.zero).sum()), settings.fraction, iteration)
         self._budget = int(self.zero.sum()) + self._goes
+        living = [int(alive[group.name].sum()) for group in groups]
+        self._asked = len(self.zero) - sum(living) + min(self._goes, sum(max(0, left - 1) for left in living))
         self.chosen = None
         self._before = None
 
@@ -227,6 +230,8 @@ class HalfSpace:
     def masks(self) -> Masks:
         self._finish()  # for training that a stop rule has ended early
         self._hold()
+        if self.chosen is not None and (gone := int(self.zero.sum())) != self._asked:
+            raise StageError(f"{self._asked} of {len(self.zero)} channels were to be gone, and {gone} are")
         parts = (~self.zero).split(self.channels.sizes)
         alive = {group.name: part for group, part in zip(self._groups, parts, strict=True)}
         return channels.expand(self._groups, alive, self._masks)

@@ -11,6 +11,7 @@ training set holds too few.
 held at zero in the inner steps.
 """
 
+import math
 from typing import Annotated
 
 import torch
@@ -23,7 +24,8 @@ from prunus import channels
 from prunus.masks import Masks, prunable
 from prunus.params import Natural, Positive
 from prunus.recipe import Candidates, Recipe, Weights
-from prunus.saliency import IteratedSettings, as_drawn, iterated
+from prunus.runtime import StageError
+from prunus.saliency import IteratedSettings, as_drawn, iterated, refuse_one_image
 
 
 class Settings(IteratedSettings):
@@ -35,7 +37,11 @@ class Settings(IteratedSettings):
 def meta_gradients(
     network: nn.Module, masks: Masks, batches: list[tuple[Tensor, Tensor]], inner_rate: float
 ) -> Weights:
-    """dL/dc by parameter name, with its sign: one inner step on each of ``batches`` but the last, the loss on that."""
+    """dL/dc by parameter name, with its sign: one inner step on each of ``batches`` but the last, the loss on that.
+
+    ``StageError`` where the inner steps lead to numbers that are not finite.
+    """
+    losses = []
     drawn = {name: parameter.detach() for name, parameter in network.named_parameters()}
     factors = {name: torch.ones_like(weight, requires_grad=True) for name, weight in prunable(network).items()}
     trained = {
@@ -43,6 +49,7 @@ def meta_gradients(
     }
     for images, labels in batches[:-1]:
         loss = F.cross_entropy(functional_call(network, trained, (images,)), labels)
+        losses.append(loss.item())
         gradients = torch.autograd.grad(loss, list(trained.values()), create_graph=True)
         trained = {
             name: value - inner_rate * (gradient * masks[name] if name in masks else gradient)
@@ -50,15 +57,35 @@ def meta_gradients(
         }
     images, labels = batches[-1]
     loss = F.cross_entropy(functional_call(network, trained, (images,)), labels)
-    return dict(zip(factors, torch.autograd.grad(loss, list(factors.values())), strict=True))
+    losses.append(loss.item())
+    result = dict(zip(factors, torch.autograd.grad(loss, list(factors.values())), strict=True))
+    finite = math.isfinite(losses[-1]) and all(bool(result[name][masks[name]].isfinite().all()) for name in result)
+    if not finite and len(losses) > 1 and math.isfinite(losses[0]):
+        seen = ", ".join(f"{loss:.3g}" for loss in losses)
+        raise StageError(
+            f"methods.prospr.inner_rate: {inner_rate} leads to scores that are not finite: the losses before and after "
+            f"the {len(losses) - 1} inner steps are {seen}; lower it",
+            "not_finite",
+        )
+    return result
 
 
 def recipe(settings: Settings) -> Recipe:
     def score(candidates: Candidates) -> Weights:
-        images, labels = candidates.sample(settings.samples * (settings.inner_steps + 1))
         parts = settings.inner_steps + 1
+        images, labels = candidates.sample(settings.samples * parts)
+        if len(images) < parts:
+            raise StageError(
+                f"methods.prospr.inner_steps: {settings.inner_steps} steps and the loss after them need {parts} "
+                f"images, there are {len(images)} to train on; at most {len(images) - 1}"
+            )
         batches = list(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True))
-        signed = meta_gradients(as_drawn(candidates), candidates.masks, batches, settings.inner_rate)
+        network = as_drawn(candidates)
+        if settings.samples == 1:
+            refuse_one_image(network, images[:1], "methods.prospr.samples: 1")
+        setting = f"methods.prospr.inner_steps: {settings.inner_steps} with {len(images)} images to train on"
+        refuse_one_image(network, batches[-1][0], setting, "take fewer steps")
+        signed = meta_gradients(network, candidates.masks, batches, settings.inner_rate)
         if settings.structure == "channel":
             signed = channels.sums(candidates.groups, signed)
         return {name: gradient.abs() for name, gradient in signed.items()}

@@ -13,6 +13,7 @@ that is silent, two that are alike) it stays nearest to 1. Among channels that a
 one with the smallest L1 norm of its incoming weights goes first.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Literal
 
@@ -24,9 +25,11 @@ from prunus import channels
 from prunus import masks as masking
 from prunus.channels import Group
 from prunus.masks import Masks, prunable
+from prunus.networks.inspect import why_not_finite
 from prunus.params import Positive, PositiveFraction
 from prunus.readings import capture, reader_name
 from prunus.recipe import Candidates, ChannelSettings, FixedEpochsSettings, Recipe
+from prunus.runtime import StageError
 from prunus.sparsity import fraction_count
 
 NEGLIGIBLE = 1e-10  # of the largest eigenvalue of the samples' Gram matrix: below it a direction was not seen
@@ -147,7 +150,8 @@ def prune(
 ) -> Masks:
     """New masks, nested in ``masks``; the weights of ``network`` are masked and rescaled in place.
 
-    ``images`` [N, C, H, W] as the network takes them. No group loses its last channel.
+    ``images`` [N, C, H, W] as the network takes them. No group loses its last channel. Raises ``StageError`` where what
+    the layers see, or the rescaled weights, are not finite.
     """
     generator = torch.Generator().manual_seed(seed)
     masking.apply(network, masks)
@@ -161,13 +165,23 @@ def prune(
             continue
         samples = _contributions(network, group, images, settings.locations, generator)[:, candidates]
         gram = samples.T @ samples
+        if not gram.isfinite().all():
+            why = why_not_finite(copy.deepcopy(network).eval(), images)
+            raise StageError(f"{group.name}: what its channels contribute is not finite: {why}", "not_finite")
         kept = torch.ones(len(candidates), dtype=torch.bool, device=gram.device)
         kept[least_missed(gram, count)] = False
         factors = torch.zeros(group.size, dtype=gram.dtype, device=gram.device)
         factors[candidates] = scales(gram, kept)
+        if int(kept.sum()) != len(candidates) - count:
+            went = len(candidates) - int(kept.sum())
+            raise StageError(f"{group.name}: {count} of {len(candidates)} channels were to go, and {went} went")
         living = torch.zeros_like(living)
         living[candidates[kept]] = True
         _rescale(network, group, factors)
+        if not all(network.get_parameter(part.parameter).isfinite().all() for part in group.reads):
+            largest = factors.abs().max().item()
+            said = f"{group.name}: the scales of the channels that stay, up to {largest:.2g}, make weights that are not"
+            raise StageError(f"{said} finite", "not_finite")
         masks = channels.expand([group], {group.name: living}, masks)
         masking.apply(network, masks)
     return masks

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from torch import nn
 
 from prunus import catalogue
-from prunus.networks import cnn, lenet5, perceptron, preact_resnet, resnet, vgg, vit, wide_resnet
+from prunus.networks import cnn, inspect, lenet5, perceptron, preact_resnet, resnet, vgg, vit, wide_resnet
 from prunus.networks.fitting import Fit
 from prunus.networks.pretrained import NetworkError
 from prunus.params import Network
 
-__all__ = ["BUILDERS", "NetworkError", "build", "of_study"]
+__all__ = ["BUILDERS", "NetworkError", "build", "inspect", "of_study"]
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "linear": perceptron.linear,

@@ -45,6 +45,20 @@ def _unlike(comparison: pd.DataFrame, methods: list[str]) -> list[str]:
     return notes
 
 
+def _idle(comparison: pd.DataFrame, methods: list[str]) -> list[str]:
+    """Iterations that pruned nothing and trained the same network once more."""
+    rows = comparison.sort_values(["seed", "method", "iteration"])
+    before = rows.groupby(["seed", "method"])["density"].shift(fill_value=1.0)
+    idle, all_of = rows[rows["density"] >= before]["method"].value_counts(), rows["method"].value_counts()
+    parts = [f"{method_name(method)} ({idle[method]} of {all_of[method]})" for method in methods if method in idle]
+    if not parts:
+        return []
+    return [
+        f"Iterations that pruned nothing, and trained the network as it was once more: {listed(parts)}. The amount "
+        "came to less than one weight or channel, or nothing more could go; the stages' logs say which."
+    ]
+
+
 def _incomplete(missing: pd.DataFrame, methods: list[str]) -> list[str]:
     """What the numbers are of where chains are missing or were cut short."""
     chains = missing[missing["stage"].isin(CHAINS)]
@@ -88,6 +102,7 @@ def caveats(tables: dict[str, pd.DataFrame], methods: list[str], tested: float =
             "accuracies of equally sparse networks."
         )
     notes += _unlike(tables["comparison"], methods)
+    notes += _idle(tables["comparison"], methods)
     if said := _matched(tables["matched_density"], methods, seeds):
         notes.append(said)
     for column, name in MADE_BY.items():

@@ -80,9 +80,13 @@ def _short(key: str) -> str:
 
 
 def _shown(key: str, value: object) -> str:
-    """A setting in a few letters; of a word (l2, cosine) the word."""
+    """A setting in a few letters; of a word (l2, cosine) the word, of a list the entries, of iterations the number."""
     if _is_number(value):
         return f"{_short(key)} {value:g}"
+    if key == "study.iterations":
+        return f"{len(value)} iterations"
+    if isinstance(value, tuple):
+        return f"{_short(key)} {' '.join(map(str, value)) or 'none'}"
     return value if isinstance(value, str) else f"{_short(key)} {str(value).lower()}"
 
 

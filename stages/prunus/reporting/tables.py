@@ -11,17 +11,16 @@ from typing import Protocol
 import pandas as pd
 
 from prunus import layout
-from prunus.reporting.files import read_table
+from prunus.reporting import files
 from prunus.runtime import StageError, read_json
 
 ACTIVITIES = ("prune", "train", "flow", "evaluation")
 FIRST_COLUMNS = ["dataset", "network", "seed", "method", "iteration", "density", "test_accuracy", "epochs"]
-SECONDS = [f"{activity}_seconds" for activity in ("train", "flow", "evaluation", "prune")]
+SECONDS = files.SECONDS
 BATCHES = (1, 256)  # images at a time that evaluate measures latency with
 TRANSFER_COLUMNS = ["seed", "method", "iteration", "source_dataset", "dataset", "start", "density"]
 TRANSFER_COLUMNS += ["source_test_accuracy", "test_accuracy", "epochs", "train_loss"]
-INFORMATION_COLUMNS = ["seed", "method", "iteration", "layer", "next_layer", "quantity", "units"]
-INFORMATION_COLUMNS += ["mean", "low", "high", "variance"]
+INFORMATION_COLUMNS = files.COLUMNS["information"]
 INTEGERS = ("seed", "iteration", "threads")
 
 
@@ -35,12 +34,21 @@ class Study(Protocol):
     iterations: list
 
 
+def read_chain(path: Path, made_by: str, columns: list[str], seed: int, method: str, **options) -> pd.DataFrame:
+    """A table of one chain, read as ``files.read_table`` does; ``StageError`` too where it is of another chain."""
+    table = files.read_table(path, made_by, columns, **options)
+    for name, value in ("seed", seed), ("method", method):
+        if not table.empty and (foreign := set(table[name]) - {value}):
+            raise StageError(f"{path} has rows of {name} {foreign.pop()}, not of {value}; `{made_by}` makes it anew")
+    return table
+
+
 def _read_iterations(study: Study, seed: int, method: str) -> pd.DataFrame | None:
     """The study's iterations of one chain as evaluated, None where none is."""
     path = layout.evaluation(seed, method) / "iterations.csv"
     if not path.exists():
         return None
-    chain = read_table(path, layout.evaluate_command(seed, method), ["iteration"])
+    chain = read_chain(path, layout.evaluate_command(seed, method), files.COLUMNS["iterations"], seed, method)
     chain = chain[chain["iteration"] <= len(study.iterations)]
     return None if chain.empty else chain
 
@@ -56,7 +64,11 @@ def _gather(study: Study, name: str, first_iteration: int, may_be_empty: bool = 
         if (made := _read_iterations(study, seed, method)) is None:
             continue
         path, made_by = layout.evaluation(seed, method) / f"{name}.csv", layout.evaluate_command(seed, method)
-        chain = made if name == "iterations" else read_table(path, made_by, ["iteration"])
+        if name == "iterations":
+            chain = made
+        else:  # histories are merged by name with another table
+            columns = files.COLUMNS["channels_alive" if name == "channels" else name]
+            chain = read_chain(path, made_by, columns, seed, method, others=name != "history")
         wanted = range(first_iteration, int(made["iteration"].max()) + 1)
         absent = sorted(set(wanted) - set(chain["iteration"]))
         if absent and not (may_be_empty and chain.empty):
@@ -101,7 +113,7 @@ def information(study: Study, methods: list[str]) -> pd.DataFrame:
     for seed, method in product(study.seeds, methods):
         path = layout.evaluation(seed, method) / "information.csv"
         if path.exists():
-            table = read_table(path, layout.information_command(seed, method))
+            table = read_chain(path, layout.information_command(seed, method), INFORMATION_COLUMNS, seed, method)
             found.append(table[table["iteration"] <= len(study.iterations)])
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=INFORMATION_COLUMNS)
 
@@ -171,7 +183,7 @@ def transfer(study: Study, comparison: pd.DataFrame, datasets: list[str], method
         if not path.exists():
             continue
         made_by = layout.transfer_command(dataset, seed, method)
-        chain = read_table(path, made_by)
+        chain = read_chain(path, made_by, files.COLUMNS["transferred"], seed, method)
         wanted = [0] if method == "dense" else range(1, len(study.iterations) + 1)
         if set(chain["source_dataset"]) != {study.dataset}:
             raise StageError(f"{path} is not of networks from {study.dataset}; `{made_by}` makes it anew")
