@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("Snakefile", "dvc.yaml", "params.yaml", "stages", "profiles", "data/images", ".dvcignore", ".gitignore")
-COPIED += ("reports/captions",)
+COPIED += ("reports/captions", "tools")
 
 SMALL = {
     "study.network": "mlp",
