@@ -22,10 +22,11 @@ from dvc.dvcfile import Lockfile
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
-sys.path[:0] = ["stages", "profiles"]
+sys.path[:0] = ["stages", "profiles", "tools"]
 from prunus import gpus
 from prunus import params as study_params
 from verify import damaged_outputs, lock_trouble, unreadable_records
+from remaining import Remaining
 
 COMPUTING = {"pretrain", "reference_flow", "prune_iteration", "prune_at_ratio", "evaluate", "evaluate_at_ratio"}
 COMPUTING |= {"measure_information", "transfer"}
@@ -106,6 +107,19 @@ if MAIN and ALONE:
     for path, stage in damaged_outputs(repo):
         print(f"{path} is not what {stage} made: removed, to be brought back", file=sys.stderr)
         os.unlink(path)
+
+
+def at_once():
+    """How many stages run at a time."""
+    if not workflow.local_exec:
+        return workflow.nodes
+    by_cores = workflow.cores // settings.device.threads
+    return min(by_cores, GPU_SLOTS) if GPU_SLOTS else by_cores
+
+
+if MAIN:
+    before = {name: [stage.addressing for stage in graph.successors(stages[name])] for name in stages}
+    logger.addHandler(Remaining(before, at_once, logger.info))
 
 
 def relative(path):

@@ -36,3 +36,7 @@ def without_git(root: Path) -> list[str]:
     if asked.returncode:
         return [f"{root} is no git repository (a zip has none); `git init && {COMMIT}`"]
     return []
+
+
+def end_where_in_the_way(experiments: bool) -> None:
+    pass
