@@ -23,10 +23,14 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
 sys.path[:0] = ["stages", "profiles", "tools"]
+import check_checkout
 from prunus import gpus
 from prunus import params as study_params
-from verify import damaged_outputs, lock_trouble, unreadable_records
 from remaining import Remaining
+from verify import damaged_outputs, lock_trouble, unreadable_records
+
+if MAIN:
+    check_checkout.end_where_useless()
 
 COMPUTING = {"pretrain", "reference_flow", "prune_iteration", "prune_at_ratio", "evaluate", "evaluate_at_ratio"}
 COMPUTING |= {"measure_information", "transfer"}

@@ -3,9 +3,9 @@
 python studies/run.py epsilon_sweep                # at laptop scale
 python studies/run.py epsilon_sweep --scale paper  # with the study's paper.yaml on top
 
-A study is a folder here: `params.yaml` holds only what differs from the project's, which must be as committed (--keep:
-need not), `grid`, if there is one, a line of
-`dvc exp run --queue` options per grid; its experiments then run too, and `stages/sweep_report.py` gathers them.
+A study is a folder here: `params.yaml` holds only what differs from the project's, which must be as committed
+(--keep: need not), `grid`, if there is one, a line of `dvc exp run --queue` options per grid; its experiments then run
+too, and `stages/sweep_report.py` gathers them.
 Results are copied to `tables/`, `figures/` and `report.html` of the folder. What ran once comes from DVC's cache.
 A stage or an experiment that fails does not end a study: the rest is gathered, and the script says what is missing.
 """
@@ -202,7 +202,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = studies.STUDIES / arguments.study
     options = grid(folder)
-    check_checkout.end_where_in_the_way(experiments=bool(options))
+    check_checkout.end_where_useless(to_git=True, experiments=bool(options))
     alone()
     restore()
     try:
