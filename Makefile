@@ -1,19 +1,20 @@
-# `make` reproduces the study of params.yaml, `make study NAME=...` a ready-made one (SCALE=paper: at the paper's size),
-# `make experiments` lists a study's variants, `make test` runs the tests, `make fuzz` tries thousands of damaged
-# params.yaml, `sudo make slurm` runs a study on a Slurm of its own, `make verify` finds damaged outputs and cached
-# objects, `make audit` looks the pinned packages up among known vulnerabilities, `make bench` measures, `make docs`
-# builds the documentation into site/, `make faults` breaks a study in every way; each sets up .venv first.
+# `make` reproduces the study of params.yaml, `make help` lists the other targets, as they say of themselves behind ##.
+# What runs a tool sets up .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study setup test fuzz faults slurm verify audit bench experiments docs lint
+.PHONY: study help setup test fuzz faults slurm verify audit bench experiments docs lint
 
-study: setup
-	$(if $(NAME),python studies/run.py $(NAME) $(if $(SCALE),--scale $(SCALE)),snakemake)
+# SCALE=paper: at the paper's size. KEEP=1: with what you changed in params.yaml, where else the committed values count.
+study: setup  ## run the study of params.yaml; NAME=epsilon_sweep: a ready-made one
+	$(if $(NAME),python studies/run.py $(NAME) $(if $(SCALE),--scale $(SCALE)) $(if $(KEEP),--keep),snakemake)
 
-setup: .venv/.complete
+help:  ## this list
+	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/.complete  ## install what requirements.txt pins into .venv
 
 .venv/.complete: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -23,38 +24,39 @@ setup: .venv/.complete
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.txt
 	touch $@
 
-test: setup
+test: setup  ## run the tests
 	$(BIN)/python -m pytest
 
-fuzz: setup
+fuzz: setup  ## try thousands of damaged params.yaml
 	$(BIN)/python tests/fuzz/run.py
 
-audit: setup
+audit: setup  ## look the pinned packages up among known vulnerabilities
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --group audit 2> /dev/null || \
 		{ echo "audit: not done, pip-audit could not be installed; is there a network?" >&2; exit 2; }
 	@$(BIN)/python tests/audit/run.py
-# Needs root and Linux, and installs Debian's slurm-wlm and munge where they are absent; LOG=FILE keeps what it prints.
-slurm: setup
+
+# Installs Debian's slurm-wlm and munge where they are absent; LOG=FILE keeps what it prints.
+slurm: setup  ## run a study on a Slurm of its own; needs root and Linux
 	$(BIN)/python tests/slurm/run.py $(if $(LOG),--log $(LOG))
 
 # 100 SIGKILLs, damaged files, full disks, two launchers at once: about 25 minutes. KILLS, SEED, ONLY: fewer, others, some.
-faults: setup
+faults: setup  ## break a study in every way, about 25 minutes
 	$(BIN)/python tests/faults/run.py $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)")
 
-bench: setup
+bench: setup  ## measure against what people use instead; ONLY=name: one part
 	$(BIN)/python benchmarks/run.py $(ONLY)
 
 # Only what the experiments differ in; neither files, whose hashes say little, nor seconds, which always differ.
-experiments: setup
+experiments: setup  ## a study's variants side by side: where their settings and results differ
 	dvc exp show --only-changed --drop '.*(/|seconds)' --md
 
-docs: setup
+docs: setup  ## build the documentation into site/
 	$(BIN)/python docs/reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-verify: setup
+verify: setup  ## find damaged outputs and cached objects
 	python profiles/verify.py
 
-lint: setup
+lint: setup  ## check the code's style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -26,11 +26,16 @@ from dvc.dvcfile import Lockfile
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
-sys.path.insert(0, "stages")
+sys.path[:0] = ["stages", "tools"]
+import check_checkout
 import dvc_status
 from prunus import gpus
 from prunus import params as study_params
+from remaining import Remaining
 from verify import unreadable_records
+
+if MAIN:
+    check_checkout.end_where_useless()
 
 COMPUTING = {"pretrain", "reference_flow", "prune_iteration", "prune_at_ratio", "evaluate", "evaluate_at_ratio"}
 COMPUTING |= {"evaluate_dense", "measure_information", "transfer"}
@@ -97,6 +102,19 @@ moving = set() if MAIN else set(stages)
 for stage in networkx.dfs_postorder_nodes(graph):  # what a stage reads comes before it
     if stage.addressing in changed or moving & {earlier.addressing for earlier in graph.successors(stage)} - CONSTANT:
         moving.add(stage.addressing)
+
+
+def at_once():
+    """How many stages run at a time."""
+    if not workflow.local_exec:
+        return workflow.nodes
+    by_cores = workflow.cores // settings.device.threads
+    return min(by_cores, GPU_SLOTS) if GPU_SLOTS else by_cores
+
+
+if MAIN:
+    before = {name: [stage.addressing for stage in graph.successors(stages[name])] for name in stages}
+    logger.addHandler(Remaining(before, at_once, logger.info))
 
 
 def relative(path):

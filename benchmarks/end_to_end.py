@@ -36,7 +36,7 @@ from prunus.reporting.matched import equal_density
 from prunus.reporting.statistics import SECONDS
 
 STUDY = "fashion_mnist_speed"
-COPIED = ("Snakefile", "dvc.yaml", "stages", "profiles", "data/images", ".dvcignore", ".gitignore")
+COPIED = ("Snakefile", "dvc.yaml", "stages", "profiles", "tools", "data/images", ".dvcignore", ".gitignore")
 KEPT_TABLES = ("comparison", "summary", "paired_tests", "matched_density", "histories", "runs")
 KEPT_FIGURES = ("headline", "time_split", "distance_to_reference")
 REWINDS = ("trained", "initial")

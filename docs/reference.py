@@ -58,11 +58,11 @@ def _comments(text: str) -> Iterator[tuple[int, bool, int, str]]:
 
 
 def meanings(text: str) -> tuple[dict[Key, str], dict[Key, dict[str, str]]]:
-    """The comments of params.yaml by key, and by block what its comment says of the keys in the blocks below it.
+    """The comments of params.yaml by key, and by section what its comment says of the keys in the blocks below it.
 
     A comment belongs to the key on its line, and a comment line below it in the same column goes on with it; comment
     lines above a key, without an empty line between, belong to that key. Of these, lines `#   name   meaning` explain
-    a key.
+    a key: above a section one of its blocks, within it the next ones.
     """
     keys, lines = dict(_keys(yaml.compose(text))), text.splitlines()
     said: dict[Key, list[str]] = {}
@@ -79,10 +79,11 @@ def meanings(text: str) -> tuple[dict[Key, str], dict[Key, dict[str, str]]]:
         else:
             said.setdefault(owner, []).append(words)
         previous, column = number, at
-    glossaries = {path: _glossary(words) for path, words in said.items()}
-    return {path: " ".join(word for word in words if not word.startswith("  ")) for path, words in said.items()}, {
-        path: glossary for path, glossary in glossaries.items() if glossary
-    }
+    glossaries = {path: glossary for path, words in said.items() if (glossary := _glossary(words))}
+    joined = {path: " ".join(word for word in words if not word.startswith("  ")) for path, words in said.items()}
+    for path in [path for path in glossaries if len(path) > 1]:
+        joined |= {(*path[:-1], name): meaning for name, meaning in glossaries.pop(path).items()}
+    return joined, glossaries
 
 
 def _glossary(words: list[str]) -> dict[str, str]:

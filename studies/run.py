@@ -3,8 +3,9 @@
 python studies/run.py epsilon_sweep                # at laptop scale
 python studies/run.py epsilon_sweep --scale paper  # with the study's paper.yaml on top
 
-A study is a folder here: `params.yaml` holds only what differs from the project's, `grid`, if there is one, a line of
-`dvc exp run --queue` options per grid; its experiments then run too, and `stages/sweep_report.py` gathers them.
+A study is a folder here: `params.yaml` holds only what differs from the project's, which must be as committed
+(--keep: need not), `grid`, if there is one, a line of `dvc exp run --queue` options per grid; its experiments then run
+too, and `stages/sweep_report.py` gathers them.
 Results are copied to `tables/`, `figures/` and `report.html` of the folder. What ran once comes from DVC's cache.
 A stage or an experiment that fails does not end a study: the rest is gathered, and the script says what is missing.
 """
@@ -13,6 +14,7 @@ import argparse
 import csv
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shlex
@@ -25,10 +27,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("stages", "tools")]
 
+import check_checkout
 from prunus import layout, studies
 from prunus.params import ParamsError, validate
+from prunus.plain_yaml import shortened
 from prunus.runtime import write_atomically
 
 KEPT = layout.ROOT / "params.yaml.before-study"
@@ -102,6 +106,17 @@ def put(text: str) -> None:
         shutil.copy2(path, partial)
     with write_atomically(path) as partial:
         partial.write_text(f"{marked(text)}\n{text}", encoding="utf-8")
+
+
+def left_behind(name: str, scale: str) -> list[str]:
+    """What the study would inherit from a params.yaml that is not as committed: a line for each key."""
+    committed = run("git", "show", f"HEAD:./{layout.PARAMS}", output=PIPE)
+    changed = studies.differences(studies.of_study(name, scale), studies.of_study(name, scale, committed))
+    return [f"{key}: {shown(value)} instead of {shown(other)}" for key, value, other in changed]
+
+
+def shown(value: object) -> str:
+    return "nothing" if value is None else shortened(json.dumps(value), 60)
 
 
 def run_study() -> list[str]:
@@ -205,16 +220,22 @@ def main() -> None:
     parser.add_argument("study", choices=studies.names())
     parser.add_argument("--scale", default=studies.LAPTOP, help="another parameter set of the study's folder: paper")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="experiments of a grid at a time")
+    parser.add_argument("--keep", action="store_true", help="inherit what you changed in params.yaml")
     arguments = parser.parse_args()
+    folder = studies.STUDIES / arguments.study
+    options = grid(folder)
+    check_checkout.end_where_useless(to_git=True, experiments=bool(options))
     alone()
     restore()
     try:
         content = studies.of_study(arguments.study, arguments.scale)
+        inherited = [] if arguments.keep else left_behind(arguments.study, arguments.scale)
         validate(content)
     except ParamsError as error:
         sys.exit(f"studies/{arguments.study}: " + "\n".join(str(error).splitlines()))
-    folder = studies.STUDIES / arguments.study
-    options = grid(folder)
+    if inherited:
+        cure = f"`git restore {layout.PARAMS}` puts back what is committed, KEEP=1 (--keep) runs the study with yours"
+        sys.exit("\n".join([f"{layout.PARAMS} is not as committed, and the study would inherit:", *inherited, cure]))
     with applied(studies.text(content)):
         missing = run_study()
         if options:

@@ -80,13 +80,17 @@ block:                 # and beside it
                        # and going on
   # of two
   two: 2
+  #   three, four   of the two below
   three: 3
+  four: 4
 """
     said, shared = reference.meanings(text)
     assert said == {
         ("block",): "Of the block, in two lines. and beside it",
         ("block", "one"): "of one and going on",
         ("block", "two"): "of two",
+        ("block", "three"): "of the two below",
+        ("block", "four"): "of the two below",
     }
     assert shared == {("block",): {"a": "shared by two keys", "b": "shared by two keys"}}
 

@@ -1,9 +1,11 @@
 """The ready-made studies under studies/: params.yaml with what a study's own params.yaml says differently."""
 
 import copy
+import io
+from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
+from ruamel.yaml import YAML
 
 from prunus import layout
 from prunus.plain_yaml import ParamsError, parse
@@ -30,15 +32,20 @@ def chain(length: int) -> list[dict]:
     return [{"t": t, "after": f"iteration-{t - 1}" if t > 1 else "../dense"} for t in range(1, length + 1)]
 
 
+def _project() -> str:
+    return (layout.ROOT / layout.PARAMS).read_text(encoding="utf-8")
+
+
 def _changes(path: Path) -> dict:
     return parse(path.read_text(encoding="utf-8"), path.relative_to(layout.ROOT)) or {}
 
 
-def of_study(name: str, scale: str = LAPTOP, base: Path | None = None) -> dict:
+def of_study(name: str, scale: str = LAPTOP, base: str | None = None) -> dict:
     """The content of params.yaml for a study.
 
     Arguments: ``name`` of a folder of studies/; ``scale`` params (laptop), or another file of that folder, put over
-    it; ``base`` the params.yaml to start from, the project's unless given. ``study.iterations`` may be a number there.
+    it; ``base`` the text of the params.yaml to start from, the project's unless given. ``study.iterations`` may be a
+    number there.
     Raises ``ParamsError`` where there is no such study or scale.
     """
     folder = STUDIES / name
@@ -48,8 +55,7 @@ def of_study(name: str, scale: str = LAPTOP, base: Path | None = None) -> dict:
     if not (folder / f"{scale}.yaml").exists():
         scales = sorted(path.stem for path in folder.glob("*.yaml"))
         raise ParamsError(f"{name}: no scale {scale!r}; allowed: {', '.join(scales)}")
-    path = base or layout.ROOT / layout.PARAMS
-    content = parse(path.read_text(encoding="utf-8"), path.name)
+    content = parse(_project() if base is None else base, layout.PARAMS)
     for file in files:
         content = merged(content, _changes(folder / f"{file}.yaml"))
     if isinstance(content["study"]["iterations"], int):
@@ -58,5 +64,34 @@ def of_study(name: str, scale: str = LAPTOP, base: Path | None = None) -> dict:
 
 
 def text(content: dict) -> str:
-    """``content`` as YAML that params.yaml may hold."""
-    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=118)
+    """The project's params.yaml with the values of ``content``, in the form in which DVC writes the file.
+
+    Comments stay, and a later `dvc exp run -S` changes the key it sets and nothing else.
+    """
+    yaml, written = YAML(), io.StringIO()
+    yaml.default_flow_style = False
+    document = yaml.load(_project())
+    _put(document, content)
+    yaml.dump(document, written)
+    return written.getvalue()
+
+
+def _put(document: dict, content: dict) -> None:
+    """Make ``document``, which holds comments, say what ``content`` says."""
+    for key in [key for key in document if key not in content]:
+        del document[key]
+    for key, value in content.items():
+        if isinstance(value, dict) and isinstance(document.get(key), dict):
+            _put(document[key], value)
+        else:
+            document[key] = value
+
+
+def differences(content: dict, base: dict, block: str = "") -> Iterator[tuple[str, object, object]]:
+    """Dotted key, value and value in ``base`` wherever the two differ; None where one of them lacks the key."""
+    for key in base | content:
+        value, other = content.get(key), base.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            yield from differences(value, other, f"{block}{key}.")
+        elif value != other:
+            yield f"{block}{key}", value, other

@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import yaml
+from dvc.utils.serialize import modify_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("Snakefile", "dvc.yaml", "params.yaml", "stages", "profiles", "data/images", ".dvcignore", ".gitignore")
-COPIED += ("reports/captions",)
+COPIED += ("reports/captions", "tools")
 
 SMALL = {
     "study.network": "mlp",
@@ -55,16 +55,14 @@ class Project:
         return self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments)
 
     def edit(self, **changes) -> None:
-        """Write values into params.yaml; the keys' dots are spelled as double underscores."""
-        path = self.root / "params.yaml"
-        content = yaml.safe_load(path.read_text())
-        for key, value in changes.items():
-            *parents, last = key.replace("__", ".").split(".")
-            block = content
-            for name in parents:
-                block = block[name]
-            block[last] = value
-        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        """Write values into params.yaml, as DVC does; the keys' dots are spelled as double underscores."""
+        with modify_yaml(self.root / "params.yaml") as content:
+            for key, value in changes.items():
+                *parents, last = key.replace("__", ".").split(".")
+                block = content
+                for name in parents:
+                    block = block[name]
+                block[last] = value
 
     def repro(self) -> set[str]:
         """``dvc repro``; the stages whose script ran."""

@@ -80,6 +80,9 @@ def test_experiments_in_the_workspace_in_a_copy_and_queued(finished):
     finished.git("add", "-A")
     finished.git("commit", "-qm", "results")
     ran = finished.run("dvc", "exp", "run", "-S", "methods.incop_if.epsilon=0.05")
+    changed = finished.git("diff", "--unified=0", "--", "params.yaml").splitlines()[5:]
+    assert [line.partition("#")[0].split() for line in changed] == [["-", "epsilon:", "0.1"], ["+", "epsilon:", "0.05"]]
+    assert changed[0].partition("#")[2] == changed[1].partition("#")[2]
     assert "prepare_data" not in ran.split("Running stage")[1]
     finished.git("checkout", "-q", "--", ".")
     finished.run("dvc", "checkout")
