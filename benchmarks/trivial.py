@@ -19,7 +19,8 @@ from prunus import layout
 from prunus.studies import chain
 
 METHODS = ["one_shot", "lth", "sap", "incop_if", "incop_gf"]
-COPIED = ("Snakefile", "dvc.yaml", "stages", "profiles", "tools", "data/images", ".dvc/config", ".dvcignore", ".gitignore")
+COPIED = ("Snakefile", "dvc.yaml", "stages", "profiles", "tools", "data/images")
+COPIED += (".dvc/config", ".dvcignore", ".gitignore")
 SCRIPTS = ("prepare_data", "pretrain", "reference_flow", "prune_iteration", "evaluate_dense", "evaluate")
 SCRIPTS += ("compare", "report")
 
