@@ -19,7 +19,8 @@ from prunus import layout
 from prunus.studies import chain
 
 METHODS = ["one_shot", "lth", "sap", "incop_if", "incop_gf"]
-COPIED = ("Snakefile", "dvc.yaml", "stages", "profiles", "tools", "data/images", ".dvc/config", ".dvcignore", ".gitignore")
+COPIED = ("Snakefile", "dvc.yaml", "stages", "profiles", "data/images", ".dvc/config", ".dvcignore", ".gitignore")
+COPIED += ("tools",)
 SCRIPTS = ("prepare_data", "pretrain", "reference_flow", "prune_iteration", "evaluate", "compare", "report")
 
 TRIVIAL = '''"""Writes at once what the stage of this name would; other parameters make other contents."""

@@ -27,7 +27,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("stages", "tools")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 import check_checkout
 from prunus import layout, studies
