@@ -61,6 +61,12 @@ def test_commands_name_scripts_and_targets_that_exist(page):
     assert not wrong
 
 
+def test_make_help_lists_every_target():
+    targets = re.search(r"^\.PHONY: (.*)$", (layout.ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    shown = subprocess.run(["make", "help"], cwd=layout.ROOT, capture_output=True, text=True, check=True).stdout
+    assert sorted(re.findall(r"^make (\w+) +\S.*$", shown, re.MULTILINE)) == sorted(targets)
+
+
 def test_the_reference_of_params_yaml_is_current():
     written, wanted = reference.PAGE.read_text(), reference.page()
     diff = difflib.unified_diff(written.splitlines(), wanted.splitlines(), "is", "should be", lineterm="")

@@ -53,7 +53,7 @@ def test_a_key_set_to_the_value_it_has_leaves_every_byte(set_keys):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("methods.incop_if.epsilon", 0.05), ("study.network", "mlp"), ("device.threads", 2)],
+    [("methods.incop_if.epsilon", 0.05), ("study.network", "mlp"), ("training.sgd.nesterov", True)],
 )
 def test_a_key_set_to_another_value_changes_its_line(set_keys, key, value):
     new = set_keys([option(key, value)])

@@ -30,6 +30,7 @@ RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy", "torch-
 STAGES = Path(__file__).resolve().parents[1]
 # Set where what started the stage puts down what it depends on before it runs: to the time at which that began, in ns.
 AS_STARTED = "PRUNUS_AS_STARTED"
+PATIENCE_WITH_DVC = 300  # seconds
 FULL = (errno.ENOSPC, errno.EDQUOT)
 MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 
@@ -317,14 +318,21 @@ def _changed_since(moment: int, names: Iterable[str]) -> list[str]:
 
 
 def _keep_turn_of_dvc() -> None:
-    """Take DVC's lock, if need be after a wait, until this process has ended.
+    """Take DVC's lock of this project, if need be after a wait, until this process has ended.
 
     `dvc repro` lets it go while a stage's script runs, and waits 3 s at most when it takes it back. Another `dvc` that
     looks at all stages meanwhile takes longer, and would end the first one, which then has not recorded its stage.
     """
-    if "DVC_STAGE" in os.environ and AS_STARTED not in os.environ:
-        with suppress(OSError, KeyError):
-            fcntl.flock(os.open(Path(os.environ["DVC_ROOT"], ".dvc/tmp/lock"), os.O_RDONLY), fcntl.LOCK_EX)
+    if "DVC_STAGE" not in os.environ or AS_STARTED in os.environ:
+        return
+    end = time.monotonic() + PATIENCE_WITH_DVC
+    with suppress(OSError):
+        lock = os.open(layout.ROOT / ".dvc/tmp/lock", os.O_RDONLY)
+        while time.monotonic() < end:
+            with suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(0.1)
 
 
 def loaded_code() -> list[str]:

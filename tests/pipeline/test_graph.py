@@ -82,6 +82,12 @@ def commands(name):
     return [cmd] if isinstance(cmd, str) else cmd
 
 
+def test_the_picture_of_the_graph_is_current(fresh):
+    drawn = fresh("picture").run("dvc", "dag", "--md", "--collapse-foreach-matrix").strip()
+    page = (ROOT / "docs/how-to/run-in-parallel.md").read_text()
+    assert drawn.expandtabs(4) in page, f"docs/how-to/run-in-parallel.md should have\n{drawn.expandtabs(4)}"
+
+
 def script(name):
     """The name of the script that a stage runs, after the judgement of what stands in its command."""
     return re.match(r"python stages/(\w+)\.py ", commands(name)[-1] + " ").group(1)

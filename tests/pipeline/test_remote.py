@@ -103,6 +103,7 @@ def test_a_second_clone_has_every_byte_and_trains_nothing(author, colleague):
     assert outputs(colleague) == outputs(author)
     assert len(outputs(colleague)) > 50
     assert "Data and pipelines are up to date." in colleague.run("dvc", "status")
+    assert "Nothing to be done" in colleague.run("snakemake", "-n")
     assert colleague.repro() == set()
     assert colleague.snakemake() == set()
     assert colleague.git("status", "--porcelain") == ""

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 
 import pytest
 from dvc import dvcfile
@@ -80,6 +81,19 @@ def test_a_mistake_is_one_line_and_status_2_before_any_rule(unrun):
     assert "must have p < q, got p: 2.0, q: 1.0" in text
     assert "Traceback" not in text
     unrun.edit(methods__sap__p=0.5)
+
+
+def test_a_project_without_git_is_one_line(unrun, tmp_path):
+    project = unrun.copy(tmp_path / "zip")
+    shutil.rmtree(project.root / ".git")
+    text = project.run("snakemake", "--cores", "2", status=2)
+    assert "is not in a git repository (a zip of the project has none); `git init && git add -A" in text
+    assert "Traceback" not in text and "Building DAG" not in text
+
+
+def test_how_long_it_will_take_is_said_before_it_starts(finished):
+    finished.edit(methods__sap__epochs=2)
+    assert re.search(r"^about \d+0 s left$", finished.run("snakemake", "-n", "--cores", "2"), re.MULTILINE)
 
 
 def test_dvc_names_the_mistake_and_trains_nothing(unrun):

@@ -234,7 +234,8 @@ def metrics(summary: pd.DataFrame, seeds: int) -> dict[str, dict[str, float]]:
     """The few numbers DVC compares studies by, per method, rounded to six digits; what is not known is left out.
 
     The share of channels removed only where some method of the study removes channels; the seeds that the numbers are
-    of only where some are missing (``seeds``: those of the study). The tables hold the rest.
+    of only where some are missing (``seeds``: those of the study). Savings are of epochs, which two runs agree on; the
+    tables hold those of seconds, and the rest.
     """
     names = {
         "final_test_accuracy": "test_accuracy_mean",
@@ -244,7 +245,7 @@ def metrics(summary: pd.DataFrame, seeds: int) -> dict[str, dict[str, float]]:
     }
     if removers(summary):
         names["final_channels_removed"] = "channels_removed_mean"
-    names |= {key: key for key in summary.columns if "_saved_against_" in key}
+    names |= {key: key for key in summary.columns if key.startswith("epochs_saved_against_")}
     if (summary["seeds"] < seeds).any():
         names["seeds"] = "seeds"
     rows = summary.set_index("method")
