@@ -245,6 +245,28 @@ def times(root):
     return {path: path.stat().st_mtime_ns for path in files}
 
 
+def test_a_reference_that_is_not_finite_is_said_and_not_written(run, tmp_path, monkeypatch, capsys):
+    root = tmp_path / "project"
+    shutil.copytree(run, root)
+    monkeypatch.setattr(layout, "ROOT", root)
+    monkeypatch.chdir(root)
+    path = layout.dense(0) / "network.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith("weight") and not name.startswith("mask."))
+    save_file(tensors | {name: torch.full_like(tensors[name], 3e38)}, path)
+    layout.reference_flow(0).unlink()
+    with pytest.raises(SystemExit) as ended:
+        call(FLOW, monkeypatch)
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and said.count("\n") == 1
+    assert (
+        "seed 0: the dense network's gradient flow is not finite in 1 of 1 entries: its activations are not fi" in said
+    )
+    assert not layout.reference_flow(0).exists()
+    note = json.loads(layout.failure(layout.record("seed0", "reference_flow")).read_text())
+    assert note["kind"] == "not_finite" and note["message"] in said
+
+
 ITERATION = layout.iteration(0, "sap", 1)
 READERS = [
     (MADE_BY, layout.DATASET, "python stages/prepare_data.py"),
