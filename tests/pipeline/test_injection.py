@@ -104,7 +104,7 @@ def assert_refused(project, key, *command):
 def test_dvc_repro_runs_no_canary_and_names_the_key(key, finished):
     finished.edit(**EVIL[key])
     output = assert_refused(finished, key, "dvc", "repro")
-    assert f"params.yaml: {key.replace('[]', '[')}"[:-1] in output or f"params.yaml: {key}" in output
+    assert f"params.yaml: {key.partition('[]')[0]}" in output
     assert "Traceback" not in output
 
 
