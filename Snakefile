@@ -122,11 +122,14 @@ def relative(path):
 
 
 def inputs(stage):
-    """Outputs of the stages before this one in DVC's graph. Code and data that no stage makes are for DVC to watch."""
+    """Outputs of the stages before this one in DVC's graph. Code and data that no stage makes are for DVC to watch.
+
+    Of a stage after one that is planned Snakemake asks no more whether it is younger itself: it must follow from that.
+    """
     found = [str(CHANGED)] if stage.addressing in changed else []
     for earlier in graph.successors(stage):
         paths = [relative(out.fs_path) for out in earlier.outs]
-        aged = earlier.addressing in moving - CONSTANT
+        aged = stage.addressing in changed or earlier.addressing in moving - CONSTANT
         found += paths if aged else [ancient(path) for path in paths]
     return sorted(found)
 
