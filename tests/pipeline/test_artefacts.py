@@ -147,7 +147,8 @@ def test_metrics_of_a_study_are_few(by_snakemake):
         ("sap", "incop_if"), keys | {"epochs_saved_against_sap"}
     )
     rows = by_snakemake.run("dvc", "metrics", "diff", "--all", "--no-path").splitlines()
-    assert len(rows) == 11 and max(map(len, rows)) < 100
+    assert len([row for row in rows if row.startswith(("sap.", "incop_if."))]) == 10
+    assert max(map(len, rows)) < 100
 
 
 def test_snakemake_reports_what_has_a_caption(by_snakemake, tmp_path):

@@ -4,6 +4,8 @@ import re
 import shutil
 from hashlib import md5
 
+import pytest
+
 from conftest import ROOT, Project
 
 COMMAND = re.compile(r"^ *(dvc gc .+?)(?: +#.*)?$", re.MULTILINE)
@@ -43,6 +45,7 @@ def worktree(project, name):
     return made
 
 
+@pytest.mark.timeout(900)
 def test_the_documented_commands_keep_experiments_branches_and_projects(finished):
     project, cache = finished, finished.root / ".dvc/cache"
     project.git("add", "-A")
