@@ -33,7 +33,7 @@ METHODS, ITERATIONS = ("imp_channels", "lth"), 2
 STUDY = {
     "study": {"dataset": "digits", "network": "resnet18", "seeds": [0], "methods": list(METHODS)},
     "data": {"fraction": 0.1},
-    "network": {"side": 16},
+    "network": {"side": 28},
     "training": {"epochs": 1, "warmup_steps": 1},
     "flow": {"samples": 64},
     "device": {"accelerator": "cpu"},
