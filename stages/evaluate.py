@@ -9,6 +9,7 @@ python stages/evaluate.py --seed 0 --method sap
 """
 
 import argparse
+import copy
 import os
 
 import prunus  # noqa: F401 - first: what it sets up counts from here on
@@ -111,8 +112,8 @@ def main() -> None:
         dataset = load_test(device, params.evaluation.fraction, params.data.split_seed)
         labels = dataset.splits["test"].labels
         of_dense, layers_of_dense = evaluated_dense(seed, params.study.dataset, params.study.network, len(labels))
-        built = (params.study.network, params.network, dataset.form)
-        dense, pruned, network = (networks.of_study(*built).to(device) for _ in range(3))
+        network = networks.of_study(params.study.network, params.network, dataset.form).to(device)
+        dense, pruned = copy.deepcopy(network), copy.deepcopy(network)
         coupled = channels.groups(network, dataset.shape)
         total = sum(group.size for group in coupled)
         checkpoint.load_into(dense, layout.rewind_point(seed, "trained"), device, pretrain)
