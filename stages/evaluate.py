@@ -70,10 +70,7 @@ def evaluated_dense(seed, dataset, network, images):
         was = f"{found['network']} on {found['test_images']:,} images of {found['dataset']}"
         asked = f"the study is {network} on {images:,} of {dataset}"
         raise StageError(f"{folder / layout.METRICS_NAME} is of {was}, {asked}; `{command}` makes it anew")
-    layers = read_rows(folder / "layers.csv", command)
-    if list(layers[0]) != LAYER_COLUMNS:
-        raise StageError(f"{folder / 'layers.csv'} is damaged (other columns); delete it, `{command}` makes it again")
-    return found, layers
+    return found, read_rows(folder / "layers.csv", command, LAYER_COLUMNS)
 
 
 def latencies_of(dense, compact, shape, device, budget):

@@ -42,7 +42,7 @@ def main() -> None:
         macs = multiply_accumulates(network, dataset.shape, alive)
         with recorder.clock.time("evaluation"):
             test_accuracy = accuracy(network, dataset, "test", BATCH)
-        write_csv(folder / "layers.csv", layer_table(network, alive, macs), LAYER_COLUMNS)
+        write_csv(folder / "layers.csv", layer_table(network, alive, macs), list(LAYER_COLUMNS))
         write_json(
             folder / layout.METRICS_NAME,
             {

@@ -22,9 +22,10 @@ def interrupted(script: Path, folder: Path, slow: str) -> subprocess.CompletedPr
     (folder / "modules" / f"{slow}.py").write_text(SLOW)
     begun = folder / "begun"
     environment = os.environ | {"PYTHONPATH": str(folder / "modules"), "BEGUN": str(begun)}
+    arguments = ["--seed", "0"] if '"--seed"' in script.read_text() else []
     # A job that a shell put into the background ignores SIGINT, and its children do as well.
     started = subprocess.Popen(
-        [sys.executable, str(script), "--seed", "0"],
+        [sys.executable, str(script), *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -10,7 +10,9 @@ from prunus.runtime import derive_seed
 from prunus.sparsity import gini_index, pq_index
 
 BATCH = 64  # images at a time: on a CPU their feature maps stay in the cache (resnet18: 1.5 times as fast as 1,000)
-LAYER_COLUMNS = ["layer", "prunable", "alive", "density", "pq_index", "gini_index", "macs"]
+# of ``layer_table``, and what is in them
+LAYER_COLUMNS = {"layer": str, "prunable": int, "alive": int, "density": float}
+LAYER_COLUMNS |= {"pq_index": float | None, "gini_index": float | None, "macs": int}
 
 
 def load_test(device: torch.device, fraction: float, split_seed: int) -> Dataset:
