@@ -75,9 +75,6 @@ graph = index.graph
 stages = {stage.addressing: stage for stage in index.stages if isinstance(stage, PipelineStage)}
 made = [os.path.relpath(out.fs_path) for stage in stages.values() for out in stage.outs]
 refuse_mistakes()
-if MAIN and (absent := study_params.absent_folder(settings)):
-    print(f"params.yaml: {absent}", file=sys.stderr)
-    os._exit(2)
 
 changed = {}  # address -> why, of the stages that DVC calls changed
 if MAIN:

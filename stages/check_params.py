@@ -11,7 +11,7 @@ import argparse
 import os
 
 from prunus import commands, layout
-from prunus.plain_yaml import read_file, refused_in_words
+from prunus.plain_yaml import ParamsError, read_file, refused_in_words
 
 
 def judge() -> None:
@@ -23,13 +23,18 @@ def judge() -> None:
 
     try:
         with stand_ins.for_torch():
-            from prunus import params
-
-            params.for_stage([])
+            _judge()
     except Exception:  # a method's file that computes when it is imported: then with torch
-        from prunus import params
+        _judge()
 
-        params.for_stage([])
+
+def _judge() -> None:
+    from prunus import params
+
+    settings = params.for_stage(["data.image_folder.path"])
+    if line := params.absent_folder(settings):
+        with refused_in_words():
+            raise ParamsError(line)
 
 
 def main() -> None:
