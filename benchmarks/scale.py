@@ -22,7 +22,7 @@ from harness import Bench, main
 from trivial import METHODS, Project
 
 ITERATIONS = 4
-PER_SEED, SHARED = 28, 3  # stages: of a seed with five methods and four iterations; of the study
+PER_SEED, SHARED = 28, 4  # stages: of a seed with five methods and four iterations; of the study
 ONE_STUDY = (4, 11, 36, 107, 357)  # seeds: 115, 311, 1,011, 2,999 and 9,999 stages
 SPLIT = {1: 2, 4: 1, 11: 1}  # seeds of a study (31, 115 and 311 stages): how many of them are run
 TOTAL = 10_000
