@@ -68,11 +68,11 @@ def text(content: dict) -> str:
 
     Comments stay, and a later `dvc exp run -S` changes the key it sets and nothing else.
     """
-    yaml, written = YAML(), io.StringIO()
-    yaml.default_flow_style = False
-    document = yaml.load(_project())
+    writer, written = YAML(), io.StringIO()  # its round trip makes nothing but plain values
+    writer.default_flow_style = False
+    document = writer.load(_project())
     _put(document, content)
-    yaml.dump(document, written)
+    writer.dump(document, written)
     return written.getvalue()
 
 
