@@ -68,7 +68,7 @@ def text(content: dict) -> str:
 
     Comments stay, and a later `dvc exp run -S` changes the key it sets and nothing else.
     """
-    writer, written = YAML(), io.StringIO()
+    writer, written = YAML(), io.StringIO()  # its round trip makes nothing but plain values
     writer.default_flow_style = False
     document = writer.load(_project())
     _put(document, content)
