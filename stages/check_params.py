@@ -9,9 +9,14 @@ them. The output has constant content: no stage that depends on it ever runs aga
 
 import argparse
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 from prunus import commands, layout
 from prunus.plain_yaml import ParamsError, read_file, refused_in_words
+
+CHECK_CHECKOUT = Path("tools/check_checkout.py")
 
 
 def judge() -> None:
@@ -37,6 +42,13 @@ def _judge() -> None:
             raise ParamsError(line)
 
 
+def refuse_where_results_are_lost() -> None:
+    """End in a line per cause where DVC, for which this is an experiment in a copy, would lose what it computes."""
+    kept_in = Path(os.environ.get("DVC_ROOT", os.curdir)).resolve()
+    if kept_in != Path.cwd() and (status := subprocess.run([sys.executable, CHECK_CHECKOUT, kept_in]).returncode):
+        sys.exit(status)
+
+
 def main() -> None:
     os.chdir(layout.ROOT)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -45,6 +57,7 @@ def main() -> None:
         with refused_in_words():
             commands.check(read_file(layout.PARAMS))
         return
+    refuse_where_results_are_lost()
     judge()
     from prunus.runtime import one_line_errors, write_atomically
 

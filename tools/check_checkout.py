@@ -1,6 +1,6 @@
 """Can git and DVC do here what a study asks of them? What they can not is said, with the cure, before anything runs.
 
-python tools/check_checkout.py    # `snakemake` and `make study` ask by themselves
+python tools/check_checkout.py [FOLDER]    # `snakemake`, `make study` and an experiment's first stage ask by themselves
 
 It depends on how the project was got: a zip has no history, a shallow clone too little of it, git tells nothing of a
 folder that is another user's. DVC notices late, or not at all: it computes an experiment and then loses it.
@@ -77,5 +77,5 @@ def end_where_useless(root: Path = ROOT, to_git: bool = False, experiments: bool
 
 
 if __name__ == "__main__":
-    end_where_useless(to_git=True, experiments=True)
+    end_where_useless(Path(*sys.argv[1:]) if sys.argv[1:] else ROOT, to_git=True, experiments=True)
     print("git and DVC can do here all that a study asks of them")
