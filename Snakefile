@@ -49,8 +49,9 @@ def refuse_mistakes():
 
 try:
     settings = study_params.read(methods=False)
-except study_params.ParamsError:
+except study_params.ParamsError as error:
     refuse_mistakes()
+    sys.exit(f"params.yaml: {error}")  # edited since
 
 
 os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])

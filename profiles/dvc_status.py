@@ -1,5 +1,7 @@
 """Which stages `dvc status` calls changed, and by what. Snakemake plans those and what follows from them, nothing else.
 
+One thing that `dvc status` names is no change here: an output that is there as dvc.lock says, but not in DVC's cache.
+
 DVC looks at every path and at params.yaml anew for each stage, and locks the repository meanwhile: 14 s at 300 stages.
 Here each is looked at once, with DVC's hashes and its memory of them, and nothing is locked or written but that memory.
 """

@@ -36,12 +36,12 @@ def clear(repo: Repo) -> list[str]:
     Raises ``LockError`` while a stage is running.
     """
     with lock_repo(repo):
-        changed, unmade, workspace = repo.status(), [], dvc_status.Workspace(repo, {})
+        changed, unmade, workspace = repo.status(), {}, dvc_status.Workspace(repo, {})
         for stage in networkx.dfs_postorder_nodes(repo.index.graph):  # what a stage reads comes before it
             if stage.addressing == CHECK:
                 continue
-            if stage.addressing in changed or not set(unmade).isdisjoint(repo.index.graph.successors(stage)):
-                unmade.append(stage)
+            if stage.addressing in changed or any(earlier in unmade for earlier in repo.index.graph.successors(stage)):
+                unmade[stage] = True  # in order
                 if isinstance(stage, PipelineStage) and name(stage) not in GATHERING:
                     session.set_aside(workspace.unsaved(stage))
                     stage.remove_outs(ignore_remove=False, force=False)

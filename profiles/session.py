@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 ROOM = 256 << 10  # bytes that must be free: a run writes a log, a few databases and dvc.lock
-PATIENCE = 2  # seconds that processes get to end by themselves
+PATIENCE = 1.5  # seconds that processes get to end by themselves
 GOES_ON = "PRUNUS_GOES_ON"  # the command that a stop names; empty: who started Snakemake says it
 
 
@@ -47,10 +47,11 @@ def only_one(path: Path = Path(".snakemake/running")):
     except BlockingIOError:
         file.seek(0)
         pid, _, node = file.read().strip().partition(" ")
-        where = f" on {node}" if node not in ("", platform.node()) else ""
+        here = node in ("", platform.node())
+        how = f": `kill {pid}`" if pid and here else ""
         sys.exit(
-            f"another snakemake (process {pid or 'unknown'}{where}) is running this study; "
-            f"wait until it has ended, or stop it: `kill {pid}`"
+            f"another snakemake (process {pid or 'unknown'}{'' if here else f' on {node}'}) is running this study; "
+            f"wait until it has ended, or stop it{how}"
         )
     file.truncate(0)
     file.write(f"{os.getpid()} {platform.node()}\n")

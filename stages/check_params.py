@@ -53,11 +53,12 @@ def main() -> None:
     os.chdir(layout.ROOT)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--commands", action="store_true", help="only the values that stand in commands")
-    if parser.parse_args().commands:
+    arguments = parser.parse_args()
+    refuse_where_results_are_lost()
+    if arguments.commands:
         with refused_in_words():
             commands.check(read_file(layout.PARAMS))
         return
-    refuse_where_results_are_lost()
     judge()
     from prunus.runtime import one_line_errors, write_atomically
 

@@ -146,7 +146,11 @@ def applied(text: str):
         put(text)
         yield
     finally:
+        for asked in STOPS:  # what was kept aside must be put back whole
+            signal.signal(asked, signal.SIG_IGN)
         restore()
+        for asked in STOPS:
+            signal.signal(asked, stop)
 
 
 def grid(folder: Path) -> list[list[str]]:
@@ -210,7 +214,7 @@ def stop(number: int, frame: object) -> None:
     for asked in STOPS:
         signal.signal(asked, signal.SIG_IGN)
     again = f"`{shlex.join(['python', *sys.argv])}` goes on from there"
-    print(f"{Path(__file__).name}: stopped; params.yaml is put back, and {again}", file=sys.stderr)
+    print(f"{Path(__file__).name}: stopped; params.yaml is being put back, and {again}", file=sys.stderr)
     sys.exit(128 + number)
 
 

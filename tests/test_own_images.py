@@ -194,6 +194,13 @@ def test_a_linked_folder_is_refused(tmp_path, link):
     assert refusal(root).startswith(f"{root / link}: is a link to a folder, which DVC would not watch")
 
 
+@pytest.mark.parametrize("folder", [".", "cat", "cat/more"])
+def test_what_tells_dvc_not_to_watch_is_refused(tmp_path, folder):
+    put(tmp_path, "cat/a.png", "dog/a.png", "cat/more/a.png")
+    (tmp_path / folder / ".dvcignore").write_text("a.png\n")
+    assert ".dvcignore: tells DVC not to watch some of the images" in refusal(tmp_path)
+
+
 def test_the_folder_itself_and_images_may_be_links(tmp_path):
     put(tmp_path / "real", "cat/a.png", "dog/a.png")
     put(tmp_path, "elsewhere.png", content=encoded(level=200))

@@ -172,6 +172,19 @@ def test_an_absent_folder_of_own_images_is_named_with_its_key(raw, path):
     assert line.startswith(f"data.image_folder.path: '{path}' is no folder; it is watched whatever study.dataset is")
 
 
+def test_an_image_folder_that_dvc_was_told_of_and_that_is_not_here_is_pulled(raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "ROOT", tmp_path)
+    (tmp_path / "pets.dvc").touch()
+    put(raw, "data.image_folder.path", "pets")
+    assert "`dvc pull pets.dvc` brings it" in params.absent_folder(params.validate(raw, methods=False))
+
+
+def test_the_method_whose_ratio_is_imposed_exists_even_where_nothing_is_imposed(raw):
+    put(raw, "imposed", {"ratio_of": "none", "methods": []})
+    with pytest.raises(params.ParamsError, match="imposed.ratio_of: 'none' unknown method; allowed: "):
+        params.validate(raw)
+
+
 def test_information_flow_needs_two_layers(raw):
     raw["study"]["network"] = "linear"
     with pytest.raises(params.ParamsError, match="incop_if.*two layers.*linear"):

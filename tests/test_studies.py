@@ -172,3 +172,18 @@ def test_why_an_experiment_failed_is_what_its_stage_said(monkeypatch):
     assert RUN.why("big-aunt") == "x.py: seed 0: out of memory"
     monkeypatch.setattr(RUN, "started", lambda *command, output: subprocess.CompletedProcess(command, 0, "killed\n"))
     assert RUN.why("big-aunt") == "`dvc queue logs big-aunt` says why"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "study:\n", "a: 1\n"])
+def test_a_params_yaml_without_a_study_is_one_line(text, tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text(text)
+    monkeypatch.setattr(layout, "ROOT", tmp_path)
+    with pytest.raises(ParamsError, match="has no block `study`"):
+        studies.of_study("epsilon_sweep")
+
+
+def test_a_params_yaml_that_is_no_text_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_bytes(b"\xff\xfe")
+    monkeypatch.setattr(layout, "ROOT", tmp_path)
+    with pytest.raises(ParamsError, match="is not UTF-8 text"):
+        studies.of_study("epsilon_sweep")

@@ -97,6 +97,8 @@ class _Look:
                 path, linked = folder / entry.name, entry.is_symlink()
                 if entry.name == ".dvc" and folder != self.root:
                     raise DataError(f"{folder}: is a DVC project of its own, so DVC does not watch it; move it")
+                if entry.name == ".dvcignore":
+                    raise DataError(f"{path}: tells DVC not to watch some of the images; remove it")
                 if entry.name.startswith("."):
                     self.note("hidden", path)
                 elif linked and path.is_dir():

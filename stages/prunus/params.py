@@ -70,7 +70,7 @@ class Study(Section):
 
 
 class Imposed(Section):
-    ratio_of: str
+    ratio_of: Annotated[str, _named_one_of(method_names(), "method")]
     methods: list[str]
 
     @property
@@ -346,6 +346,8 @@ def absent_folder(settings: SimpleNamespace) -> str | None:
     path = settings.data.image_folder.path
     if (layout.ROOT / path).is_dir():
         return None
+    if (layout.ROOT / f"{path}.dvc").exists():
+        return _line("data.image_folder.path", path, f"is not here yet; `dvc pull {path}.dvc` brings it")
     said = "is no folder; it is watched whatever study.dataset is, so name one that is there, such as data/images"
     return _line("data.image_folder.path", path, said)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from prunus import layout
-from prunus.plain_yaml import ParamsError, parse
+from prunus.plain_yaml import ParamsError, parse, read_file
 
 STUDIES = layout.ROOT / "studies"
 LAPTOP = "params"
@@ -33,7 +33,9 @@ def chain(length: int) -> list[dict]:
 
 
 def _project() -> str:
-    return (layout.ROOT / layout.PARAMS).read_text(encoding="utf-8")
+    path = layout.ROOT / layout.PARAMS
+    read_file(path)  # which refuses what cannot be read as text
+    return path.read_text(encoding="utf-8")
 
 
 def _changes(path: Path) -> dict:
@@ -56,9 +58,11 @@ def of_study(name: str, scale: str = LAPTOP, base: str | None = None) -> dict:
         scales = sorted(path.stem for path in folder.glob("*.yaml"))
         raise ParamsError(f"{name}: no scale {scale!r}; allowed: {', '.join(scales)}")
     content = parse(_project() if base is None else base, layout.PARAMS)
+    if not isinstance(content, dict) or not isinstance(content.get("study"), dict):
+        raise ParamsError(f"{layout.PARAMS}: has no block `study` of keys, and a study is what differs from it")
     for file in files:
         content = merged(content, _changes(folder / f"{file}.yaml"))
-    if isinstance(content["study"]["iterations"], int):
+    if isinstance(content["study"].get("iterations"), int):
         content["study"]["iterations"] = chain(content["study"]["iterations"])
     return content
 

@@ -11,7 +11,7 @@ from conftest import ROOT, environment
 from prunus import commands
 
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-CANARY = "0; touch canary #"
+CANARY = "0; touch $CANARY #"
 # Where the canary is put, one key at a time; what else must be there for the stage to exist.
 EVIL = {
     "study.seeds[]": {"study__seeds": [CANARY]},
@@ -94,16 +94,24 @@ def test_what_is_no_list_is_refused(key):
         commands.check(content)
 
 
-def assert_refused(project, key, *command):
-    output = project.run(*command, status=None)
-    assert not list(project.root.rglob("canary*")), f"{command} has run what stands in {key}"
-    return output
+@pytest.fixture
+def refused(finished, tmp_path, monkeypatch):
+    """A function that runs a command, which must not run what stands in the key, and returns what it says."""
+    canary = tmp_path / "canary"  # outside of any copy of the project
+    monkeypatch.setenv("CANARY", str(canary))
+
+    def run(key, *command):
+        output = finished.run(*command, status=None)
+        assert not canary.exists(), f"{command} has run what stands in {key}"
+        return output
+
+    return run
 
 
 @pytest.mark.parametrize("key", EVIL)
-def test_dvc_repro_runs_no_canary_and_names_the_key(key, finished):
+def test_dvc_repro_runs_no_canary_and_names_the_key(key, finished, refused):
     finished.edit(**EVIL[key])
-    output = assert_refused(finished, key, "dvc", "repro")
+    output = refused(key, "dvc", "repro")
     assert f"params.yaml: {key.partition('[]')[0]}" in output
     assert "Traceback" not in output
 
@@ -111,36 +119,57 @@ def test_dvc_repro_runs_no_canary_and_names_the_key(key, finished):
 def addresses(project):
     """The stages as DVC calls them whose commands hold the canary."""
     script = (
-        "from dvc.repo import Repo\nfor s in Repo().index.stages: print(s.addressing) if 'canary' in str(s.cmd) else 0"
+        "from dvc.repo import Repo\nfor s in Repo().index.stages: print(s.addressing) if 'CANARY' in str(s.cmd) else 0"
     )
     return project.run("python", "-c", script).splitlines()
 
 
 @pytest.mark.parametrize("key", EVIL)
-def test_a_single_stage_asked_for_by_its_name_runs_no_canary(key, finished):
+def test_a_single_stage_asked_for_by_its_name_runs_no_canary(key, finished, refused):
     finished.edit(**EVIL[key])
     names = addresses(finished)
     assert names
-    output = assert_refused(finished, key, "dvc", "repro", "--single-item", "--force", names[0])
-    assert "params.yaml: " in output
+    assert "params.yaml: " in refused(key, "dvc", "repro", "--single-item", "--force", names[0])
 
 
-def test_snakemake_runs_no_canary(finished):
+def test_snakemake_runs_no_canary(finished, refused):
     for key, changes in EVIL.items():
         finished.git("checkout", "params.yaml")
         finished.edit(**changes)
-        output = assert_refused(finished, key, "snakemake", "--cores", "2")
-        assert "params.yaml: " in output
+        assert "params.yaml: " in refused(key, "snakemake", "--cores", "2")
 
 
-@pytest.mark.parametrize("options", [(), ("--temp",), ("--queue",)], ids=["workspace", "temp", "queue"])
-def test_an_experiment_runs_no_canary(options, finished):
+OVERRIDE = f"study.iterations=[{{t: '1 {CANARY}', after: ../dense}}]"
+SAID = "params.yaml: study.iterations[0].t"
+
+
+@pytest.fixture
+def committed(finished):
     finished.git("add", "-A")
     finished.git("commit", "-qm", "finished")
-    change = ("-S", f"study.iterations=[{{t: '1 {CANARY}', after: ../dense}}]")
-    assert_refused(finished, "study.iterations[].t", "dvc", "exp", "run", *options, *change)
-    if options == ("--queue",):
-        assert_refused(finished, "study.iterations[].t", "dvc", "exp", "run", "--run-all", "--jobs", "1")
+    return finished
+
+
+def test_experiments_in_the_workspace_run_no_canary(committed, refused):
+    assert SAID in refused("study.iterations[].t", "dvc", "exp", "run", "-S", OVERRIDE)
+    for key, changes in EVIL.items():
+        committed.git("checkout", "params.yaml")
+        committed.edit(**changes)
+        assert f"params.yaml: {key.partition('[]')[0]}" in refused(key, "dvc", "exp", "run")
+
+
+def test_experiments_in_a_copy_run_no_canary(committed, refused):
+    committed.run("git", "config", "user.name", "test")
+    committed.run("git", "config", "user.email", "test@localhost")
+    assert SAID in refused("study.iterations[].t", "dvc", "exp", "run", "--temp", "-S", OVERRIDE)
+
+
+def test_queued_experiments_run_no_canary(committed, refused):
+    committed.run("git", "config", "user.name", "test")
+    committed.run("git", "config", "user.email", "test@localhost")
+    name = re.search(r"'([\w-]+)'", refused("study.iterations[].t", "dvc", "exp", "run", "--queue", "-S", OVERRIDE))[1]
+    refused("study.iterations[].t", "dvc", "exp", "run", "--run-all", "--jobs", "1")
+    assert SAID in refused("study.iterations[].t", "dvc", "queue", "logs", name)
 
 
 def test_a_mistake_is_judged_without_torch(finished):

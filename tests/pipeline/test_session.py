@@ -74,9 +74,16 @@ def test_a_stop_ends_within_seconds_in_one_line(slow, number, group):
         assert not of_study(slow.root)
 
 
+def command_line(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:  # it has ended
+        return ""
+
+
 def test_a_stop_while_snakemake_plans(finished):
     with running(finished, "snakemake", "-n") as (process, said):
-        until(lambda: any("-c" in Path(f"/proc/{pid}/cmdline").read_text() for pid in of_study(finished.root)))
+        until(lambda: any("-c" in command_line(pid) for pid in of_study(finished.root)))
         ends_in_one_line(process, said, lambda: process.send_signal(signal.SIGTERM), 143, "snakemake -n")
 
 

@@ -58,7 +58,7 @@ def rules(project):
 
 def test_every_rule_has_log_benchmark_threads_and_resources(unrun):
     found = rules(unrun)
-    assert len(found) == 13
+    assert len(found) == 14
     for name, (logs, benchmark, threads, gpu, _) in found.items():
         if name != "all":
             assert (logs, benchmark, threads, gpu) == (1, True, "1", "0"), name
@@ -93,7 +93,7 @@ def test_a_project_without_git_is_one_line(unrun, tmp_path):
 
 def test_how_long_it_will_take_is_said_before_it_starts(finished):
     finished.edit(methods__sap__epochs=2)
-    assert re.search(r"^about \d+0 s left$", finished.run("snakemake", "-n", "--cores", "2"), re.MULTILINE)
+    assert re.search(r"^about \d+ (s|min) left$", finished.run("snakemake", "-n", "--cores", "2"), re.MULTILINE)
 
 
 def test_dvc_names_the_mistake_and_trains_nothing(unrun):
