@@ -39,7 +39,7 @@ def asked(by_snakemake, tmp_path_factory):
 
 
 def test_stages_that_compute_ask_for_one_gpu_whatever_this_machine_has(asked):
-    assert len(asked) == 12
+    assert len(asked) == 13
     none = {name for name, (gpus, *_) in asked.items() if gpus == "-"}
     assert none == {"check_params", "prepare_data", "compare", "report"}
     assert {gpus for gpus, *_ in asked.values()} == {"-", "--gpus=1"}
