@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from conftest import make_project
+from prunus import layout
 from prunus.plain_yaml import ParamsError
 
 COMMANDS = {
@@ -30,8 +31,9 @@ def project(root: Path) -> Path:
 
 
 def trained(root: Path) -> list[Path]:
-    """What any stage after the data's has left behind."""
-    return sorted(path for path in (root / "runs").rglob("*") if path.is_file() and "data" not in path.parts)
+    """What any stage after check_params and the data's has left behind."""
+    files = {path for path in (root / "runs").rglob("*") if path.is_file() and "data" not in path.parts}
+    return sorted(files - {root / layout.CHECKED})
 
 
 def refused(root: Path, name: str, content: bytes, error: ParamsError) -> str:
