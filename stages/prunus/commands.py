@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from prunus import layout
 from prunus.catalogue import DATASETS, method_names
 from prunus.plain_yaml import LARGEST, ParamsError, printable, shortened
 
@@ -16,7 +17,7 @@ def _one_of(names: Callable[[], list[str]]) -> Callable[[object], str | None]:
 
 def _chains() -> list[str]:
     methods = method_names()
-    return methods + [f"{method}_at_{other}" for method in methods for other in methods]
+    return methods + [layout.chain(method, other) for method in methods for other in methods]
 
 
 def _chain(value: object) -> str | None:

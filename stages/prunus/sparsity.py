@@ -91,7 +91,7 @@ def pq_index(values: Tensor, p: float, q: float) -> float:
 
 
 def _ascending(values: Tensor) -> Tensor:
-    """``values`` sorted; on a CPU by numpy, which does it 8 times as fast as torch."""
+    """``values`` sorted; on a CPU by numpy, which is the faster there."""
     return values.sort().values if values.is_cuda else torch.from_numpy(np.sort(values.numpy()))
 
 

@@ -21,7 +21,8 @@ COLUMNS = {
         "channels_alive": "seed method iteration group channels alive",
         "history": "seed method iteration epoch train_loss validation_accuracy distance",
         "information": "seed method iteration layer next_layer quantity units mean low high variance",
-        "transferred": "seed method iteration source_dataset dataset start density test_accuracy epochs train_loss",
+        "transfer": """seed method iteration source_dataset dataset start density source_test_accuracy test_accuracy
+            epochs train_loss""",
         "summary": """method seeds iterations test_accuracy_mean test_accuracy_std test_accuracy_ci95 density_mean
             density_std density_ci95 dense_test_accuracy_mean macs_fraction_mean bytes_mean channels_removed_mean
             compact_parameters_fraction_mean compact_macs_fraction_mean speedup_1_mean speedup_256_mean epochs_mean
@@ -44,24 +45,12 @@ LATENCIES = ["latency_1_seconds", "latency_256_seconds", "speedup_1", "speedup_2
 COLUMNS["comparison"] = [*COLUMNS["iterations"], *SECONDS, *LATENCIES]
 COLUMNS["channels"] = [*COLUMNS["channels_alive"], "removed", "relative"]
 COLUMNS["histories"] = [*COLUMNS["history"], "epsilon"]
-COLUMNS["transfer"] = [*COLUMNS["transferred"], "source_test_accuracy"]
+COLUMNS["transferred"] = [name for name in COLUMNS["transfer"] if name != "source_test_accuracy"]
 
 # Columns of words; all others hold numbers.
-TEXT = {"dataset", "network", "method", "method_a", "method_b", "stopped_by", "rewind", "recipe", "layer", "next_layer"}
-TEXT |= {
-    "quantity",
-    "group",
-    "source_dataset",
-    "start",
-    "stage",
-    "kind",
-    "why",
-    "command",
-    "device",
-    "processor",
-    "git",
-}
-TEXT |= {"dirty", "torch", "python"}
+TEXT = set(
+    ["dataset", "network", "method", "method_a", "method_b", "stopped_by", "rewind", "recipe", "layer", "next_layer", "quantity", "group", "source_dataset", "start", "stage", "kind", "why", "command", "device", "processor", "git", "dirty", "torch", "python"]
+)
 
 
 def read_table(path: Path, made_by: str, columns: Sequence[str] = (), others: bool = True) -> pd.DataFrame:

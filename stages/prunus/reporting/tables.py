@@ -18,8 +18,7 @@ ACTIVITIES = ("prune", "train", "flow", "evaluation")
 FIRST_COLUMNS = ["dataset", "network", "seed", "method", "iteration", "density", "test_accuracy", "epochs"]
 SECONDS = files.SECONDS
 BATCHES = (1, 256)  # images at a time that evaluate measures latency with
-TRANSFER_COLUMNS = ["seed", "method", "iteration", "source_dataset", "dataset", "start", "density"]
-TRANSFER_COLUMNS += ["source_test_accuracy", "test_accuracy", "epochs", "train_loss"]
+TRANSFER_COLUMNS = files.COLUMNS["transfer"]
 INFORMATION_COLUMNS = files.COLUMNS["information"]
 INTEGERS = ("seed", "iteration", "threads")
 
