@@ -48,8 +48,8 @@ COLUMNS["histories"] = [*COLUMNS["history"], "epsilon"]
 COLUMNS["transferred"] = [name for name in COLUMNS["transfer"] if name != "source_test_accuracy"]
 
 # Columns of words; all others hold numbers.
-WORDS = """dataset network method method_a method_b stopped_by rewind recipe layer next_layer quantity group source_dataset
-    start stage kind why command device processor git dirty torch python"""
+WORDS = """dataset network method method_a method_b stopped_by rewind recipe layer next_layer quantity group
+    source_dataset start stage kind why command device processor git dirty torch python"""
 TEXT = set(WORDS.split())
 
 
