@@ -52,10 +52,10 @@ experiments: setup  ## a study's variants side by side: where their settings and
 
 docs: setup  ## build the documentation into site/
 	$(BIN)/python docs/reference.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml --site-dir $(CURDIR)/site
 
 verify: setup  ## find damaged outputs and cached objects
-	python profiles/verify.py
+	python tools/verify.py
 
 lint: setup  ## check the code's style
 	$(BIN)/ruff check .

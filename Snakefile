@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, os.path.join(workflow.basedir, "profiles"))
+sys.path.insert(0, os.path.join(workflow.basedir, "tools"))
 import session
 
 session.check_place(workflow.basedir)
@@ -26,11 +26,12 @@ from dvc.dvcfile import Lockfile
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
-sys.path[:0] = ["stages", "tools"]
+sys.path.insert(0, "stages")
 import check_checkout
 import dvc_status
-from prunus import gpus
-from prunus import params as study_params
+from prunus.run import gpus
+from prunus.study import params as study_params
+from prunus.study.mistakes import ParamsError
 from remaining import Remaining
 from verify import unreadable_records
 
@@ -49,7 +50,7 @@ def refuse_mistakes():
 
 try:
     settings = study_params.read(methods=False)
-except study_params.ParamsError as error:
+except ParamsError as error:
     refuse_mistakes()
     sys.exit(f"params.yaml: {error}")  # edited since
 
@@ -70,7 +71,7 @@ try:
 except (OSError, sqlite3.OperationalError) as error:
     sys.exit(f"snakemake: DVC cannot start: {error}; mend that, then run the same command again")
 except sqlite3.DatabaseError as error:
-    sys.exit(f"snakemake: DVC's database of files: {error}; `python profiles/verify.py`, then the same command again")
+    sys.exit(f"snakemake: DVC's database of files: {error}; `python tools/verify.py`, then the same command again")
 index = repo.index
 graph = index.graph
 stages = {stage.addressing: stage for stage in index.stages if isinstance(stage, PipelineStage)}
@@ -170,7 +171,7 @@ onstart:
 onerror:
     # Not after Ctrl-C, which leaves jobs. On a cluster evaluations are for its nodes, so there the command is named.
     if workflow.execution_settings.keep_going and workflow.scheduler.failed and not workflow.scheduler.running:
-        gather = [sys.executable, "profiles/gather.py"]
+        gather = [sys.executable, "tools/gather.py"]
         if workflow.local_exec:
             Path("logs").mkdir(exist_ok=True)
             with open("logs/gather.log", "w") as log_of_gather:
@@ -179,7 +180,7 @@ onerror:
             said = [line for line in lines if line.startswith("missing: ")] if gathered else lines[-1:]
             print(*said, "(log: logs/gather.log)", file=sys.stderr)
         else:
-            print("`python profiles/gather.py` compares and reports what there is", file=sys.stderr)
+            print("`python tools/gather.py` compares and reports what there is", file=sys.stderr)
 
 
 rule all:
@@ -212,4 +213,4 @@ for stage in stages.values():
         message:
             what(stage)
         shell:
-            "python profiles/one_stage.py {params.stage:q} {resources.gpu} > {log:q} 2>&1"
+            "python tools/one_stage.py {params.stage:q} {resources.gpu} > {log:q} 2>&1"

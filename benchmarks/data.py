@@ -7,18 +7,20 @@ from pathlib import Path
 import torch
 
 import harness  # noqa: F401 - puts stages/ on the path
-from prunus import datasets, layout, sources
+from prunus.data import dataset
+from prunus.sources import published
+from prunus.study import layout
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 RAW = layout.ROOT / layout.RAW_DATA
 
 
 @cache
-def dataset(name: str, images: int, validation: int = 2) -> datasets.Dataset:
+def dataset(name: str, images: int, validation: int = 2) -> dataset.Dataset:
     """The first ``images`` training images, on the device as the stages hold them."""
-    source = sources.read(name, RAW, Path(), 0)
+    source = published.read(name, RAW, Path(), 0)
     held_out = source.train if source.test is None else source.test
     parts = {"train": source.train[torch.arange(images)], "validation": held_out[torch.arange(validation)]}
     with tempfile.TemporaryDirectory() as folder:
-        datasets.save(Path(folder) / "prepared", name, parts, source.classes)
-        return datasets.load(Path(folder) / "prepared", DEVICE)
+        dataset.save(Path(folder) / "prepared", name, parts, source.classes)
+        return dataset.load(Path(folder) / "prepared", DEVICE)

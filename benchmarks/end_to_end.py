@@ -30,10 +30,11 @@ from pathlib import Path
 
 import pandas as pd
 
+import overlay
 from harness import Bench, arguments, measure, save
-from prunus import layout, studies
-from prunus.reporting.matched import equal_density
-from prunus.reporting.statistics import SECONDS
+from prunus.comparing.matched import equal_density
+from prunus.comparing.statistics import SECONDS
+from prunus.study import layout
 
 STUDY = "fashion_mnist_speed"
 COPIED = ("Snakefile", "dvc.yaml", "stages", "profiles", "tools", "data/images", ".dvcignore", ".gitignore")
@@ -105,7 +106,7 @@ class Scratch:
                 shutil.copy2(self.root / source / f"{name}.{suffix}", folder / source.name)
 
     def _write(self) -> None:
-        (self.root / layout.PARAMS).write_text(studies.text(self.study))
+        (self.root / layout.PARAMS).write_text(overlay.text(self.study))
 
     def _run(self, *command: str) -> None:
         environment = os.environ | {
@@ -126,7 +127,7 @@ class Scratch:
 
 def the_study(quick: bool, threads: int) -> dict:
     """The content of its params.yaml."""
-    study = studies.of_study(STUDY)
+    study = overlay.of_study(STUDY)
     study["device"]["threads"] = threads
     if quick:
         study["study"] |= {"dataset": "digits", "network": "mlp", "seeds": [0]}

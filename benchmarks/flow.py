@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from data import DEVICE, dataset
 from harness import Bench, main
-from prunus import masks, methods, networks, params
-from prunus.arithmetic import choose
-from prunus.datasets import Dataset
+from prunus import masks, methods, networks
+from prunus.data.dataset import Dataset
 from prunus.flow import flow_layers, gradient_flow, information_flow
-from prunus.recipe import Retraining
-from prunus.runtime import Clock
-from prunus.training import train
+from prunus.pruning.candidates import Retraining
+from prunus.run.device import Clock
+from prunus.study import params
+from prunus.training.arithmetic import choose
+from prunus.training.loop import train
 
 AGREEMENT = 1e-4
 BATCH = 256

@@ -20,10 +20,10 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("stages", "studies")]
 
-from prunus import layout
-from prunus.runtime import processor
+from prunus.run.record import processor
+from prunus.study import layout
 
 RESULTS = layout.ROOT / "benchmarks" / "results"
 PACKAGES = ("torch", "torchvision", "torch-pruning", "scikit-learn", "dvc", "snakemake")

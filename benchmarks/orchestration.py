@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from harness import Bench, main
-from prunus import layout
+from prunus.study import layout
 from trivial import METHODS, SCRIPTS, Project
 
 STUDIES = ((1, METHODS, 8), (11, METHODS, 4))  # seeds, methods, iterations: some 50 and 300 stages

@@ -24,7 +24,7 @@ from harness import Bench, main, peak_bytes
 from prunus import masks as masking
 from prunus import networks
 from prunus.masks import Masks, magnitude_masks
-from prunus.recipe import FractionSettings, PQSettings
+from prunus.pruning.settings import FractionSettings, PQSettings
 
 P, Q, BETA = 0.5, 1.0, 0.9
 GRID = [(p / 10, q / 10) for p in range(1, 11) for q in range(10, 21)]

@@ -9,7 +9,7 @@ import importlib
 import os
 
 import harness
-from prunus import layout
+from prunus.study import layout
 
 BENCHMARKS = ("training_epoch", "flow", "prune_step", "terc", "orchestration", "scale", "evaluation", "end_to_end")
 

@@ -48,7 +48,7 @@ peak = peak_bytes(work)
 print(json.dumps([*seconds, peak / 2**20]))
 """
 
-ONLY_WRITES = '''"""In place of profiles/one_stage.py: writes the stage's outputs, and DVC is not asked."""
+ONLY_WRITES = '''"""In place of tools/one_stage.py: writes the stage's outputs, and DVC is not asked."""
 import json
 import sys
 from pathlib import Path
@@ -167,7 +167,7 @@ def snakemake_alone(bench: Bench, case: str, root: Path, seeds: int) -> None:
         for stage in Repo(str(root)).index.stages
     }
     (root / "stages.json").write_text(json.dumps(stages))
-    (root / "profiles/one_stage.py").write_text(ONLY_WRITES)
+    (root / "tools/one_stage.py").write_text(ONLY_WRITES)
     seconds = project.run("snakemake")
     bench.record(case, "Snakemake without DVC, per stage", [seconds / len(stages)])
     bench.record(case, "Snakemake without DVC, per stage, CPU", [project.processor / len(stages)])

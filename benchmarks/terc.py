@@ -35,12 +35,19 @@ from sklearn.feature_selection import mutual_info_classif, mutual_info_regressio
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from prunus import channels, datasets, information, layout, masks, networks, predictors, sources
+from prunus import channels, information, masks, networks
+from prunus.data.dataset import load, save
+from prunus.information.linear import Linear
+from prunus.information.mlp import BATCH, CHECK, FIT_PATIENCE, FIT_RATES, FIT_STEPS, GAIN, HIDDEN, MLP
+from prunus.information.samples import RIDGE
 from prunus.methods import mipp
-from prunus.params import read
-from prunus.runtime import Clock
-from prunus.stopping import FixedEpochs
-from prunus.training import train
+from prunus.run.device import Clock
+from prunus.sources import published
+from prunus.sources.splits import cut
+from prunus.study import layout
+from prunus.study.params import read
+from prunus.training.loop import train
+from prunus.training.stopping import FixedEpochs
 
 CONFIDENCE, REGULARISATION, REPEATS = 0.95, 0.01, 5
 UNITS, QUICK_UNITS, NODES = 512, 64, 16
@@ -122,7 +129,7 @@ LAYERS = {
 def refit_linear(x: Tensor, y: Tensor, fit: Tensor, held: Tensor, one_hot: bool, constant: float, seed: int) -> float:
     """Held-out squared error of ridge regression with an intercept: least squares with a row for each weight, too."""
     mean, level = x[fit].mean(0), y[fit].mean(0)
-    weight = (predictors.RIDGE * len(fit)) ** 0.5 * torch.eye(x.shape[1], dtype=x.dtype)
+    weight = (RIDGE * len(fit)) ** 0.5 * torch.eye(x.shape[1], dtype=x.dtype)
     design = torch.cat([x[fit] - mean, weight])
     wanted = torch.cat([y[fit] - level, y.new_zeros(len(weight), y.shape[1])])
     weights = torch.linalg.lstsq(design, wanted, driver="gels").solution
@@ -134,26 +141,24 @@ def refit_mlp(x: Tensor, y: Tensor, fit: Tensor, held: Tensor, one_hot: bool, co
     if not x.shape[1]:
         return constant
     torch.manual_seed(seed)
-    network = nn.Sequential(
-        nn.Linear(x.shape[1], predictors.HIDDEN), nn.ReLU(), nn.Linear(predictors.HIDDEN, y.shape[1])
-    )
+    network = nn.Sequential(nn.Linear(x.shape[1], HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, y.shape[1]))
     criterion = nn.CrossEntropyLoss() if one_hot else lambda output, target: (output - target).square().sum(1).mean()
     x, y = x.float(), y.float()
     x_fit, y_fit, x_held, y_held = x[fit], y[fit], x[held], y[held]
-    steps_per_pass = max(1, len(fit) // predictors.BATCH)
+    steps_per_pass = max(1, len(fit) // BATCH)
     best, mark, state, step = math.inf, math.inf, network.state_dict(), 0
-    for rate in predictors.FIT_RATES:
+    for rate in FIT_RATES:
         network.load_state_dict(state)
         optimiser, waited = torch.optim.Adam(network.parameters(), rate, fused=True), 0
-        while waited <= predictors.FIT_PATIENCE and step < predictors.FIT_STEPS:
-            for rows in torch.randperm(len(fit)).split(predictors.BATCH)[:steps_per_pass]:
-                if step % predictors.CHECK == 0:
+        while waited <= FIT_PATIENCE and step < FIT_STEPS:
+            for rows in torch.randperm(len(fit)).split(BATCH)[:steps_per_pass]:
+                if step % CHECK == 0:
                     with torch.no_grad():
                         loss = criterion(network(x_held), y_held).item()
                     if loss < best:
                         best, state = loss, {name: value.clone() for name, value in network.state_dict().items()}
-                    mark, waited = (best, 0) if mark - best > predictors.GAIN * constant else (mark, waited + 1)
-                    if waited > predictors.FIT_PATIENCE:
+                    mark, waited = (best, 0) if mark - best > GAIN * constant else (mark, waited + 1)
+                    if waited > FIT_PATIENCE:
                         break
                 optimiser.zero_grad()
                 criterion(network(x_fit[rows]), y_fit[rows]).backward()
@@ -312,7 +317,7 @@ def ranking(bench: Bench) -> None:
         ("two classes", (value > 0).long(), mutual_info_classif),
     ):
         data = information._data(features, target, REPEATS, 0, in_units=False)
-        linear, mlp = predictors.Linear(data, 0), predictors.MLP(data, 0)
+        linear, mlp = Linear(data, 0), MLP(data, 0)
         case, name = f"MI order, {kind}, {units} units", f"scikit-learn {peer.__name__}"
         x, y = features.numpy(), target.numpy()
         variants = {
@@ -337,12 +342,12 @@ def planted(network: nn.Module) -> nn.Module:
 def lenet5(bench: Bench) -> None:
     """MIPP's elimination of a network trained for two epochs, beside one more of them, and with copies in it."""
     params = read()
-    source = sources.read("mnist", layout.RAW_DATA, Path(), 0)
-    splits = datasets.cut(source, params.data.test_fraction, params.data.validation_fraction, params.data.split_seed)
+    source = published.read("mnist", layout.RAW_DATA, Path(), 0)
+    splits = cut(source, params.data.test_fraction, params.data.validation_fraction, params.data.split_seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mnist.safetensors"
-        datasets.save(path, "mnist", splits, source.classes)
-        dataset = datasets.load(path, "cpu")
+        save(path, "mnist", splits, source.classes)
+        dataset = load(path, "cpu")
     torch.manual_seed(0)
     network = networks.build("lenet5", *dataset.form)
     whole = masks.ones(network)

@@ -18,18 +18,20 @@ from io import StringIO
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Subset
-from torchvision import datasets as published
+from torchvision import datasets as theirs
 from torchvision import transforms
 
 from data import DEVICE, RAW, dataset
 from harness import Bench, main, peak_bytes
-from prunus import datasets, masks, networks, sources
-from prunus.arithmetic import Arithmetic, choose
-from prunus.macs import multiply_accumulates
-from prunus.params import Sgd
-from prunus.runtime import Clock
-from prunus.stopping import FixedEpochs
-from prunus.training import train
+from prunus import masks, networks
+from prunus.data.dataset import Dataset
+from prunus.evaluation.macs import multiply_accumulates
+from prunus.run.device import Clock
+from prunus.sources import published
+from prunus.study.schema import Sgd
+from prunus.training.arithmetic import Arithmetic, choose
+from prunus.training.loop import train
+from prunus.training.stopping import FixedEpochs
 
 PER = 10_000
 SGD = Sgd(
@@ -51,7 +53,7 @@ LOOPS = [
 SETTINGS = [("mlp", 6_400), ("lenet5", 6_400), ("cnn", 1_280), ("vgg11", 320), ("vit", 640), ("resnet18", 192)]
 
 
-def build(name: str, data: datasets.Dataset, computed: Arithmetic, seed: int = 0) -> torch.nn.Module:
+def build(name: str, data: Dataset, computed: Arithmetic, seed: int = 0) -> torch.nn.Module:
     torch.manual_seed(seed)
     return computed.place(networks.build(name, *data.form), DEVICE)
 
@@ -79,7 +81,7 @@ class Ordinary:
     def __init__(self, name: str, dataset_name: str, data, batch_size: int, images: int, augment: str, workers: int):
         crop = [transforms.RandomHorizontalFlip(), transforms.RandomCrop(data.shape[1], padding=4)]
         steps = [transforms.ToTensor(), transforms.Normalize(data.mean.tolist(), data.std.tolist())]
-        kind = getattr(published, sources.TORCHVISION_NAMES[dataset_name])
+        kind = getattr(theirs, published.TORCHVISION_NAMES[dataset_name])
         whole = kind(RAW, transform=transforms.Compose(crop * (augment == "flip_crop") + steps))
         self.loader = DataLoader(
             Subset(whole, range(images)),

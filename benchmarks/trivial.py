@@ -15,8 +15,8 @@ from pathlib import Path
 
 import yaml
 
-from prunus import layout
-from prunus.studies import chain
+from overlay import chain
+from prunus.study import layout
 
 METHODS = ["one_shot", "lth", "sap", "incop_if", "incop_gf"]
 COPIED = ("Snakefile", "dvc.yaml", "stages", "profiles", "tools", "data/images")

@@ -33,7 +33,7 @@ def published(root: Path) -> list[Path]:
 
 
 def on_files(files, config):
-    root = Path(config.config_file_path).resolve().parent
+    root = Path(config.config_file_path).resolve().parents[1]
     own = [File(path.as_posix(), str(root), config.site_dir, config.use_directory_urls) for path in published(root)]
     return Files([file for file in files if file.src_dir != config.docs_dir] + own)
 

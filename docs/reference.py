@@ -16,8 +16,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "stages"))
 
-from prunus import params  # noqa: E402
-from prunus.plain_yaml import parse  # noqa: E402
+from prunus.study import reading  # noqa: E402
+from prunus.study.reading import parse  # noqa: E402
+from prunus.study.schema import _Sections  # noqa: E402
 
 PAGE = ROOT / "docs/reference/params.md"
 INTRODUCTION = """\
@@ -116,7 +117,7 @@ def allowed(schema: dict) -> str:
     limits = [
         f"{words} {schema[bound]:g}"
         for bound, words in BOUNDS.items()
-        if bound in schema and (bound, schema[bound]) != ("maximum", params.LARGEST)
+        if bound in schema and (bound, schema[bound]) != ("maximum", reading.LARGEST)
     ]
     return " ".join([NAMES[schema["type"]], ", ".join(limits)]).strip()
 
@@ -185,7 +186,7 @@ def page() -> str:
             lines = [f"| {', '.join(own)} | {_text(meaning)} |\n" for meaning, own in names.items()]
             parts += ["### Shared settings\n", "| key | meaning |\n|---|---|\n" + "".join(lines)]
         if section != "methods":
-            parts.append(_table(params._Sections.model_fields[section].annotation, content, (section,), said, shared))
+            parts.append(_table(_Sections.model_fields[section].annotation, content, (section,), said, shared))
             continue
         for method, block in content.items():
             model = importlib.import_module(f"prunus.methods.{method}").Settings

@@ -13,8 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from prunus import commands, layout
-from prunus.plain_yaml import ParamsError, read_file, refused_in_words
+from prunus.study import commands, layout
+from prunus.study.mistakes import ParamsError, refused_in_words
+from prunus.study.reading import read_file
 
 CHECK_CHECKOUT = Path("tools/check_checkout.py")
 
@@ -24,7 +25,7 @@ def judge() -> None:
 
     Without torch, which takes seconds to import. Raises what a method's file raises that cannot even be imported.
     """
-    from prunus import stand_ins
+    from prunus.study import stand_ins
 
     try:
         with stand_ins.for_torch():
@@ -34,10 +35,10 @@ def judge() -> None:
 
 
 def _judge() -> None:
-    from prunus import params
+    from prunus.study import checks, params
 
     settings = params.for_stage(["data.image_folder.path"])
-    if line := params.absent_folder(settings):
+    if line := checks.absent_folder(settings):
         with refused_in_words():
             raise ParamsError(line)
 
@@ -60,7 +61,8 @@ def main() -> None:
             commands.check(read_file(layout.PARAMS))
         return
     judge()
-    from prunus.runtime import one_line_errors, write_atomically
+    from prunus.run.errors import one_line_errors
+    from prunus.run.files import write_atomically
 
     with one_line_errors(), write_atomically(layout.CHECKED) as partial:
         partial.write_text("params.yaml has been found valid\n")

@@ -9,11 +9,12 @@ import argparse
 import os
 from itertools import product
 
-from prunus import layout
-from prunus.params import for_stage
-from prunus.reporting import matched, missing, statistics, tables
-from prunus.reporting.files import write_table
-from prunus.runtime import one_line_errors, write_json
+from prunus.comparing import matched, missing, statistics, tables
+from prunus.comparing.files import write_table
+from prunus.run.errors import one_line_errors
+from prunus.run.files import write_json
+from prunus.study import layout
+from prunus.study.params import for_stage
 
 PARAMS = ["study", "imposed", "transfer.datasets", "transfer.methods", "information.methods"]
 

@@ -17,22 +17,19 @@ import prunus  # noqa: F401 - first: what it sets up counts from here on
 # isort: split
 import torch
 
-from prunus import channels, checkpoint, layout, networks
-from prunus.evaluation import (
-    BATCH,
-    LAYER_COLUMNS,
-    accuracy,
-    answered,
-    is_constant,
-    layer_table,
-    load_test,
-    logits,
-    share_correct,
-)
-from prunus.latency import latency
-from prunus.macs import multiply_accumulates
-from prunus.params import for_stage
-from prunus.runtime import Recorder, StageError, one_line_errors, open_device, read_json, read_rows, write_csv
+from prunus import channels, networks
+from prunus.evaluation.latency import latency
+from prunus.evaluation.layers import LAYER_COLUMNS, layer_table
+from prunus.evaluation.macs import multiply_accumulates
+from prunus.evaluation.test_images import load_test
+from prunus.networks import checkpoint
+from prunus.run.device import open_device
+from prunus.run.errors import StageError, one_line_errors
+from prunus.run.files import read_json, read_rows, write_csv
+from prunus.run.record import Recorder
+from prunus.study import layout
+from prunus.study.params import for_stage
+from prunus.training.accuracy import BATCH, accuracy, answered, is_constant, logits, share_correct
 
 PARAMS = [
     "study.dataset",

@@ -8,11 +8,18 @@ Once, for all chains of the seed: their evaluations read it.
 import argparse
 import os
 
-from prunus import checkpoint, layout, networks
-from prunus.evaluation import BATCH, LAYER_COLUMNS, accuracy, layer_table, load_test
-from prunus.macs import multiply_accumulates
-from prunus.params import for_stage
-from prunus.runtime import Recorder, one_line_errors, open_device, write_csv, write_json
+from prunus import networks
+from prunus.evaluation.layers import LAYER_COLUMNS, layer_table
+from prunus.evaluation.macs import multiply_accumulates
+from prunus.evaluation.test_images import load_test
+from prunus.networks import checkpoint
+from prunus.run.device import open_device
+from prunus.run.errors import one_line_errors
+from prunus.run.files import write_csv, write_json
+from prunus.run.record import Recorder
+from prunus.study import layout
+from prunus.study.params import for_stage
+from prunus.training.accuracy import BATCH, accuracy
 
 PARAMS = [
     "study.dataset",

@@ -13,12 +13,19 @@ import argparse
 import copy
 import os
 
-from prunus import channels, checkpoint, layout, networks, preservation
-from prunus.datasets import load
-from prunus.information import TooFewSamples
-from prunus.params import for_stage
-from prunus.readings import Readings
-from prunus.runtime import Recorder, StageError, derive_seed, one_line_errors, open_device, write_csv
+from prunus import channels, networks
+from prunus.channels.readings import Readings
+from prunus.data.dataset import load
+from prunus.evaluation import preservation
+from prunus.information.estimate import TooFewSamples
+from prunus.networks import checkpoint
+from prunus.run.device import open_device
+from prunus.run.errors import StageError, one_line_errors
+from prunus.run.files import write_csv
+from prunus.run.record import Recorder
+from prunus.run.seeds import derive_seed
+from prunus.study import layout
+from prunus.study.params import for_stage
 
 PARAMS = [
     "study.network",

@@ -6,10 +6,11 @@ python stages/prepare_data.py
 import argparse
 import os
 
-from prunus import layout
-from prunus.params import for_stage
-from prunus.preparation import prepare
-from prunus.runtime import Recorder, one_line_errors
+from prunus.run.errors import one_line_errors
+from prunus.run.record import Recorder
+from prunus.sources.prepare import prepare
+from prunus.study import layout
+from prunus.study.params import for_stage
 
 PARAMS = ["study.dataset", "data"]
 

@@ -12,15 +12,22 @@ import prunus  # noqa: F401 - first: what it sets up counts from here on
 # isort: split
 import torch
 
-from prunus import arithmetic, checkpoint, layout, masks, networks
-from prunus.batches import batches_per_epoch
-from prunus.datasets import load
+from prunus import masks, networks
+from prunus.data.batches import batches_per_epoch
+from prunus.data.dataset import load
 from prunus.flow import stale_gradient_flow
-from prunus.params import for_stage
-from prunus.resuming import Resume
-from prunus.runtime import Recorder, StageError, derive_seed, one_line_errors, open_device, write_csv, write_json
-from prunus.stopping import FixedEpochs
-from prunus.training import train
+from prunus.networks import checkpoint
+from prunus.run.device import open_device
+from prunus.run.errors import StageError, one_line_errors
+from prunus.run.files import write_csv, write_json
+from prunus.run.record import Recorder
+from prunus.run.seeds import derive_seed
+from prunus.study import layout
+from prunus.study.params import for_stage
+from prunus.training import arithmetic
+from prunus.training.loop import train
+from prunus.training.resuming import Resume
+from prunus.training.stopping import FixedEpochs
 
 PARAMS = [
     "study.network",

@@ -11,26 +11,24 @@ import os
 from dataclasses import asdict
 from functools import cache
 
-from prunus import arithmetic, channels, checkpoint, layout, masks, methods, networks
-from prunus.batches import batches_per_epoch
-from prunus.datasets import load
-from prunus.evaluation import accuracy
-from prunus.params import for_stage, takes
-from prunus.recipe import Candidates, Retraining
-from prunus.resuming import Resume
-from prunus.runtime import (
-    Recorder,
-    StageError,
-    derive_seed,
-    labelled,
-    one_line_errors,
-    open_device,
-    read_json,
-    write_csv,
-    write_json,
-)
+from prunus import channels, masks, methods, networks
+from prunus.data.batches import batches_per_epoch
+from prunus.data.dataset import load
+from prunus.networks import checkpoint
+from prunus.pruning.candidates import Candidates, Retraining
+from prunus.run.device import open_device
+from prunus.run.errors import StageError, labelled, one_line_errors
+from prunus.run.files import read_json, write_csv, write_json
+from prunus.run.record import Recorder
+from prunus.run.seeds import derive_seed
 from prunus.sparsity import FractionAmount
-from prunus.training import refuse_unanswered, train
+from prunus.study import layout
+from prunus.study.params import for_stage
+from prunus.study.schema import takes
+from prunus.training import arithmetic
+from prunus.training.accuracy import accuracy
+from prunus.training.loop import refuse_unanswered, train
+from prunus.training.resuming import Resume
 
 PARAMS = [
     "study.network",

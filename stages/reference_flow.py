@@ -7,11 +7,17 @@ import argparse
 import os
 from itertools import pairwise
 
-from prunus import checkpoint, layout, networks
-from prunus.datasets import load
+from prunus import networks
+from prunus.data.dataset import load
 from prunus.flow import finite, flow_layers, gradient_flow, information_flow
-from prunus.params import for_stage
-from prunus.runtime import Recorder, derive_seed, one_line_errors, open_device, read_json, write_json
+from prunus.networks import checkpoint
+from prunus.run.device import open_device
+from prunus.run.errors import one_line_errors
+from prunus.run.files import read_json, write_json
+from prunus.run.record import Recorder
+from prunus.run.seeds import derive_seed
+from prunus.study import layout
+from prunus.study.params import for_stage
 
 PARAMS = ["study.network", "network", "flow", "device.accelerator", "device.threads"]
 

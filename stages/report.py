@@ -6,12 +6,13 @@ python stages/report.py
 import argparse
 import os
 
-from prunus import layout
-from prunus.params import for_stage
-from prunus.reporting.figures import draw, png
-from prunus.reporting.files import COLUMNS, read_table
+from prunus.comparing.files import COLUMNS, read_table
+from prunus.reporting.charts.figures import draw, png
 from prunus.reporting.page import render
-from prunus.runtime import StageError, one_line_errors, read_json, write_atomically
+from prunus.run.errors import StageError, one_line_errors
+from prunus.run.files import read_json, write_atomically
+from prunus.study import layout
+from prunus.study.params import for_stage
 
 PARAMS = [
     "study",

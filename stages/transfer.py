@@ -16,15 +16,22 @@ import prunus  # noqa: F401 - first: what it sets up counts from here on
 import torch
 from torch import Tensor, nn
 
-from prunus import arithmetic, checkpoint, layout, masks, networks
-from prunus.datasets import SPLITS, load
-from prunus.evaluation import accuracy
+from prunus import masks, networks
+from prunus.data.dataset import SPLITS, load
 from prunus.masks import Masks
-from prunus.params import for_stage
-from prunus.resuming import Resume
-from prunus.runtime import Recorder, derive_seed, one_line_errors, open_device, write_csv
-from prunus.stopping import FixedEpochs
-from prunus.training import refuse_unanswered, train
+from prunus.networks import checkpoint
+from prunus.run.device import open_device
+from prunus.run.errors import one_line_errors
+from prunus.run.files import write_csv
+from prunus.run.record import Recorder
+from prunus.run.seeds import derive_seed
+from prunus.study import layout
+from prunus.study.params import for_stage
+from prunus.training import arithmetic
+from prunus.training.accuracy import accuracy
+from prunus.training.loop import refuse_unanswered, train
+from prunus.training.resuming import Resume
+from prunus.training.stopping import FixedEpochs
 
 PARAMS = [
     "study.dataset",

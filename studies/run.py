@@ -5,7 +5,7 @@ python studies/run.py epsilon_sweep --scale paper  # with the study's paper.yaml
 
 A study is a folder here: `params.yaml` holds only what differs from the project's, which must be as committed
 (--keep: need not), `grid`, if there is one, a line of `dvc exp run --queue` options per grid; its experiments then run
-too, and `stages/sweep_report.py` gathers them.
+too, and `tools/sweep_report.py` gathers them.
 Results are copied to `tables/`, `figures/` and `report.html` of the folder. What ran once comes from DVC's cache.
 A stage or an experiment that fails does not end a study: the rest is gathered, and the script says what is missing.
 """
@@ -31,10 +31,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 import check_checkout
-from prunus import layout, studies
-from prunus.params import ParamsError, validate
-from prunus.plain_yaml import shortened
-from prunus.runtime import write_atomically
+import overlay
+from prunus.run.files import write_atomically
+from prunus.study import layout
+from prunus.study.checks import validate
+from prunus.study.mistakes import ParamsError, shortened
 
 KEPT = layout.ROOT / "params.yaml.before-study"
 POLL_SECONDS = 5
@@ -112,7 +113,7 @@ def put(text: str) -> None:
 def left_behind(name: str, scale: str) -> list[str]:
     """What the study would inherit from a params.yaml that is not as committed: a line for each key."""
     committed = run("git", "show", f"HEAD:./{layout.PARAMS}", output=PIPE)
-    changed = studies.differences(studies.of_study(name, scale), studies.of_study(name, scale, committed))
+    changed = overlay.differences(overlay.of_study(name, scale), overlay.of_study(name, scale, committed))
     return [f"{key}: {shown(value)} instead of {shown(other)}" for key, value, other in changed]
 
 
@@ -222,18 +223,18 @@ def main() -> None:
     for asked in STOPS:
         signal.signal(asked, stop)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("study", choices=studies.names())
-    parser.add_argument("--scale", default=studies.LAPTOP, help="another parameter set of the study's folder: paper")
+    parser.add_argument("study", choices=overlay.names())
+    parser.add_argument("--scale", default=overlay.LAPTOP, help="another parameter set of the study's folder: paper")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="experiments of a grid at a time")
     parser.add_argument("--keep", action="store_true", help="inherit what you changed in params.yaml")
     arguments = parser.parse_args()
-    folder = studies.STUDIES / arguments.study
+    folder = overlay.STUDIES / arguments.study
     options = grid(folder)
     check_checkout.end_where_useless(to_git=True, experiments=bool(options))
     alone()
     restore()
     try:
-        content = studies.of_study(arguments.study, arguments.scale)
+        content = overlay.of_study(arguments.study, arguments.scale)
         inherited = [] if arguments.keep else left_behind(arguments.study, arguments.scale)
         validate(content)
     except ParamsError as error:
@@ -241,15 +242,15 @@ def main() -> None:
     if inherited:
         cure = f"`git restore {layout.PARAMS}` puts back what is committed, KEEP=1 (--keep) runs the study with yours"
         sys.exit("\n".join([f"{layout.PARAMS} is not as committed, and the study would inherit:", *inherited, cure]))
-    with applied(studies.text(content)):
+    with applied(overlay.text(content)):
         missing = run_study()
         if options:
             names = queued(options)
             failed = run_queue(names, arguments.jobs)
             missing += [f"experiment {name}: {why(name)}" for name in failed]
             if made := [name for name in names if name not in failed]:
-                run("python", "stages/sweep_report.py", *made)
-        keep_results(folder if arguments.scale == studies.LAPTOP else folder / arguments.scale, bool(options))
+                run("python", "tools/sweep_report.py", *made)
+        keep_results(folder if arguments.scale == overlay.LAPTOP else folder / arguments.scale, bool(options))
     print(f"the results are in {folder.relative_to(layout.ROOT)}, params.yaml is as it was")
     if missing:
         sys.exit("\n".join(["missing from them:", *missing]))

@@ -4,8 +4,8 @@ from hypothesis import settings
 from torch import nn
 
 from prunus import masks as masking
-from prunus.datasets import Dataset, Split
-from prunus.recipe import Candidates
+from prunus.data.dataset import Dataset, Split
+from prunus.pruning.candidates import Candidates
 
 settings.register_profile("prunus", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("prunus")

@@ -92,7 +92,7 @@ def test_a_study_is_grown_by_what_dvc_calls_another_seeds_stages(tmp_path):
     for command in of_first:
         assert outputs[scale.of_seed(command, 1)] == [scale.of_seed(name, 1) for name in outputs[command]]
     assert scale.of_seed("  evaluate@0-sap:", 12) == "  evaluate@12-sap:"
-    assert scale.one_stage(project, "evaluate@0-sap")[:3] == ("python", "profiles/one_stage.py", "evaluate@0-sap")
+    assert scale.one_stage(project, "evaluate@0-sap")[:3] == ("python", "tools/one_stage.py", "evaluate@0-sap")
 
 
 @pytest.mark.parametrize("name", ["prune_step", "terc", "evaluation"])

@@ -13,6 +13,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(sys.argv[0] if sys.argv else "")
 INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
 
@@ -24,5 +25,5 @@ def _one_line(kind, error, trace):
     raise SystemExit(INTERRUPTED)
 
 
-if SCRIPT.resolve().parent == Path(__file__).resolve().parents[1]:
+if SCRIPT.resolve().parent in (ROOT / "stages", ROOT / "tools"):
     sys.excepthook = _one_line

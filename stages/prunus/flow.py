@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from prunus.masks import Masks, prunable
 from prunus.networks.inspect import why_not_finite
-from prunus.runtime import StageError
+from prunus.run.errors import StageError
 
 SHORTCUTS = ("downsample", "shortcut")
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunus.runtime import StageError
+from prunus.run.errors import StageError
 from prunus.sparsity import PIECE, Amount, alive_per_row
 
 Masks = dict[str, Tensor]

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import Project
+from project import Project
 from study import DVC, SNAKEMAKE, Result, Study
 
 # One of each kind: data, networks, tables, JSON, what holds times, a picture, the page.

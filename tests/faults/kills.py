@@ -9,8 +9,8 @@ from pathlib import Path
 import yaml
 
 import oracle
-from conftest import Project
 from processes import POLL, Hung, Launch, end_all, kill, of_study, role, wait_for_orphans
+from project import Project
 from study import LAUNCHERS, Result, Study, last_lines
 
 HOOK = Path(__file__).parent / "hook"
@@ -70,7 +70,7 @@ def disturbed(project: Project, command: list[str], order: dict, limit: float) -
 
 def ends_with_damage(study: Study, project: Project, result: Result, log) -> bool:
     """Whether ``make verify``, which the documents name for what a launcher stumbles over, found something to mend."""
-    status, text = study.run(project, ["python", "profiles/verify.py"])
+    status, text = study.run(project, ["python", "tools/verify.py"])
     log(f"{result.fault}: verify: status {status}; {last_lines(text)}")
     result.outcome = "said" if status == 1 else result.outcome
     return status == 1

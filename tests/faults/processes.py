@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from conftest import Project, environment
+from project import Project, environment
 
 POLL = 0.02
 

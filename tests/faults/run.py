@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pipeline"))
 
 import damages
 import kills
-from conftest import ROOT
 from processes import end_all
+from project import ROOT
 from study import Result, Study
 from together import TOGETHER
 

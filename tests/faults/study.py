@@ -9,8 +9,8 @@ from pathlib import Path
 import yaml
 
 import oracle
-from conftest import Project, make_project
 from processes import Hung, Launch, wait_for_orphans
+from project import Project, make_project
 
 SNAKEMAKE, DVC = ["snakemake", "--cores", "2"], ["dvc", "repro"]
 LAUNCHERS = {"snakemake": SNAKEMAKE, "dvc": DVC}
@@ -101,7 +101,7 @@ class Study:
         """The outcome of a fault that has happened, and its notes: the documented commands are run, nothing else.
 
         The same command again; where that does not do, what its output advises in backticks; where nothing is
-        advised, ``profiles/verify.py`` (`make verify`), which names what is damaged and what brings it back.
+        advised, ``tools/verify.py`` (`make verify`), which names what is damaged and what brings it back.
         """
         try:
             status, text = self.run(project, launcher)
@@ -114,7 +114,7 @@ class Study:
                 return "recovered", []
             notes = [f"again: status {status}, {len(wrong)} wrong ({wrong[0] if wrong else ''}); {last_lines(text)}"]
             if not ADVICE.search(text):
-                _, text = self.run(project, ["python", "profiles/verify.py"])
+                _, text = self.run(project, ["python", "tools/verify.py"])
                 notes.append(f"verify: {last_lines(text)}")
             for command in dict.fromkeys(ADVICE.findall(text)):
                 status, said = self.run(project, command.split())

@@ -12,8 +12,8 @@ from pathlib import Path
 import damages
 import kills
 import oracle
-from conftest import ROOT, Project
 from processes import Hung, Launch, wait_for_orphans
+from project import ROOT, Project
 from study import DVC, SNAKEMAKE, Result, Study, last_lines
 
 CHAIN = ("prune_iteration@0-incop_if", "evaluate@0-incop_if", "compare", "report")

@@ -5,9 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import make_project
-from prunus import layout
-from prunus.plain_yaml import ParamsError
+from project import make_project
+from prunus.study import layout
+from prunus.study.mistakes import ParamsError
 
 COMMANDS = {
     "stage script": [sys.executable, "stages/pretrain.py", "--seed", "0"],

@@ -5,8 +5,8 @@ import copy
 import yaml
 from hypothesis import strategies as st
 
-from prunus import layout
-from prunus.plain_yaml import parse
+from prunus.study import layout
+from prunus.study.reading import parse
 
 REAL = (layout.ROOT / layout.PARAMS).read_bytes()
 CONTENT = parse(REAL.decode(), layout.PARAMS)

@@ -8,8 +8,8 @@ from pathlib import Path
 from dvc.utils.serialize import parse_yaml
 
 import mutations
-from prunus import params
-from prunus.plain_yaml import LONGEST_LINE, MOST_LINES, ParamsError
+from prunus.study import checks, params, reading
+from prunus.study.mistakes import LONGEST_LINE, MOST_LINES, ParamsError
 
 # "study.seeds[0]: ...", "params.yaml, line 3, column 1: ..."; a key that is not the study's may be anything.
 PLACE = re.compile(r"params\.yaml(, line \d+, column \d+)?: |.{1,200}?: ")
@@ -39,7 +39,7 @@ def harmless(value: object) -> None:
         assert value.isprintable(), ascii(value)
     elif isinstance(value, int | float):
         assert math.isfinite(value), value
-        assert isinstance(value, float) or abs(value) <= params.LARGEST, value
+        assert isinstance(value, float) or abs(value) <= reading.LARGEST, value
     else:
         assert False, f"{type(value)} is no plain value"  # noqa: B011 - pytest explains it
 
@@ -82,5 +82,5 @@ def verdict(content: bytes, folder: Path) -> tuple[list[str], float]:
     settings = settings_of(found)
     harmless(settings)
     assert alike(settings, parse_yaml(content.decode("utf-8"), path)), "DVC reads something else"
-    assert params.validate(settings) == found
+    assert checks.validate(settings) == found
     return [], seconds

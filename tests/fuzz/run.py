@@ -23,8 +23,8 @@ import hypothesis  # noqa: E402
 import commands  # noqa: E402
 import mutations  # noqa: E402
 import properties  # noqa: E402
-from prunus import params  # noqa: E402
-from prunus.plain_yaml import ParamsError  # noqa: E402
+from prunus.study import params  # noqa: E402
+from prunus.study.mistakes import ParamsError  # noqa: E402
 
 
 def peak_megabytes() -> float:

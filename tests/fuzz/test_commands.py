@@ -4,8 +4,8 @@ import pytest
 
 import commands
 import mutations
-from prunus import params
-from prunus.plain_yaml import ParamsError
+from prunus.study import params
+from prunus.study.mistakes import ParamsError
 
 SETTING = mutations.written(mutations.put(("methods", "sap", "p"), -1))
 NO_YAML = mutations.REAL + b"["

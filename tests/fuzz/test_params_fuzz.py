@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 import mutations
 import properties
-from prunus import params
+from prunus.study import params
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prunus import checkpoint, networks
 from prunus import masks as masking
-from prunus.datasets import load
+from prunus import networks
+from prunus.data.dataset import load
 from prunus.flow import gradient_flow, information_flow
+from prunus.networks import checkpoint
 from prunus.sparsity import HoyerAmount
 
 

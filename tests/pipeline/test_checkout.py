@@ -1,6 +1,6 @@
 """An experiment whose results DVC would lose computes nothing."""
 
-from conftest import Project
+from project import Project
 
 
 def test_an_experiment_in_a_shallow_clone_ends_in_a_line_before_it_computes(fresh, tmp_path):

@@ -6,7 +6,7 @@ import json
 import pandas as pd
 import pytest
 
-from conftest import chain, stages_run
+from project import chain, stages_run
 
 # An iteration takes 99.5 % of 43520 weights, then of 218: the one or two left are too few for three layers.
 HARSH = {"methods__incop_if__gamma": 1000.0, "methods__incop_if__beta": 0.995}
@@ -75,7 +75,7 @@ def test_dvc_keeps_going_gathers_and_completes_the_study(in_parts, by_snakemake,
     project.edit(methods__sap__beta=0.9)
     ran = stages_run(project.run("dvc", "repro", "--keep-going", status=255))
     assert FAILING in ran and not ran & (chain("incop_if", [0]) | GATHERED)
-    assert stages_run(project.run("python", "profiles/gather.py")) == GATHERED
+    assert stages_run(project.run("python", "tools/gather.py")) == GATHERED
     assert len(table(project, "missing")) == 1
     project.edit(**MENDED)
     assert project.repro() <= GATHERED

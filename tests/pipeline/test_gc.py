@@ -6,7 +6,7 @@ from hashlib import md5
 
 import pytest
 
-from conftest import ROOT, Project
+from project import ROOT, Project
 
 COMMAND = re.compile(r"^ *(dvc gc .+?)(?: +#.*)?$", re.MULTILINE)
 PAGES = ("run-a-large-study", "sweep-a-setting")

@@ -7,11 +7,11 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from closure import ROOT, STAGES, closure
+from prunus.run.code import ROOT, STAGES, rooms
+from prunus.study.catalogue import method_names
 
-TOOLS = {"export", "sweep_report"}  # scripts beside the graph, which a user runs on a study's results
-SCRIPTS = sorted({path.stem for path in STAGES.glob("*.py")} - TOOLS)
-METHODS = STAGES / "prunus" / "methods"
+SCRIPTS = sorted(path.stem for path in STAGES.glob("*.py"))
+METHOD = "stages/prunus/methods/${item.method}.py"
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 EXPANDED = {
@@ -99,13 +99,6 @@ def test_every_script_is_a_stage_of_its_name():
     assert others == {"prune_at_ratio": "prune_iteration", "evaluate_at_ratio": "evaluate"}
 
 
-def test_no_stage_depends_on_a_tool():
-    assert all((STAGES / f"{name}.py").exists() for name in TOOLS)
-    files = {STAGES / f"{name}.py" for name in TOOLS}
-    assert not files & {file for name in GRAPH for file in declared_code(name)}
-    assert not TOOLS & {script(name) for name in GRAPH}
-
-
 def test_a_ratio_is_imposed_by_stages_of_their_own(fresh):
     project = fresh("imposed")
     project.edit(study__methods=["imp_channels"], imposed__ratio_of="imp_channels", imposed__methods=["thinet"])
@@ -148,31 +141,31 @@ def test_information_is_measured_of_the_chains_that_are_listed(fresh):
 
 
 def declared_code(name):
-    """Files under stages/ that a stage lists, folders spelled out, without the method's own file."""
-    listed = {ROOT / path for path in GRAPH[name]["deps"] if path.startswith("stages/") and "${" not in path}
-    return {file for path in listed for file in (path.rglob("*.py") if path.is_dir() else [path])}
+    """The code that a stage lists, as paths: its script, rooms, of a stage that runs a method all methods."""
+    listed = {path for path in GRAPH[name]["deps"] if path.startswith("stages/")}
+    if METHOD in listed:
+        listed = listed - {METHOD} | {METHOD.replace("${item.method}", method) for method in method_names()}
+    return listed
 
 
 def needed_code(name):
-    """The script's imports; a stage that runs a method imports what any method imports, apart from the methods."""
-    files = closure(STAGES / f"{script(name)}.py")
-    if name == "check_params":  # judges with whatever a method imports: all there is
-        return files | set((STAGES / "prunus").rglob("*.py"))
-    if "methods/${item.method}.py" in str(GRAPH[name]["deps"]):
-        own = {path for path in METHODS.glob("*.py") if path.stem != "__init__"}
-        files |= set().union(*(closure(path) for path in own)) - own
-    return files
+    """The rooms of what the script imports, and of a stage that runs a method of what any method imports."""
+    methods = method_names() if METHOD in GRAPH[name]["deps"] else []
+    return {str(path.relative_to(ROOT)) for path in rooms(STAGES / f"{script(name)}.py", methods)}
 
 
-@pytest.mark.parametrize("name", GRAPH)
-def test_code_dependencies_are_the_imports(name):
-    listed = {str(path.relative_to(ROOT)) for path in declared_code(name) if path.suffix == ".py"}
-    assert listed == {str(path.relative_to(ROOT)) for path in needed_code(name)}, "dvc.yaml against imports"
+@pytest.mark.parametrize("name", sorted(set(GRAPH) - {"check_params"}))
+def test_code_dependencies_are_the_rooms_of_the_imports(name):
+    assert declared_code(name) == needed_code(name), "dvc.yaml against imports"
+
+
+def test_the_judge_of_params_depends_on_all_code():
+    assert declared_code("check_params") == {"stages/check_params.py", "stages/prunus"}
 
 
 def test_a_stage_that_runs_a_method_depends_on_its_file():
     runs = {path.stem for path in STAGES.glob("*.py") if "methods.recipe(" in path.read_text()}
-    listing = {name for name, stage in GRAPH.items() if "stages/prunus/methods/${item.method}.py" in stage["deps"]}
+    listing = {name for name, stage in GRAPH.items() if METHOD in stage["deps"]}
     assert {script(name) for name in listing} == runs == {"prune_iteration"}
     assert listing == {name for name in GRAPH if script(name) in runs}
 
@@ -225,7 +218,6 @@ def test_declared_params_are_the_ones_read(name):
     assert_all_are_read(declared, source)
 
 
-@pytest.mark.parametrize("name", sorted(TOOLS - {"sweep_report"}))  # which reads experiments, not params.yaml
-def test_a_tools_params_are_the_ones_it_reads(name):
-    source = STAGES / f"{name}.py"
+def test_an_exports_params_are_the_ones_it_reads():
+    source = ROOT / "tools/export.py"
     assert_all_are_read(constant(source), source)

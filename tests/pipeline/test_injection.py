@@ -7,8 +7,8 @@ import sys
 import pytest
 import yaml
 
-from conftest import ROOT, environment
-from prunus import commands
+from project import ROOT, environment
+from prunus.study import commands
 
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 CANARY = "0; touch $CANARY #"

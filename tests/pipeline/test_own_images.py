@@ -13,7 +13,7 @@ import pytest
 from dvc.repo import Repo
 from PIL import Image
 
-from conftest import make_project, stages_run
+from project import make_project, stages_run
 
 PREPARED = "data/prepared/dataset.safetensors"
 

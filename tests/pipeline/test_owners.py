@@ -1,4 +1,4 @@
-"""profiles/owners.py: a process that died holds nothing back, wherever it ran; a living one is waited for."""
+"""tools/owners.py: a process that died holds nothing back, wherever it ran; a living one is waited for."""
 
 import json
 import os
@@ -20,7 +20,7 @@ import sys, time
 sys.path.insert(0, sys.argv[1])
 import owners
 held = owners.hold(sys.argv[2])
-with owners.rwlock(".dvc/tmp", None, f"profiles/one_stage.py {sys.argv[2]} 1", ["/data"], [sys.argv[3]], False):
+with owners.rwlock(".dvc/tmp", None, f"tools/one_stage.py {sys.argv[2]} 1", ["/data"], [sys.argv[3]], False):
     print("made", flush=True)
     time.sleep(float(sys.argv[4]))
 open(f"{sys.argv[2]}.done", "w").close()
@@ -50,7 +50,7 @@ def elsewhere(folder, pid):
     (folder / "rwlock").write_text(json.dumps(content))
 
 
-def take(read=(), write=(), cmd="profiles/one_stage.py mine 1"):
+def take(read=(), write=(), cmd="tools/one_stage.py mine 1"):
     return owners.rwlock(".dvc/tmp", None, cmd, list(read), list(write), False)
 
 
@@ -73,7 +73,7 @@ def test_a_process_that_died_on_another_machine_does_not_block(folder, again):
         pass
     if again:
         held = owners.hold("lost")
-    with take(write=["/runs/a", "/data"], cmd=f"profiles/one_stage.py {'lost' if again else 'other'} 1"):
+    with take(write=["/runs/a", "/data"], cmd=f"tools/one_stage.py {'lost' if again else 'other'} 1"):
         noted = json.loads((folder / "rwlock").read_text())
         assert noted["write"].keys() == {"/runs/a", "/data"} and noted["read"] == {}
     assert json.loads((folder / "rwlock").read_text()) == {"write": {}, "read": {}}
@@ -138,7 +138,7 @@ def test_a_stage_waits_until_its_output_is_free(by_snakemake, tmp_path):
     output = str(project.root / "runs/seed0/reference_flow.json")
     entry = {"pid": os.getpid(), "cmd": "dvc repro"}
     (project.root / ".dvc/tmp/rwlock").write_text(json.dumps({"write": {output: entry}, "read": {}}))
-    command = [sys.executable, "profiles/one_stage.py", "reference_flow@0"]
+    command = [sys.executable, "tools/one_stage.py", "reference_flow@0"]
     stage = subprocess.Popen(command, cwd=project.root, stdout=subprocess.PIPE, text=True)
     assert "waiting: runs/seed0/reference_flow.json is in use by `dvc repro`" in next(
         line for line in stage.stdout if "waiting" in line

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from conftest import chain, stages_run
+from project import chain, stages_run
 
 GATHER = {"compare", "report"}
 

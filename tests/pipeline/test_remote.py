@@ -15,7 +15,7 @@ import boto3
 import pytest
 import yaml
 
-from conftest import ROOT, Project, stages_run
+from project import ROOT, Project, stages_run
 
 pytestmark = pytest.mark.timeout(600)
 BUCKET = "results"

@@ -8,7 +8,7 @@ import sys
 import pytest
 from safetensors import safe_open
 
-from .conftest import environment, make_project
+from project import environment, make_project
 
 # pretrain.py with weights as drawn in the place of the download; every later stage builds the form and loads them.
 PRETRAIN = """

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, environment
 from processes import of_study
+from project import ROOT, environment
 from together import can_mount
 
 SLOW = "import time\nprint('at work', flush=True)\ntime.sleep(120)\n"

@@ -123,7 +123,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_one_stage_changes_dvc_lock_as_dvc_does(finished, change):
-    specification = importlib.util.spec_from_file_location("one_stage", finished.root / "profiles/one_stage.py")
+    specification = importlib.util.spec_from_file_location("one_stage", finished.root / "tools/one_stage.py")
     one_stage = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(one_stage)
     one_stage.NAME = "compare"
@@ -163,6 +163,6 @@ def test_an_edit_while_a_stage_runs_is_not_taken_for_what_it_ran_with(finished):
 
     before = recorded()
     (finished.root / "stages/report.py").write_text(EDITS)
-    finished.run("python", "profiles/one_stage.py", "report", "0")
+    finished.run("python", "tools/one_stage.py", "report", "0")
     assert recorded() == before
     assert "learning_rate: 0.07" in (finished.root / "params.yaml").read_text()

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from conftest import chain
+from project import chain
 
 STUDY = {
     "study.methods": ["sap"],

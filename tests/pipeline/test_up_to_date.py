@@ -14,7 +14,7 @@ from dvc.stage import PipelineStage
 from dvc.utils.serialize import dumps_yaml, load_yaml
 
 import dvc_status
-from conftest import chain
+from project import chain
 
 NETWORK = "runs/seed0/sap/iteration-1/network.safetensors"
 GATHER = {"compare", "report"}
@@ -160,7 +160,7 @@ if "{when}" == "end":  # after the script has ended, before DVC has recorded the
     subprocess.Popen([sys.executable, "-c", later], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 """
 EDITS = {
-    "code": 'Path("stages/prunus/layout.py").open("a").write("# edited")',
+    "code": 'Path("stages/prunus/study/layout.py").open("a").write("# edited")',
     "a parameter": 'Path("params.yaml").write_text(Path("params.yaml").read_text().replace("0.05", "0.07"))',
     "data": 'Path("reports/tables/summary.csv").open("a").write("edited")',
 }
@@ -172,7 +172,7 @@ def test_an_edit_while_a_stage_runs_is_seen_by_both(finished, monkeypatch, what,
     monkeypatch.chdir(finished.root)
     (finished.root / "stages/report.py").write_text(SCRIPT.format(edit=EDITS[what], when=when))
     before = load_yaml(finished.root / "dvc.lock")["stages"]["report"]
-    said = finished.run("python", "profiles/one_stage.py", "report", "0", status=None)
+    said = finished.run("python", "tools/one_stage.py", "report", "0", status=None)
     for _ in range(600 * (when == "end")):
         if (finished.root / "edited").exists():
             break

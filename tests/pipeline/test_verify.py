@@ -23,7 +23,7 @@ def cached(project, path):
 
 
 def verify(project, status):
-    return project.run("python", "profiles/verify.py", status=status)
+    return project.run("python", "tools/verify.py", status=status)
 
 
 NETWORK = "runs/seed0/sap/iteration-1/network.safetensors"
@@ -120,7 +120,7 @@ def test_snakemake_names_a_dvc_lock_that_is_damaged(finished):
     for damaged in (text[:-30], text.replace("    deps:", "    deps;", 1), text.replace("- path:", "- pith:", 1)):
         lock.write_text(damaged)
         said = finished.run("snakemake", "-n", status=1)
-        assert "dvc.lock is damaged; `python profiles/verify.py` removes it" in said and "Traceback" not in said
+        assert "dvc.lock is damaged; `python tools/verify.py` removes it" in said and "Traceback" not in said
     verify(finished, 1)
     assert not lock.exists()
 

@@ -9,12 +9,12 @@ import pytest
 
 import compare
 import report
-from prunus import layout
-from prunus.reporting import charts, figures, theme
-from prunus.reporting.accuracy_figures import accuracy_against_channels
-from prunus.reporting.files import read_table
-from prunus.reporting.sparsity_figures import layer_ratios, pq_dynamics
-from prunus.reporting.trade_off import trade_off
+from prunus.comparing.files import read_table
+from prunus.reporting.charts import drawing, figures, theme
+from prunus.reporting.charts.accuracy import accuracy_against_channels
+from prunus.reporting.charts.sparsity import layer_ratios, pq_dynamics
+from prunus.reporting.charts.trade_off import trade_off
+from prunus.study import layout
 
 
 def _tables(run):
@@ -67,11 +67,11 @@ def test_the_columns_of_the_numbers_are_in_the_rows(build, run):
 
 def test_fourteen_methods_can_be_told_apart():
     names = [f"method {position}" for position in range(14)]
-    looks = charts.identity(names)
+    looks = drawing.identity(names)
     assert looks["color"]["scale"]["domain"] == looks["shape"]["scale"]["domain"] == names
     colors, shapes = len(theme.SERIES), len(theme.SHAPES)
     assert len({(position % colors, position % shapes) for position in range(14)}) == 14
-    layers = charts.lines(names, {})
+    layers = drawing.lines(names, {})
     assert [len(re.findall("method ", part["transform"][0]["filter"])) for part in layers] == [7, 7]
     assert layers[0]["mark"]["strokeDash"] != layers[1]["mark"]["strokeDash"]
 
@@ -84,11 +84,11 @@ def test_colours_of_the_page_are_variables_that_both_modes_define():
 
 @pytest.mark.parametrize("sparsest", [0.9999, 0.7, 0.3, 0.05, 0.002])
 def test_ticks_of_densities_leave_room_for_their_labels(sparsest):
-    ticks = charts.density_ticks(sparsest)
+    ticks = drawing.density_ticks(sparsest)
     assert ticks[0] == 1.0 and ticks[-1] >= sparsest
     span = np.log(1 / sparsest)
     gaps = np.diff(np.log(1 / np.array(ticks)))
-    assert (gaps >= charts.TICK_DISTANCE * span).all()
+    assert (gaps >= drawing.TICK_DISTANCE * span).all()
 
 
 def test_nothing_removed_makes_no_charts_of_channels():

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 import compare
-from prunus import layout
 from prunus.reporting import sweep
+from prunus.study import layout
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/how-to/read-the-tables.md"
 

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from prunus.reporting import statistics
+from prunus.comparing import statistics
+from prunus.comparing.matched import equal_density, from_dense
 from prunus.reporting.caveats import _unlike
 from prunus.reporting.findings import findings
-from prunus.reporting.matched import equal_density, from_dense
 
 NOTHING_MISSING = pd.DataFrame(columns=["method", "density", "kind"])
 JITTER = np.array([0.0, 0.001, -0.001, 0.0005])  # of accuracy, by seed: too little to hide a point

@@ -7,8 +7,8 @@ import pytest
 
 import compare
 import report
-from prunus import layout
-from prunus.reporting import figures
+from prunus.reporting.charts import figures
+from prunus.study import layout
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")

@@ -9,10 +9,11 @@ import yaml
 
 import compare
 import report
-from prunus import layout
-from prunus.reporting import figures, frame, page, question_figures
-from prunus.reporting.files import read_table
+from prunus.comparing.files import read_table
+from prunus.reporting import frame, page
+from prunus.reporting.charts import figures, question
 from prunus.reporting.names import method_name
+from prunus.study import layout
 
 DVC = yaml.safe_load((Path(report.__file__).parents[1] / "dvc.yaml").read_text())["stages"]
 
@@ -206,7 +207,7 @@ def test_figures_of_the_graph_are_the_ones_saved():
     beside = {
         f"stages/prunus/reporting/{path.name}" for path in folder.iterdir() if path.suffix in (".j2", ".css", ".js")
     }
-    beside.remove("stages/prunus/reporting/sweep.html.j2")  # of stages/sweep_report.py
+    beside.remove("stages/prunus/reporting/sweep.html.j2")  # of tools/sweep_report.py
     assert beside == {path for path in DVC["report"]["deps"] if path.endswith((".j2", ".css", ".js"))}
 
 
@@ -274,13 +275,13 @@ def _moved(datasets):
 
 
 def test_networks_on_another_task_are_drawn_beside_the_dense_one_there():
-    chart = question_figures.transfer({"transfer": _moved(["mnist"])}, ["sap", "lth"])
+    chart = question.transfer({"transfer": _moved(["mnist"])}, ["sap", "lth"])
     rows = pd.DataFrame(chart.datasets["rows"])
     assert list(rows["method"].unique()) == ["SAP"]
     assert rows.set_index("iteration")["accuracy"].to_dict() == pytest.approx({0: 0.81, 1: 0.7, 2: 0.6})
-    both = question_figures.transfer({"transfer": _moved(["mnist", "fashion_mnist"])}, ["sap"])
+    both = question.transfer({"transfer": _moved(["mnist", "fashion_mnist"])}, ["sap"])
     assert {row["method"] for row in both.datasets["rows"]} == {"SAP on MNIST", "SAP on Fashion-MNIST"}
-    assert question_figures.transfer({"transfer": _moved([])}, ["sap"]) is None
+    assert question.transfer({"transfer": _moved([])}, ["sap"]) is None
 
 
 def test_information_between_layers_is_a_mean_over_the_pairs():
@@ -288,9 +289,9 @@ def test_information_between_layers_is_a_mean_over_the_pairs():
     rows = [(0, "mipp", 1, layer, "before", 0.9) for layer in ("a", "b")]
     rows += [(0, "mipp", 1, "a", "kept", 0.8), (0, "mipp", 1, "b", "kept", 0.4)]
     rows += [(0, "mipp", 1, layer, name, 0.5) for layer in ("a", "b") for name in ("pruned", "retrained")]
-    chart = question_figures.information({"information": pd.DataFrame(rows, columns=columns)}, ["lth", "mipp"])
+    chart = question.information({"information": pd.DataFrame(rows, columns=columns)}, ["lth", "mipp"])
     found = {(row["quantity"], row["iteration"]): row["mean"] for row in chart.datasets["rows"]}
     assert found["kept", 0] == found["pruned", 0] == 0.9
     assert found["kept", 1] == pytest.approx(0.6)
     assert len(chart.panels) == 3 and chart.png().startswith(b"\x89PNG")
-    assert question_figures.information({"information": pd.DataFrame(columns=columns)}, ["mipp"]) is None
+    assert question.information({"information": pd.DataFrame(columns=columns)}, ["mipp"]) is None

@@ -7,9 +7,9 @@ import yaml
 
 import compare
 import sweep_report
-from prunus import layout
 from prunus.reporting import sweep, sweep_page
-from prunus.runtime import StageError
+from prunus.run.errors import StageError
+from prunus.study import layout
 
 
 def comparison(accuracies: dict[str, list[float]], epochs: int = 4) -> pd.DataFrame:

@@ -18,7 +18,7 @@ import cluster
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pipeline"))
 
-from conftest import Project, make_project  # noqa: E402
+from project import Project, make_project  # noqa: E402
 
 STUDY = {"study__methods": ["sap", "incop_if", "lth"], "device__accelerator": "auto"}
 STUDY |= {"methods__sap__epochs": 60, "methods__lth__epochs": 60}  # a stage lasts some seconds

@@ -2,8 +2,8 @@
 
 import importlib
 
-from prunus.params import Section
-from prunus.recipe import Recipe
+from prunus.pruning.recipe import Recipe
+from prunus.study.schema import Section
 
 
 def recipe(name: str, settings: Section) -> Recipe:

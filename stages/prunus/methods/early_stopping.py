@@ -5,10 +5,11 @@ Retraining ends after `patience` epochs in a row without a better validation acc
 the last epoch's weights are kept (Prechelt, "Early Stopping - But When?", 1998, criterion UP in its plainest form).
 """
 
-from prunus.params import Positive
-from prunus.recipe import PQSettings, Recipe
-from prunus.scores import ScoredSettings
-from prunus.stopping import Plateau
+from prunus.pruning.recipe import Recipe
+from prunus.pruning.scores import ScoredSettings
+from prunus.pruning.settings import PQSettings
+from prunus.study.schema import Positive
+from prunus.training.stopping import Plateau
 
 
 class Settings(PQSettings, ScoredSettings):

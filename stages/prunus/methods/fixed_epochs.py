@@ -4,8 +4,9 @@ After rewinding to trained weights one epoch may be all that is needed; whatever
 be compared with this.
 """
 
-from prunus.recipe import FixedEpochsSettings, PQSettings, Recipe
-from prunus.scores import ScoredSettings
+from prunus.pruning.recipe import Recipe
+from prunus.pruning.scores import ScoredSettings
+from prunus.pruning.settings import FixedEpochsSettings, PQSettings
 
 
 class Settings(PQSettings, ScoredSettings, FixedEpochsSettings):

@@ -14,7 +14,9 @@ from typing import Literal
 import torch
 
 from prunus import channels
-from prunus.recipe import Candidates, ChannelSettings, FixedEpochsSettings, FractionSettings, Recipe, Weights
+from prunus.pruning.candidates import Candidates, Weights
+from prunus.pruning.recipe import Recipe
+from prunus.pruning.settings import ChannelSettings, FixedEpochsSettings, FractionSettings
 
 
 class Settings(ChannelSettings, FractionSettings, FixedEpochsSettings):

@@ -12,9 +12,11 @@ norm's scale and statistics as retrained. To be compared with, never to be repor
 import torch
 
 from prunus.flow import gradient_flow, stale_gradient_flow
-from prunus.recipe import PQSettings, Recipe, Retraining
-from prunus.scores import ScoredSettings
-from prunus.stopping import FlowSettings, FlowStop
+from prunus.pruning.candidates import Retraining
+from prunus.pruning.recipe import Recipe
+from prunus.pruning.scores import ScoredSettings
+from prunus.pruning.settings import PQSettings
+from prunus.training.stopping import FlowSettings, FlowStop
 
 
 class Settings(PQSettings, ScoredSettings, FlowSettings):

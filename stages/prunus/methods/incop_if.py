@@ -14,11 +14,13 @@ from typing import Literal
 
 import torch
 
-from prunus.catalogue import SINGLE_LAYER
 from prunus.flow import information_flow
-from prunus.recipe import PQSettings, Recipe, Retraining
-from prunus.scores import ScoredSettings
-from prunus.stopping import FlowSettings, FlowStop
+from prunus.pruning.candidates import Retraining
+from prunus.pruning.recipe import Recipe
+from prunus.pruning.scores import ScoredSettings
+from prunus.pruning.settings import PQSettings
+from prunus.study.catalogue import SINGLE_LAYER
+from prunus.training.stopping import FlowSettings, FlowStop
 
 
 class Settings(PQSettings, ScoredSettings, FlowSettings):

@@ -18,10 +18,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from prunus.masks import Masks
-from prunus.params import Positive
-from prunus.recipe import Candidates, Recipe, Weights
-from prunus.runtime import StageError
-from prunus.saliency import IteratedSettings, as_drawn, iterated, loss_gradients, structured
+from prunus.pruning.candidates import Candidates, Weights
+from prunus.pruning.gradients import IteratedSettings, as_drawn, iterated, loss_gradients, structured
+from prunus.pruning.recipe import Recipe
+from prunus.run.errors import StageError
+from prunus.study.schema import Positive
 
 
 class Settings(IteratedSettings):

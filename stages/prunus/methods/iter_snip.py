@@ -7,9 +7,10 @@ images. `steps: 1` is SNIP. Which implementation MIPP compares with is unconfirm
 images at every step. `structure: channel` sums the scores of a node's weights (MIPP, arXiv 2411.00147, section 5).
 """
 
-from prunus.params import Positive
-from prunus.recipe import Candidates, Recipe, Weights
-from prunus.saliency import IteratedSettings, as_drawn, iterated, refuse_one_image, sensitivity, structured
+from prunus.pruning.candidates import Candidates, Weights
+from prunus.pruning.gradients import IteratedSettings, as_drawn, iterated, refuse_one_image, sensitivity, structured
+from prunus.pruning.recipe import Recipe
+from prunus.study.schema import Positive
 
 
 class Settings(IteratedSettings):

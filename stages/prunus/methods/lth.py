@@ -8,8 +8,9 @@ at rewind: initial; InCoP's rewinds to trained and prunes at scope: layer. Publi
 fixed.
 """
 
-from prunus.recipe import FractionSettings, Recipe, StopSettings
-from prunus.scores import ScoredSettings
+from prunus.pruning.recipe import Recipe
+from prunus.pruning.scores import ScoredSettings
+from prunus.pruning.settings import FractionSettings, StopSettings
 
 
 class Settings(FractionSettings, ScoredSettings, StopSettings):

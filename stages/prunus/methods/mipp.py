@@ -28,15 +28,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from prunus import channels
-from prunus.catalogue import SINGLE_LAYER
-from prunus.channels import Group, Slice
-from prunus.information import TooFewSamples, terc, terc_each
+from prunus.channels.groups import Group, Slice
+from prunus.channels.readings import Readings, capture, cells, reader_name, written_cells
+from prunus.information.elimination import terc, terc_each
+from prunus.information.estimate import TooFewSamples
 from prunus.masks import Masks, alive_count
 from prunus.networks.inspect import why_not_finite
-from prunus.params import LARGEST, NonNegative, Positive
-from prunus.readings import Readings, capture, cells, reader_name, written_cells
-from prunus.recipe import Candidates, FixedEpochsSettings, Recipe, StructureSettings
-from prunus.runtime import StageError
+from prunus.pruning.candidates import Candidates
+from prunus.pruning.recipe import Recipe
+from prunus.pruning.settings import FixedEpochsSettings, StructureSettings
+from prunus.run.errors import StageError
+from prunus.study.catalogue import SINGLE_LAYER
+from prunus.study.reading import LARGEST
+from prunus.study.schema import NonNegative, Positive
 
 INPUT = "input"
 FLAT_INPUT = ("linear", "mlp")  # networks whose first layer reads pixels one by one

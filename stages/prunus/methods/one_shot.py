@@ -4,7 +4,8 @@ Every mask is cut from the magnitudes of the dense trained weights; iteration t 
 retrained from the rewinding point, so that each iteration is "one shot" at its density.
 """
 
-from prunus.recipe import FractionSettings, Recipe, StopSettings, dense_magnitude
+from prunus.pruning.recipe import Recipe
+from prunus.pruning.settings import FractionSettings, StopSettings, dense_magnitude
 
 
 class Settings(FractionSettings, StopSettings):

@@ -29,12 +29,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from prunus import channels
-from prunus.channels import Group
+from prunus.channels.groups import Group
 from prunus.masks import Masks
-from prunus.params import Fraction, Positive, PositiveFraction
-from prunus.recipe import Candidates, ChannelSettings, FixedEpochsSettings, Recipe
-from prunus.runtime import StageError
+from prunus.pruning.candidates import Candidates
+from prunus.pruning.recipe import Recipe
+from prunus.pruning.settings import ChannelSettings, FixedEpochsSettings
+from prunus.run.errors import StageError
 from prunus.sparsity import fraction_count
+from prunus.study.schema import Fraction, Positive, PositiveFraction
 
 AMPLIFY, LARGEST = 2.0, 10.0  # of the adaptive penalty, see _adapted
 TINY = 1e-6

@@ -22,10 +22,11 @@ from torch.func import functional_call
 
 from prunus import channels
 from prunus.masks import Masks, prunable
-from prunus.params import Natural, Positive
-from prunus.recipe import Candidates, Recipe, Weights
-from prunus.runtime import StageError
-from prunus.saliency import IteratedSettings, as_drawn, iterated, refuse_one_image
+from prunus.pruning.candidates import Candidates, Weights
+from prunus.pruning.gradients import IteratedSettings, as_drawn, iterated, refuse_one_image
+from prunus.pruning.recipe import Recipe
+from prunus.run.errors import StageError
+from prunus.study.schema import Natural, Positive
 
 
 class Settings(IteratedSettings):

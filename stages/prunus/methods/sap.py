@@ -7,8 +7,9 @@ up to one less), in float64; the last epoch's weights are pruned, not those that
 Published are index: pq, score: magnitude and stop: fixed.
 """
 
-from prunus.recipe import PQSettings, Recipe, StopSettings
-from prunus.scores import ScoredSettings
+from prunus.pruning.recipe import Recipe
+from prunus.pruning.scores import ScoredSettings
+from prunus.pruning.settings import PQSettings, StopSettings
 
 
 class Settings(PQSettings, ScoredSettings, StopSettings):

@@ -17,9 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunus import channels
-from prunus.channels import Group
-from prunus.params import Positive
-from prunus.recipe import Candidates, ChannelSettings, FixedEpochsSettings, FractionSettings, Recipe, Weights
+from prunus.channels.groups import Group
+from prunus.pruning.candidates import Candidates, Weights
+from prunus.pruning.recipe import Recipe
+from prunus.pruning.settings import ChannelSettings, FixedEpochsSettings, FractionSettings
+from prunus.study.schema import Positive
 
 
 class Settings(ChannelSettings, FractionSettings, FixedEpochsSettings):

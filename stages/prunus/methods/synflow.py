@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from prunus.masks import prunable
-from prunus.recipe import Candidates, Recipe, Weights
-from prunus.saliency import IteratedSettings, iterated, structured
+from prunus.pruning.candidates import Candidates, Weights
+from prunus.pruning.gradients import IteratedSettings, iterated, structured
+from prunus.pruning.recipe import Recipe
 
 
 class Settings(IteratedSettings):

@@ -23,14 +23,16 @@ from torch import Tensor, nn
 
 from prunus import channels
 from prunus import masks as masking
-from prunus.channels import Group
+from prunus.channels.groups import Group
+from prunus.channels.readings import capture, reader_name
 from prunus.masks import Masks, prunable
 from prunus.networks.inspect import why_not_finite
-from prunus.params import Positive, PositiveFraction
-from prunus.readings import capture, reader_name
-from prunus.recipe import Candidates, ChannelSettings, FixedEpochsSettings, Recipe
-from prunus.runtime import StageError
+from prunus.pruning.candidates import Candidates
+from prunus.pruning.recipe import Recipe
+from prunus.pruning.settings import ChannelSettings, FixedEpochsSettings
+from prunus.run.errors import StageError
 from prunus.sparsity import fraction_count
+from prunus.study.schema import Positive, PositiveFraction
 
 NEGLIGIBLE = 1e-10  # of the largest eigenvalue of the samples' Gram matrix: below it a direction was not seen
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 from torch import nn
 
-from prunus import catalogue
 from prunus.networks import cnn, inspect, lenet5, perceptron, preact_resnet, resnet, vgg, vit, wide_resnet
 from prunus.networks.fitting import Fit
 from prunus.networks.pretrained import NetworkError
-from prunus.params import Network
+from prunus.study import catalogue
+from prunus.study.schema import Network
 
 __all__ = ["BUILDERS", "NetworkError", "build", "inspect", "of_study"]
 

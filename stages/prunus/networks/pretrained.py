@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from prunus.runtime import StageError
+from prunus.run.errors import StageError
 
 
 class NetworkError(StageError):

@@ -4,8 +4,8 @@ from functools import partial
 
 from torch import nn
 
-from prunus import catalogue
 from prunus.networks.pretrained import load_imagenet
+from prunus.study import catalogue
 
 
 def build(

@@ -5,9 +5,9 @@ from functools import partial
 import torch
 from torch import nn
 
-from prunus import catalogue
 from prunus.networks.initialise import conv_kaiming
 from prunus.networks.pretrained import load_imagenet
+from prunus.study import catalogue
 
 # Each network's letter in the paper's table 1, by which torchvision keeps the layer lists.
 CONFIGURATIONS = {"vgg11": "A", "vgg16": "D", "vgg19": "E"}

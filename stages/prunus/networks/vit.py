@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from prunus.catalogue import SIDE_MULTIPLE
+from prunus.study.catalogue import SIDE_MULTIPLE
 
 PATCH = SIDE_MULTIPLE["vit"]
 

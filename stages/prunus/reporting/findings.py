@@ -9,8 +9,8 @@ import math
 
 import pandas as pd
 
+from prunus.comparing.statistics import BASELINES, SECONDS, Estimate, adjusted, mean_std_interval, savings
 from prunus.reporting.names import counted, density, listed, method_name, number, percent, probability
-from prunus.reporting.statistics import BASELINES, SECONDS, Estimate, adjusted, mean_std_interval, savings
 
 SAME_SAVING = 0.005
 WORTH_CUTTING = 0.1  # of the channels: what single weights leave unread is less

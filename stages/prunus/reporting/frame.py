@@ -10,8 +10,8 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from prunus.reporting import theme
-from prunus.reporting.charts import VEGA_LITE, Chart
+from prunus.reporting.charts import theme
+from prunus.reporting.charts.drawing import VEGA_LITE, Chart
 
 FOLDER = Path(__file__).parent
 

@@ -5,10 +5,11 @@ from typing import NamedTuple
 import pandas as pd
 import yaml
 
+from prunus.comparing.files import removers
+from prunus.comparing.statistics import BASELINES
 from prunus.reporting import frame
 from prunus.reporting.caveats import CHAINS, caveats
-from prunus.reporting.charts import Chart
-from prunus.reporting.files import removers
+from prunus.reporting.charts.drawing import Chart
 from prunus.reporting.findings import findings
 from prunus.reporting.names import (
     IMPOSED,
@@ -25,7 +26,6 @@ from prunus.reporting.names import (
     percent,
     probability,
 )
-from prunus.reporting.statistics import BASELINES
 
 Table = dict[str, list]
 MOST_COLUMNS = 6  # of methods, beside each other; more become rows

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from prunus.reporting import statistics
+from prunus.comparing import statistics
 from prunus.reporting.names import method_name
 
 WORKSPACE = "workspace"

@@ -2,8 +2,10 @@
 
 import pandas as pd
 
-from prunus.reporting import accuracy_figures, frame, statistics, trade_off
-from prunus.reporting.charts import Chart
+from prunus.comparing import statistics
+from prunus.reporting import frame
+from prunus.reporting.charts import accuracy, trade_off
+from prunus.reporting.charts.drawing import Chart
 from prunus.reporting.names import (
     UNKNOWN,
     counted,
@@ -86,9 +88,7 @@ def charts(found: Found, rows: pd.DataFrame) -> dict[str, Chart | None]:
     costs_vary = rows["epochs_mean"].nunique() > 1
     return {
         "sweep": trade_off.trade_off(rows.drop(columns="method"), series) if costs_vary else None,
-        "sweep_density": accuracy_figures.accuracy_against_density(
-            {"comparison": combined(found)}, list(rows["variant"])
-        ),
+        "sweep_density": accuracy.accuracy_against_density({"comparison": combined(found)}, list(rows["variant"])),
     }
 
 

@@ -1,0 +1,1 @@
+"""The prepared dataset on its device, and its batches."""

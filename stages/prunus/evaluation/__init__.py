@@ -1,0 +1,1 @@
+"""What a pruned network is worth: layers, cost, information kept."""

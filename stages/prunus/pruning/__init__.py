@@ -1,0 +1,1 @@
+"""What a pruning method is made of, and may look at."""

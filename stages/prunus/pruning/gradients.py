@@ -1,0 +1,91 @@
+"""What the methods that score by gradients share: losses and gradients of a network on a sample."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prunus import channels
+from prunus.masks import prunable
+from prunus.networks.inspect import norm_of_one_value, with_batch_statistics
+from prunus.pruning.candidates import Candidates, Weights
+from prunus.pruning.recipe import Recipe
+from prunus.pruning.settings import FixedEpochsSettings, FractionSettings, StructureSettings
+from prunus.run.errors import StageError
+from prunus.study.schema import Positive
+
+
+class IteratedSettings(StructureSettings, FractionSettings, FixedEpochsSettings):
+    """The settings of a score that is computed ``steps`` times on the way to an iteration's density.
+
+    The density falls exponentially from step to step, with one global threshold each; a chain of iterations, which
+    starts every one from the masks of the one before, is one long schedule.
+    """
+
+    scope: Literal["global"]
+    steps: Positive
+
+
+def as_drawn(candidates: Candidates) -> nn.Module:
+    """The masked network before training, its batch norm on the statistics of the batch: at initialisation it has none
+    of its own, and the public implementations of SNIP and GraSP score in training mode. Dropout, which would make the
+    scores random, stays off."""
+    return with_batch_statistics(candidates.networks("initial"))
+
+
+def refuse_one_image(network: nn.Module, images: Tensor, setting: str, advice: str = "take more") -> None:
+    """Raise ``StageError`` where ``network`` normalises over the ``images`` of a sample, and there is one, by
+    ``setting``, a key of params.yaml and its value."""
+    if len(images) == 1 and (norm := norm_of_one_value(network, images)):
+        raise StageError(
+            f"{setting} leaves one image in a sample, and {norm}, which normalises over the sample, one value per "
+            f"channel; {advice}"
+        )
+
+
+def structured(settings: StructureSettings, candidates: Candidates, scores: Weights) -> Weights:
+    """``scores`` per weight, or the L1 norm of those of each channel's incoming weights (MIPP, arXiv 2411.00147, v1,
+    section 5), also where scores have a sign: what one weight adds does not make up for what another takes."""
+    if settings.structure == "weight":
+        return scores
+    return channels.sums(candidates.groups, {name: score.abs() for name, score in scores.items()})
+
+
+def iterated(settings: IteratedSettings, score: Callable[[Candidates], Weights]) -> Recipe:
+    """The recipe of a ``score`` on the settings' schedule."""
+    return Recipe(
+        score,
+        settings.amount,
+        settings.scope,
+        settings.rewind,
+        settings.stop,
+        structure=settings.structure,
+        looks_at="initial",
+        steps=settings.steps,
+    )
+
+
+def sensitivity(network: nn.Module, images: Tensor, labels: Tensor, batch_size: int | None = None) -> Weights:
+    """|w dL/dw| by parameter name, L the mean cross-entropy over ``images`` [N, C, H, W], ``labels`` [N].
+
+    ``batch_size`` images at a time; None: all at once, as batch norm in training mode needs them.
+    """
+    totals = {name: torch.zeros_like(weight, requires_grad=False) for name, weight in prunable(network).items()}
+    size = batch_size or len(images)
+    for image, label in zip(images.split(size), labels.split(size), strict=True):
+        weights, gradients = loss_gradients(network, image, label)
+        for name, gradient in zip(weights, gradients, strict=True):
+            totals[name] += gradient * (len(image) / len(images))
+    return {name: (weight * totals[name]).abs().detach() for name, weight in weights.items()}
+
+
+def loss_gradients(network: nn.Module, images: Tensor, labels: Tensor, temperature: float = 1.0, graph: bool = False):
+    """The prunable weights by name, and the gradients of the mean cross-entropy with respect to them.
+
+    Logits are divided by ``temperature``; with ``graph`` the gradients can be differentiated again.
+    """
+    weights = prunable(network)
+    loss = F.cross_entropy(network(images) / temperature, labels)
+    return weights, torch.autograd.grad(loss, list(weights.values()), create_graph=graph)

@@ -1,0 +1,1 @@
+"""What surrounds a computation: files, errors, records, devices, and which code a stage runs."""

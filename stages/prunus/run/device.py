@@ -1,0 +1,50 @@
+"""The device a stage computes on, its threads and its clock. torch is imported only where a device is used."""
+
+import time
+from contextlib import contextmanager
+
+from prunus.run import gpus
+from prunus.run.errors import StageError
+
+
+def open_device(accelerator: str, threads: int):
+    """Set torch up for reproducible numbers and return the ``torch.device`` to compute on.
+
+    Arguments: ``accelerator`` auto, cpu or cuda; ``threads`` CPU threads of torch, whatever the launcher exported.
+    Raises ``StageError`` when cuda is asked for and absent.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise StageError("device.accelerator: cuda is asked for and torch finds no GPU; allowed here: auto, cpu")
+    # Not on a CPU: what is used there is deterministic anyway, and the call imports torch's compiler (4 s).
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    return torch.device("cuda", gpus.take(torch.cuda.device_count()))
+
+
+class Clock:
+    """Seconds per activity. On a GPU the queue is drained at both ends, so that work is booked where it was caused."""
+
+    def __init__(self, device=None):
+        self.seconds = {}
+        self._gpu = device if device is not None and device.type == "cuda" else None
+
+    @contextmanager
+    def time(self, activity: str):
+        self._drain()
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._drain()
+            self.seconds[activity] = self.seconds.get(activity, 0.0) + time.perf_counter() - start
+
+    def _drain(self):
+        if self._gpu is not None:
+            import torch
+
+            torch.cuda.synchronize(self._gpu)

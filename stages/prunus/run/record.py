@@ -1,0 +1,215 @@
+"""The run record of a stage: what made its outputs, on what, and how long it took."""
+
+import fcntl
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from prunus.run import gpus
+from prunus.run.device import Clock
+from prunus.run.errors import StageError, _first_line, explained
+from prunus.run.files import write_json
+from prunus.study import layout, params
+
+RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy", "torch-pruning")
+STAGES = layout.ROOT / "stages"
+# Set where what started the stage puts down what it depends on before it runs: to the time at which that began, in ns.
+AS_STARTED = "PRUNUS_AS_STARTED"
+PATIENCE_WITH_DVC = 300  # seconds
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def processor() -> str:
+    """What this machine's processor calls itself."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _take_turn(folder: Path) -> int:
+    """Wait until no other process runs the stage whose record lies in ``folder``; the descriptor that holds the turn.
+
+    A launcher that is killed leaves its stage's script at work, and the next launcher starts the same one: both write
+    the same temporary names. The lock goes when the process does, however it ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    turn = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"another process runs this stage ({folder}); waiting until it has ended", flush=True)
+        fcntl.flock(turn, fcntl.LOCK_EX)
+    except OSError:  # a network file system that locks no folders
+        pass
+    return turn
+
+
+def _age(path: Path) -> int | None:
+    with suppress(OSError):
+        return path.stat().st_mtime_ns
+
+
+def _changed_since(moment: int, names: Iterable[str]) -> list[str]:
+    """Those of the files that changed in any way after ``moment`` (ns)."""
+    return [name for name in names if os.path.exists(name) and os.stat(name).st_ctime_ns > moment]
+
+
+def _keep_turn_of_dvc() -> None:
+    """Take DVC's lock of this project, if need be after a wait, until this process has ended.
+
+    `dvc repro` lets it go while a stage's script runs, and waits 3 s at most when it takes it back. Another `dvc` that
+    looks at all stages meanwhile takes longer, and would end the first one, which then has not recorded its stage.
+    """
+    if "DVC_STAGE" not in os.environ or AS_STARTED in os.environ:
+        return
+    end = time.monotonic() + PATIENCE_WITH_DVC
+    with suppress(OSError):
+        lock = os.open(layout.ROOT / ".dvc/tmp/lock", os.O_RDONLY)
+        while time.monotonic() < end:
+            with suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(0.1)
+
+
+def loaded_code() -> list[str]:
+    """The files of the project's modules that this process has loaded."""
+    names = {getattr(module, "__file__", None) for module in list(sys.modules.values())} - {None}
+    return sorted(name for name in names if Path(name).is_relative_to(STAGES))
+
+
+class Recorder:
+    """Writes ``record.json`` when its block succeeds: git revision, versions, device, threads, seeds and seconds.
+
+    ``measured``: what else a stage times, by name. Only ``compare`` and ``report`` read records, so what differs
+    between equal runs changes nothing they compute. ``earlier_seconds``: those of runs that were stopped and whose work
+    counts. ``eased_by``: the keys of params.yaml that lower the stage's need of memory. When the block fails,
+    ``layout.failure`` says why until the stage is run again; when it succeeds, what unfinished runs left is removed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        device=None,
+        threads: int | None = None,
+        seeds: dict[str, int] | None = None,
+        eased_by: Sequence[str] = (),
+    ):
+        self.path, self.device, self.threads, self.seeds = path, device, threads, seeds or {}
+        self.clock, self.measured, self.earlier_seconds = Clock(device), {}, 0.0
+        self._eased_by = eased_by
+
+    def __enter__(self):
+        self._turn, self._code = _take_turn(self.path.parent), {name: _age(Path(name)) for name in loaded_code()}
+        layout.failure(self.path).unlink(missing_ok=True)
+        self._started = datetime.now(UTC)
+        self._start = time.perf_counter()
+        if edited := self._edited_since_put_down([layout.ROOT / layout.PARAMS, *self._code]):
+            os.close(self._turn)
+            error = StageError(f"{edited} was edited while this stage started; run it again")
+            self._note(error)
+            raise error
+        return self
+
+    def __exit__(self, kind, error, trace):
+        spoiled = None if kind else self._spoiled()
+        if error := error or spoiled:
+            _keep_turn_of_dvc()
+            os.close(self._turn)
+            if isinstance(error, Exception):  # not what a user or a cluster ends a stage with
+                self._note(error)
+            if spoiled:
+                raise spoiled
+            return
+        revision, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+        write_json(
+            self.path,
+            {
+                "stage": Path(sys.argv[0]).stem,
+                "git": revision,
+                "dirty": None if status is None else bool(status),
+                "versions": versions(),
+                "device": self._device_name(),
+                "gpu": gpus.held(),
+                "processor": processor(),
+                "threads": self.threads,
+                "seeds": self.seeds,
+                "started": self._started.isoformat(timespec="seconds"),
+                "seconds": {"total": self.earlier_seconds + time.perf_counter() - self._start, **self.clock.seconds},
+                "peak_gpu_bytes": self._peak_gpu_bytes(),
+                **self.measured,
+            },
+        )
+        shutil.rmtree(layout.unfinished(self.path), ignore_errors=True)
+        _keep_turn_of_dvc()
+        os.close(self._turn)
+
+    @staticmethod
+    def _edited_since_put_down(names: Iterable[str | Path]) -> str | None:
+        """The first file that was edited between being put down as what the stage runs with and being read."""
+        if AS_STARTED not in os.environ:
+            return None
+        return next(iter(_changed_since(int(os.environ[AS_STARTED]), names)), None)
+
+    def _spoiled(self) -> StageError | None:
+        """Plain DVC takes what params.yaml and the code say when a stage has ended for what the stage ran with."""
+        if late := self._edited_since_put_down(name for name in loaded_code() if name not in self._code):
+            return StageError(f"{late} was edited before this stage read it; run it again")
+        if "DVC_STAGE" not in os.environ or AS_STARTED in os.environ:
+            return None
+        edited = params.edited() + [name for name, age in self._code.items() if _age(Path(name)) != age]
+        if not edited:
+            return None
+        why = "was edited while this stage ran, and DVC would take it for what the stage ran with"
+        return StageError(f"{edited[0]} {why}; run it again (`snakemake` takes such edits)")
+
+    def _note(self, error: Exception) -> None:
+        """Say why the block failed, in a file and, where a user can mend it, as the error raised."""
+        gpu = self.device is not None and self.device.type == "cuda"
+        fewer = "lower device.jobs_per_gpu" if gpu else "run fewer stages at a time (snakemake --cores)"
+        relief = " or ".join([*(f"lower {key}" for key in self._eased_by), fewer])
+        said = explained(error, label=" ".join(self.path.parent.relative_to(layout.RECORDS).parts), relief=relief)
+        note = said or StageError(f"{_first_line(error)}; the stage's output has the traceback")
+        with suppress(OSError, StageError):  # the disk may be full
+            content = {"kind": note.kind, "message": str(note), "density": note.density}
+            write_json(layout.failure(self.path), content)
+        if said not in (None, error):
+            raise said from error
+
+    def _device_name(self) -> str:
+        if self.device is None or self.device.type == "cpu":
+            return "cpu"
+        import torch
+
+        return torch.cuda.get_device_name(self.device)
+
+    def _peak_gpu_bytes(self) -> int | None:
+        if self.device is None or self.device.type != "cuda":
+            return None
+        import torch
+
+        return torch.cuda.max_memory_allocated(self.device)

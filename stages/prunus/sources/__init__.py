@@ -1,0 +1,1 @@
+"""From the files of publishers or users to the prepared dataset."""

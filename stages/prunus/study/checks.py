@@ -1,0 +1,187 @@
+"""What one block of params.yaml demands of another: every mistake of the file, a line each."""
+
+import importlib
+from collections import Counter
+from types import SimpleNamespace
+
+from pydantic import ValidationError
+
+from prunus.study import layout
+from prunus.study.catalogue import DATASETS, SINGLE_LAYER, method_names, misfit
+from prunus.study.mistakes import ParamsError, printable, shortened
+from prunus.study.schema import Iteration, Section, _Sections
+
+
+def _line(key: str, value: object, allowed: str) -> str:
+    return f"{key}: {shortened(repr(value), 60)} {allowed}"
+
+
+def _key(*parts: object) -> str:
+    """A mistake's place as written in dotted form; what is no list position is a key, however odd."""
+    key = ""
+    for part in parts:
+        key += f"[{part}]" if isinstance(part, int) else f".{shortened(printable(str(part)), 40)}"
+    return key.removeprefix(".")
+
+
+def _schema_lines(error: ValidationError, *prefix: str) -> list[str]:
+    lines = []
+    for mistake in error.errors():
+        key = _key(*prefix, *mistake["loc"])
+        if mistake["type"] == "missing":
+            lines.append(f"{key}: is missing")
+        elif mistake["type"] == "model_type" and not key and mistake["input"] is None:
+            lines.append(f"params.yaml: is empty; it holds the blocks {', '.join(_Sections.model_fields)}")
+        elif mistake["type"] in ("model_type", "model_attributes_type", "dict_type"):
+            lines.append(_line(key or "params.yaml", mistake["input"], "should be a block of keys"))
+        elif mistake["type"] == "extra_forbidden":
+            lines.append(_line(key, mistake["input"], "is an unknown key"))
+        else:
+            said = mistake["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            lines.append(_line(key or "params.yaml", mistake["input"], said[0].lower() + said[1:]))
+    return lines
+
+
+def _iteration_lines(iterations: list[Iteration]) -> list[str]:
+    for position, given in enumerate(iterations):
+        t, after = position + 1, f"iteration-{position}" if position else "../dense"
+        if (given.t, given.after) != (t, after):
+            key, got = f"study.iterations[{position}]", f"{{t: {given.t}, after: {given.after}}}"
+            return [f"{key}: {got} leaves a gap; this entry must be {{t: {t}, after: {after}}}"]
+    return []
+
+
+def _duplicates(key: str, values: list) -> list[str]:
+    return [_line(key, value, "is listed twice") for value, times in Counter(values).items() if times > 1]
+
+
+def _classes_lines(key: str, classes: str | list[int], dataset: str) -> list[str]:
+    if classes == "all":
+        return []
+    known = DATASETS[dataset].classes
+    return _duplicates(key, classes) + [
+        _line(key, number, f"is no class of {dataset}; allowed: 0 to {known - 1}")
+        for number in dict.fromkeys(classes)
+        if known is not None and number >= known
+    ]
+
+
+def _method_settings(blocks: dict[str, dict]) -> tuple[dict[str, Section], list[str]]:
+    settings, lines = {}, []
+    for name, block in blocks.items():
+        if name not in method_names():
+            lines.append(f"{_key('methods', name)}: no such method; allowed: {', '.join(method_names())}")
+            continue
+        try:
+            settings[name] = importlib.import_module(f"prunus.methods.{name}").Settings.model_validate(block)
+        except ValidationError as error:
+            lines += _schema_lines(error, "methods", name)
+    return settings, lines
+
+
+def _imposed_lines(sections: _Sections, settings: dict[str, Section]) -> list[str]:
+    imposed = sections.imposed
+    if not imposed.methods:
+        return []
+    lines = _duplicates("imposed.methods", imposed.methods)
+    removers = [name for name, own in settings.items() if own.prunes_channels]
+    rankers = [name for name in removers if hasattr(settings[name], "fraction") and name != imposed.ratio_of]
+    if imposed.ratio_of not in sections.study.methods:
+        allowed = ", ".join(name for name in sections.study.methods if name in removers) or "none of this study"
+        lines.append(_line("imposed.ratio_of", imposed.ratio_of, f"is not in study.methods; allowed: {allowed}"))
+    elif imposed.ratio_of not in removers:
+        lines.append(_line("imposed.ratio_of", imposed.ratio_of, "removes single weights, not channels"))
+    return lines + [
+        _line("imposed.methods", name, f"cannot be given a ratio of channels; allowed: {', '.join(rankers)}")
+        for name in imposed.methods
+        if name not in rankers
+    ]
+
+
+def _transfer_lines(sections: _Sections) -> list[str]:
+    transfer, study, data = sections.transfer, sections.study, sections.data
+    lines = []
+    for key, values, other in ("datasets", transfer.datasets, "methods"), ("methods", transfer.methods, "datasets"):
+        lines += _duplicates(f"transfer.{key}", values)
+        if not values and getattr(transfer, other):
+            lines.append(f"transfer.{key}: [] goes with an empty transfer.{other} only; list both or neither")
+    shapes = {
+        name: (DATASETS[name].channels, DATASETS[name].side or data.image_folder.side)
+        for name in [study.dataset, *transfer.datasets]
+    }
+    for name in dict.fromkeys(transfer.datasets):
+        (channels, side), (there, pixels) = shapes[study.dataset], shapes[name]
+        if (there, pixels) != (channels, side):
+            why = f"has images of {there}x{pixels}x{pixels}, {study.dataset} has {channels}x{side}x{side}"
+            lines.append(_line("transfer.datasets", name, why))
+        elif name == study.dataset and transfer.classes == data.classes:
+            lines.append(_line("transfer.datasets", name, "is study.dataset, and transfer.classes is data.classes"))
+        lines += _classes_lines("transfer.classes", transfer.classes, name)
+    return lines + [
+        _line("transfer.methods", name, f"is not in this study; allowed: dense, {', '.join(study.methods)}")
+        for name in dict.fromkeys(transfer.methods)
+        if name not in ("dense", *study.methods)
+    ]
+
+
+def _information_lines(sections: _Sections) -> list[str]:
+    wanted, study = sections.information.methods, sections.study
+    lines = _duplicates("information.methods", wanted)
+    if wanted and study.network in SINGLE_LAYER:
+        lines.append(f"information.methods: measures between layers, and {study.network} has one; allowed: []")
+    chains = [*study.methods, *sections.imposed.chains]
+    allowed = f"is no chain of this study; allowed: {', '.join(chains)}"
+    return lines + [_line("information.methods", name, allowed) for name in wanted if name not in chains]
+
+
+def validate(raw: object, methods: bool = True) -> SimpleNamespace:
+    """Check the content of params.yaml and return its sections as attributes.
+
+    ``methods`` is a mapping from the method's name to its validated settings; checking the blocks imports the methods,
+    and torch with them. ``methods=False`` leaves that out, and the blocks are as written. Raises ``ParamsError`` naming
+    each mistake's key, its value and what is allowed.
+    """
+    try:
+        sections = _Sections.model_validate(raw)
+    except ValidationError as error:
+        raise ParamsError(*_schema_lines(error)) from None
+    settings, lines = _method_settings(sections.methods) if methods else ({}, [])
+    study = sections.study
+    side = DATASETS[study.dataset].side or sections.data.image_folder.side
+    if why := misfit(study.dataset, study.network, side, sections.network.pretrained, sections.network.side):
+        lines.append(f"study.network: {study.network} {why}")
+    if sections.training.sgd.nesterov and not sections.training.sgd.momentum:
+        lines.append("training.sgd.nesterov: true needs training.sgd.momentum above 0")
+    lines += _duplicates("study.seeds", study.seeds) + _duplicates("study.methods", study.methods)
+    lines += _iteration_lines(study.iterations)
+    lines += _classes_lines("data.classes", sections.data.classes, study.dataset)
+    lines += _imposed_lines(sections, settings) if methods else []
+    lines += _transfer_lines(sections)
+    lines += _information_lines(sections)
+    lines += [
+        f"study.methods: {name!r} has no block under methods; blocks: {', '.join(sections.methods)}"
+        for name in study.methods
+        if name not in sections.methods
+    ]
+    images = DATASETS[study.dataset]
+    lines += [
+        f"study.methods: {name} {why}"
+        for name in [*study.methods, *sections.imposed.methods]
+        if name in settings and (why := settings[name].misfit(study.network, images.channels))
+    ]
+    if lines:
+        raise ParamsError(*lines)
+    values = {name: getattr(sections, name) for name in _Sections.model_fields}
+    return SimpleNamespace(**values | ({"methods": settings} if methods else {}))
+
+
+def absent_folder(settings: SimpleNamespace) -> str | None:
+    """The line on data.image_folder.path where there is none: DVC and Snakemake, which watch it whatever the dataset,
+    would start nothing and not name the key."""
+    path = settings.data.image_folder.path
+    if (layout.ROOT / path).is_dir():
+        return None
+    if (layout.ROOT / f"{path}.dvc").exists():
+        return _line("data.image_folder.path", path, f"is not here yet; `dvc pull {path}.dvc` brings it")
+    said = "is no folder; it is watched whatever study.dataset is, so name one that is there, such as data/images"
+    return _line("data.image_folder.path", path, said)

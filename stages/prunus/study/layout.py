@@ -1,0 +1,118 @@
+"""Where every artefact of a study lives, relative to the project's root. The only place that builds such a path."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+
+PARAMS = Path("params.yaml")
+RAW_DATA = Path("data/raw")
+DATASET = Path("data/prepared/dataset.safetensors")
+TRANSFER_DATASETS = Path("data/prepared/transfer")
+RUNS = Path("runs")
+RECORDS = RUNS / "records"
+CHECKED = RUNS / "checked.txt"
+TABLES = Path("reports/tables")
+FIGURES = Path("reports/figures")
+METRICS = Path("reports/metrics.json")
+REPORT = Path("reports/report.html")
+SWEEP_REPORT = Path("reports/sweep.html")
+EXPORTS = Path("exports")
+
+NETWORK = "network.safetensors"
+PRUNED = "pruned.safetensors"  # the weights that choosing the masks changed; of most methods none
+HISTORY = "history.csv"
+METRICS_NAME = "metrics.json"
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def dense(seed: int) -> Path:
+    """Folder of the dense network: its weights as drawn (initial), after the warm-up steps, and trained (network)."""
+    return RUNS / f"seed{seed}" / "dense"
+
+
+def rewind_point(seed: int, rewind: str) -> Path:
+    """The dense weights survivors restart from; ``rewind`` is initial, warmup or trained."""
+    return dense(seed) / {"initial": "initial.safetensors", "warmup": "warmup.safetensors", "trained": NETWORK}[rewind]
+
+
+def reference_flow(seed: int) -> Path:
+    return RUNS / f"seed{seed}" / "reference_flow.json"
+
+
+def iteration(seed: int, method: str, t: int) -> Path:
+    """Folder of iteration ``t`` of a chain; iteration 0 is the dense network."""
+    return dense(seed) if t == 0 else RUNS / f"seed{seed}" / method / f"iteration-{t}"
+
+
+def chain(method: str, ratio_of: str | None = None) -> str:
+    """Name of a chain: its method's, or what it is called where another method's ratio is imposed on it."""
+    return f"{method}_at_{ratio_of}" if ratio_of else method
+
+
+def evaluation(seed: int, method: str) -> Path:
+    """Folder of a chain's evaluation: ``iterations.csv``, ``layers.csv``, ``history.csv``, and where measured
+    ``information.csv``. Of the chain ``dense`` that of the seed's dense network: ``metrics.json`` and ``layers.csv``.
+    """
+    return RUNS / "evaluations" / f"seed{seed}" / method
+
+
+def transfer_dataset(name: str) -> Path:
+    """The prepared file of a dataset that networks are transferred to."""
+    return TRANSFER_DATASETS / f"{name}.safetensors"
+
+
+def transfer(dataset: str, seed: int, method: str) -> Path:
+    """Table of a chain's networks on another dataset; among the evaluations, which ``compare`` depends on."""
+    return RUNS / "evaluations" / "transfers" / dataset / f"seed{seed}" / f"{method}.csv"
+
+
+def prune_command(seed: int, method: str, t: int, ratio_of: str | None = None) -> str:
+    """The command that makes an iteration; ``method`` is the chain's where ``ratio_of`` is not given."""
+    options = f" --ratio-of {ratio_of}" if ratio_of else ""
+    return f"python stages/prune_iteration.py --seed {seed} --method {method} --iteration {t}{options}"
+
+
+def evaluate_command(seed: int, chain: str) -> str:
+    """The command that evaluates a chain, or the dense network of a seed."""
+    if chain == "dense":
+        return f"python stages/evaluate_dense.py --seed {seed}"
+    method, _, ratio_of = chain.partition("_at_")
+    options = f" --ratio-of {ratio_of}" if ratio_of else ""
+    return f"python stages/evaluate.py --seed {seed} --method {method}{options}"
+
+
+def information_command(seed: int, chain: str) -> str:
+    return f"python stages/measure_information.py --seed {seed} --method {chain}"
+
+
+def transfer_command(dataset: str, seed: int, chain: str) -> str:
+    return f"python stages/transfer.py --dataset {dataset} --seed {seed} --method {chain}"
+
+
+def export(dataset: str, network: str, seed: int, chain: str, t: int, suffix: str) -> Path:
+    """Where an exported network goes unless the user says so; iteration 0 is called dense, whatever the chain."""
+    return EXPORTS / f"{dataset}-{network}-seed{seed}-{f'{chain}-{t}' if t else 'dense'}{suffix}"
+
+
+def evaluation_record(seed: int, chain: str) -> Path:
+    """The run record of a chain's evaluation, or of that of the dense network, apart from its training's."""
+    return record(f"seed{seed}", "evaluate_dense" if chain == "dense" else f"{chain}/evaluate")
+
+
+def record(*parts: str) -> Path:
+    """The run record of one stage, e.g. ``record("seed0", "sap", "iteration-1")``: what made it and its times."""
+    return RECORDS.joinpath(*parts, "record.json")
+
+
+def unfinished(record: Path) -> Path:
+    """Folder of what a stage that has not ended leaves for its next run; ``record`` is the stage's run record."""
+    return RUNS / "unfinished" / record.parent.relative_to(RECORDS)
+
+
+def failure(record: Path) -> Path:
+    """Why the stage run of ``record`` failed when it last ran: kind, message and, where a layer is empty, density."""
+    return unfinished(record) / "failure.json"
+
+
+def iteration_record(seed: int, method: str, t: int) -> Path:
+    return record(f"seed{seed}", "dense" if t == 0 else f"{method}/iteration-{t}")

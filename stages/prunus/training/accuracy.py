@@ -1,0 +1,43 @@
+"""What a network answers to the images of a split, and how many of the answers are right."""
+
+import torch
+from torch import Tensor, nn
+
+from prunus.data.dataset import Dataset
+
+BATCH = 64  # images at a time: on a CPU their feature maps stay in the cache (a resnet18's of 1,000 do not)
+
+
+def logits(
+    network: nn.Module, dataset: Dataset, split: str, batch_size: int = 1000, first: int | None = None
+) -> Tensor:
+    """What ``network`` answers to the images of ``split``, or the ``first`` of them, in eval mode, [N, classes]."""
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            images = dataset.splits[split].images[:first].split(batch_size)
+            return torch.cat([network(dataset.normalise(batch)) for batch in images])
+    finally:
+        network.train(was_training)
+
+
+def answered(answers: Tensor) -> Tensor:
+    """Which of the ``answers`` [N, classes] are numbers throughout, bool [N]."""
+    return answers.isfinite().all(1)
+
+
+def share_correct(answers: Tensor, labels: Tensor) -> float:
+    """Fraction of the ``answers`` [N, classes] that are largest at ``labels`` [N]. One that is not finite is wrong: of
+    several NaN the largest is nothing but the first."""
+    return int(((answers.argmax(1) == labels) & answered(answers)).sum()) / len(labels)
+
+
+def accuracy(network: nn.Module, dataset: Dataset, split: str, batch_size: int = 1000) -> float:
+    """Fraction of the images of ``split`` that ``network`` classifies correctly, in eval mode."""
+    return share_correct(logits(network, dataset, split, batch_size), dataset.splits[split].labels)
+
+
+def is_constant(answers: Tensor) -> bool:
+    """Whether a network answers the same to every image: no path is left from its input to its output."""
+    return bool((answers.amax(0) - answers.amin(0)).max() <= 1e-6 * answers.abs().max())

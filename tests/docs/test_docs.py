@@ -1,0 +1,142 @@
+"""The documentation holds together: links lead somewhere, commands exist, the reference is current, the site builds."""
+
+import difflib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+
+import reference
+from prunus.study import catalogue, layout
+
+PAGES = sorted(
+    layout.ROOT / path
+    for pattern in ("README.md", "docs/**/*.md", "studies/*/README.md", "benchmarks/README.md")
+    for path in layout.ROOT.glob(pattern)
+)
+IDS = [str(page.relative_to(layout.ROOT)) for page in PAGES]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def prose(page):
+    return FENCE.sub("", page.read_text())
+
+
+@cache
+def anchors(page):
+    """The anchors of a page's headings, as forges and mkdocs make them."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    shown = [re.sub(r"\[(.+?)\]\(.+?\)", r"\1", heading).replace("`", "") for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in shown}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_relative_links_and_images_lead_somewhere(page):
+    wrong = []
+    for link in re.findall(r"\]\(\s*([^)\s]+)\s*\)", prose(page)):
+        target, _, anchor = link.partition("#")
+        path = (page.parent / target).resolve() if target else page
+        if "://" in link:
+            continue
+        if not path.is_file() or (anchor and anchor not in anchors(path)):
+            wrong.append(link)
+    assert not wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_commands_name_scripts_and_targets_that_exist(page):
+    targets = set(re.findall(r"^(\w+):", (layout.ROOT / "Makefile").read_text(), re.MULTILINE)) | {""}
+    wrong = []
+    for _, block in FENCE.findall(page.read_text()):
+        for script in re.findall(r"^python (\S+\.py)", block, re.MULTILINE):
+            if not (layout.ROOT / script).is_file():
+                wrong.append(script)
+        for target in re.findall(r"^make\b *(\w*)(?!\w|=)", block, re.MULTILINE):
+            if target not in targets:
+                wrong.append(f"make {target}")
+    assert not wrong
+
+
+def test_make_help_lists_every_target():
+    targets = re.search(r"^\.PHONY: (.*)$", (layout.ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    shown = subprocess.run(["make", "help"], cwd=layout.ROOT, capture_output=True, text=True, check=True).stdout
+    assert sorted(re.findall(r"^make (\w+) +\S.*$", shown, re.MULTILINE)) == sorted(targets)
+
+
+def test_the_reference_of_params_yaml_is_current():
+    written, wanted = reference.PAGE.read_text(), reference.page()
+    diff = difflib.unified_diff(written.splitlines(), wanted.splitlines(), "is", "should be", lineterm="")
+    assert written == wanted, "run `python docs/reference.py`\n" + "\n".join(diff)
+
+
+def test_a_comment_belongs_to_its_key():
+    text = """\
+# of the file, of no key
+
+# Of the block, in
+# two lines.
+#   a, b   shared by two
+#          keys
+block:                 # and beside it
+  one: {x: 1, y: "#"}  # of one
+                       # and going on
+  # of two
+  two: 2
+  #   three, four   of the two below
+  three: 3
+  four: 4
+"""
+    said, shared = reference.meanings(text)
+    assert said == {
+        ("block",): "Of the block, in two lines. and beside it",
+        ("block", "one"): "of one and going on",
+        ("block", "two"): "of two",
+        ("block", "three"): "of the two below",
+        ("block", "four"): "of the two below",
+    }
+    assert shared == {("block",): {"a": "shared by two keys", "b": "shared by two keys"}}
+
+
+def test_every_method_has_its_section():
+    sections = {
+        name: page.stem
+        for page in (layout.ROOT / "docs/methods").glob("*.md")
+        for name in re.findall(r"^## `(\w+)`$", page.read_text(), re.MULTILINE)
+    }
+    assert sorted(sections) == catalogue.method_names()
+
+
+def test_every_study_is_among_the_findings():
+    found = (layout.ROOT / "docs/found.md").read_text()
+    studies = {path.parent.name for path in layout.ROOT.glob("studies/*/README.md")}
+    assert {name for name in studies if f"](../studies/{name}/README.md)" not in found} == set()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("material") is None, reason="mkdocs-material is not installed")
+def test_the_site_builds_without_a_warning(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--config-file",
+        "docs/mkdocs.yml",
+        "--site-dir",
+        tmp_path,
+    ]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=layout.ROOT, env=environment, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    assert "WARNING" not in built.stderr
+    pages = "".join(page.read_text() for page in tmp_path.rglob("*.html"))
+    drawn = re.findall(r"<math.*?</math>", pages, re.DOTALL)
+    assert drawn and "arithmatex" not in pages
+    assert [formula for formula in drawn if "\\" in formula] == []  # TeX that was not understood
+    assert (
+        re.findall(r'<(?:script|img|link)[^>]+(?:src|href)="https?:', pages) == []
+    )  # nothing is fetched from elsewhere

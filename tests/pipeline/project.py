@@ -1,0 +1,108 @@
+"""Scratch copies of the project with a study of seconds, driven through the real dvc and snakemake commands."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from dvc.utils.serialize import modify_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = ("Snakefile", "dvc.yaml", "params.yaml", "stages", "profiles", "tools", "data/images", "reports/captions")
+COPIED += (".dvcignore", ".gitignore")
+
+SMALL = {
+    "study.network": "mlp",
+    "study.seeds": [0],
+    "study.methods": ["sap", "incop_if"],
+    "study.iterations": [{"t": 1, "after": "../dense"}, {"t": 2, "after": "iteration-1"}],
+    "training.epochs": 2,
+    "flow.samples": 64,
+    "device.accelerator": "cpu",
+    "methods.sap.epochs": 1,
+    "methods.incop_if.max_epochs": 2,
+}
+
+
+def environment() -> dict[str, str]:
+    """That of the project's commands: this interpreter's tools first."""
+    tools = str(Path(sys.executable).parent)
+    return os.environ | {"PATH": tools + os.pathsep + os.environ["PATH"], "DVC_NO_ANALYTICS": "1"}
+
+
+class Project:
+    """A scratch project: ``root``, its commands, and which stages' scripts they ran."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def run(self, *command: str, status: int | None = 0) -> str:
+        """Output of ``command``; its exit status must be ``status`` (None: any)."""
+        # A file, not a pipe: DVC's queue workers inherit it and may outlive the command by long.
+        with tempfile.TemporaryFile("w+") as output:
+            done = subprocess.run(command, cwd=self.root, env=environment(), stdout=output, stderr=subprocess.STDOUT)
+            output.seek(0)
+            text = output.read()
+        logs = "".join(path.read_text()[-2000:] for path in self.root.glob("logs/*.log")) if done.returncode else ""
+        assert status is None or done.returncode == status, f"{command} ended {done.returncode}\n{text}\n{logs}"
+        return text
+
+    def git(self, *arguments: str) -> str:
+        return self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments)
+
+    def edit(self, **changes) -> None:
+        """Write values into params.yaml, as DVC does; the keys' dots are spelled as double underscores."""
+        with modify_yaml(self.root / "params.yaml") as content:
+            for key, value in changes.items():
+                *parents, last = key.replace("__", ".").split(".")
+                block = content
+                for name in parents:
+                    block = block[name]
+                block[last] = value
+
+    def repro(self) -> set[str]:
+        """``dvc repro``; the stages whose script ran."""
+        return stages_run(self.run("dvc", "repro"))
+
+    def snakemake(self, *options: str, status: int | None = 0) -> set[str]:
+        """``snakemake --cores 2``; the stages whose script ran."""
+        shutil.rmtree(self.root / "logs", ignore_errors=True)
+        self.run("snakemake", "--cores", "2", *options, status=status)
+        return stages_run("".join(path.read_text() for path in self.root.glob("logs/*.log")))
+
+    def copy(self, to: Path) -> "Project":
+        shutil.copytree(self.root, to, symlinks=True)
+        return Project(to)
+
+
+def stages_run(output: str) -> set[str]:
+    """Without check_params, which computes nothing and runs after every edit of params.yaml."""
+    return set(re.findall(r"Running stage '(.+?)'", output)) - {"check_params"}
+
+
+def chain(method: str, iterations=(0, 1), seed: int = 0) -> set[str]:
+    """Addresses of a chain's iterations (by position) and of its evaluation."""
+    pruning = {f"prune_iteration@{seed}-{method}-iteration{position}" for position in iterations}
+    return pruning | {f"evaluate@{seed}-{method}"}
+
+
+def make_project(root: Path, **changes) -> Project:
+    """A committed project in ``root`` with a small study in which nothing has run yet; ``changes`` as in ``edit``."""
+    for path in COPIED:
+        source, target = ROOT / path, root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, target)
+    project = Project(root)
+    project.git("init", "-q")
+    project.run("dvc", "init", "-q")
+    shutil.copytree(ROOT / ".dvc/plots", root / ".dvc/plots")
+    project.edit(**{key.replace(".", "__"): value for key, value in SMALL.items()} | changes)
+    project.git("add", "-A")
+    project.git("commit", "-qm", "the study")
+    return project

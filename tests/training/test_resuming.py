@@ -1,0 +1,533 @@
+"""Training that was stopped goes on to the same bytes: in the loop, in every training stage, and after a real SIGKILL;
+and a checkpoint that is damaged or another computation's is not used."""
+
+import csv
+import errno
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+from torch import nn
+
+import prepare_data
+import prepare_transfer
+import pretrain
+import prune_iteration
+import reference_flow
+import transfer
+from prunus import channels, networks
+from prunus import masks as masking
+from prunus.data.batches import batches_per_epoch
+from prunus.data.dataset import Dataset, Split, load
+from prunus.methods.oto import HalfSpace, Settings
+from prunus.run import errors
+from prunus.run import record as record_module
+from prunus.run.record import STAGES, Recorder
+from prunus.study import layout
+from prunus.study.schema import Sgd
+from prunus.training import resuming
+from prunus.training.loop import train
+from prunus.training.resuming import Resume, fingerprint
+from prunus.training.stopping import FixedEpochs, FlowSettings, FlowStop, Plateau
+
+CPU = torch.device("cpu")
+PARAMS = yaml.safe_load((layout.ROOT / layout.PARAMS).read_text())
+GRAPH = yaml.safe_load((layout.ROOT / "dvc.yaml").read_text())["stages"]
+RECORD = layout.record("seed0", "sap", "iteration-1")
+FILE = layout.unfinished(RECORD) / layout.CHECKPOINT
+SGD = Sgd(
+    batch_size=16,
+    learning_rate=0.05,
+    momentum=0.9,
+    nesterov=True,
+    weight_decay=0.01,
+    schedule="constant",
+    clip_norm=0.0,
+)
+
+
+class Killed(Exception):
+    """What stands in for a SIGKILL within one process: nothing after it runs."""
+
+
+class Stopping:
+    """A stop rule whose question after epoch ``at`` of those trained is never answered: it is trained, and lost."""
+
+    def __init__(self, rule, at):
+        self.rule, self.at = rule, at
+        self.max_epochs, self.epsilon = rule.max_epochs, rule.epsilon
+
+    def after_epoch(self, epoch, network, accuracies):
+        if len(accuracies) == self.at:
+            raise Killed
+        return self.rule.after_epoch(epoch, network, accuracies)
+
+
+class Saving(Resume):
+    """Dies as soon as the checkpoint after epoch ``at`` is written."""
+
+    at = None
+
+    def save(self, parts, history, taken, kept):
+        super().save(parts, history, taken, kept)
+        if len(history) == self.at:
+            raise Killed
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def dataset():
+    def split(n):
+        labels = torch.arange(n) % 3
+        images = torch.randint(0, 256, (n, 1, 8, 8), dtype=torch.uint8) // 4
+        return Split(images + 60 * labels.view(-1, 1, 1, 1).to(torch.uint8), labels)
+
+    splits = {"train": split(66), "validation": split(12)}
+    return Dataset(splits, torch.full((1,), 0.5), torch.full((1,), 0.25), ["a", "b", "c"])
+
+
+def convolutions():
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.Flatten(), nn.Linear(180, 3)
+    )
+
+
+def with_dropout():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Dropout(0.4), nn.Linear(20, 3))
+
+
+def flow_stop(measure, **changes):
+    settings = dict(epsilon=0.0, metric="l2", relative=False, every=1, max_epochs=4, reference_quirks=False)
+    return FlowStop(measure, torch.tensor([1.0, 2.0]), FlowSettings(**settings | changes))
+
+
+def norms(network):
+    return torch.stack([network[0].weight.detach().norm(), network[-1].weight.detach().norm()])
+
+
+def stale(network):
+    return torch.stack([network[0].weight.grad.norm(), network[-1].weight.grad.norm()])
+
+
+@dataclass
+class Case:
+    """A training: 5 steps an epoch."""
+
+    build: object = convolutions
+    stop: object = FixedEpochs(4)
+    epochs: int = 4
+    oto: str | None = None
+    penalty: float = 0.3
+    memory_format: torch.memory_format = torch.contiguous_format
+    sgd: dict = field(default_factory=dict)
+    options: dict = field(default_factory=dict)
+    augment: str = "none"
+
+    def run(self, dataset, drawn_from, resume=None, stop_at=None):
+        """Everything a training comes to, as bytes and text that can be compared."""
+        torch.manual_seed(drawn_from)
+        network = self.build().to(memory_format=self.memory_format)
+        generator = torch.Generator().manual_seed(3)
+        weights = masking.prunable(network)
+        masks = {name: torch.rand(weight.shape, generator=generator) < 0.7 for name, weight in weights.items()}
+        options = dict(self.options)
+        if self.oto:
+            masks, groups = masking.ones(network), channels.groups(network, dataset.shape)
+            settings = Settings(
+                form=self.oto,
+                fraction=0.5,
+                penalty=self.penalty,
+                epsilon=0.9,
+                warmup_epochs=1,
+                epochs=4,
+                rewind="trained",
+            )
+            options["sparsifier"] = HalfSpace(network, groups, masks, settings)
+        recorder = Recorder(RECORD, CPU, 1)
+        outcome = train(
+            network,
+            masks,
+            dataset,
+            SGD.model_copy(update=self.sgd),
+            self.augment,
+            Stopping(self.stop, stop_at),
+            seed=1,
+            clock=recorder.clock,
+            label="test",
+            resume=resume and resume(recorder, "settings", []),
+            **options,
+        )
+        end = {"network": network.state_dict(), "kept": outcome.kept or {}}
+        if self.oto:
+            end["masks"] = options["sparsifier"].masks()
+        content = {
+            (part, name): tensor.contiguous().numpy().tobytes()
+            for part, state in end.items()
+            for name, tensor in state.items()
+        }
+        strides = [weight.stride() for weight in network.parameters()]
+        return content, repr(outcome.history), outcome.reason, strides
+
+
+CASES = {
+    "plain": Case(),
+    "clipped, cosine": Case(sgd={"clip_norm": 0.1, "schedule": "cosine"}),
+    "no momentum": Case(sgd={"momentum": 0.0, "nesterov": False}),
+    "flip_crop": Case(augment="flip_crop"),
+    "channels_last": Case(memory_format=torch.channels_last),
+    "bfloat16": Case(options={"precision": torch.bfloat16}),
+    "dropout": Case(with_dropout),
+    "vit": Case(lambda: networks.build("vit", 1, 8, 3)),
+    "warm-up in epoch 1": Case(options={"keep_after": 3}),
+    "warm-up between epochs": Case(options={"keep_after": 10}),
+    "warm-up in epoch 3": Case(options={"keep_after": 12}),
+    "warm-up at the end": Case(options={"keep_after": 20}),
+    "late, whole epochs": Case(epochs=3, options={"start": 5}, augment="flip_crop"),
+    "late, within an epoch": Case(epochs=3, options={"start": 8}, sgd={"schedule": "cosine"}),
+    "late, plateau": Case(stop=Plateau(2, 12), sgd={"learning_rate": 0.001}, options={"start": 11}),
+    "late dhspg": Case(lambda: networks.build("lenet5", 1, 8, 3), epochs=3, oto="dhspg", options={"start": 8}),
+    "plateau": Case(stop=Plateau(2, 12), sgd={"learning_rate": 0.001}),
+    "flow": Case(stop=flow_stop(norms, every=3, epsilon=1e9, max_epochs=9), epochs=3),
+    "flow to the cap": Case(stop=flow_stop(norms)),
+    "stale gradient": Case(stop=flow_stop(stale)),
+    "hspg": Case(lambda: networks.build("lenet5", 1, 8, 3), oto="hspg"),
+    "dhspg": Case(lambda: networks.build("lenet5", 1, 8, 3), oto="dhspg"),
+    "dhspg, zeroed at its last step": Case(
+        lambda: networks.build("lenet5", 1, 8, 3), stop=flow_stop(norms), oto="dhspg", penalty=1e-4
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_stopped_in_and_after_every_epoch_it_ends_with_the_same_bytes(name, folder, dataset, capsys):
+    case = CASES[name]
+    undisturbed = case.run(dataset, 5)
+    assert undisturbed[1].count("train_loss") == case.epochs
+    for epoch in range(1, case.epochs):
+        for resume, stop_at in ((Resume, epoch), (type("At", (Saving,), {"at": epoch}), None)):
+            with pytest.raises(Killed):
+                case.run(dataset, 5 if epoch == 1 else 7, resume, stop_at)  # what it was drawn from matters no more
+    with pytest.raises(Killed):
+        case.run(dataset, 7, Resume, case.epochs)
+    capsys.readouterr()
+    assert case.run(dataset, 7, Resume) == undisturbed
+    printed = capsys.readouterr().out
+    left = case.stop.max_epochs - case.options.get("start", 0) // 5
+    assert printed.startswith(f"test: goes on after epoch {case.epochs - 1} of {left}\n")
+    assert printed.count("train") == 0 and printed.count("loss") == 1
+
+
+def start(dataset, case=None, at=2):
+    """Leave a checkpoint after epoch ``at``."""
+    with pytest.raises(Killed):
+        (case or Case()).run(dataset, 5, type("At", (Saving,), {"at": at}))
+
+
+def test_seconds_of_epochs_that_count_are_booked_and_where_it_went_on_is_recorded(folder, dataset):
+    start(dataset, at=1)
+    start(dataset, at=3)
+    with safe_open(FILE, framework="pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+    assert facts["resumed_after_epochs"] == [1]
+    assert set(facts["seconds"]) == {"train", "evaluation", "flow", "checkpoint"}
+    recorder = Recorder(RECORD, CPU, 1)
+    with recorder:
+        recorder.clock.seconds["prune"] = 5.0
+        Resume(recorder, "settings", [])
+    record = json.loads(RECORD.read_text())
+    assert record["resumed_after_epochs"] == [1, 3]
+    total = record["seconds"].pop("total")
+    assert record["seconds"] == {"prune": 5.0, **facts["seconds"]}
+    assert total > facts["total"] > sum(facts["seconds"].values())
+    assert not FILE.parent.exists()
+
+
+def test_a_record_of_an_undisturbed_run_says_so(folder):
+    with Recorder(RECORD, CPU, 1) as recorder:
+        Resume(recorder, "settings", [])
+    assert json.loads(RECORD.read_text())["resumed_after_epochs"] == []
+
+
+def test_what_decides_the_numbers_is_in_the_fingerprint(folder, monkeypatch):
+    (folder / "input").write_text("one")
+
+    def found(record=RECORD, params="settings", threads=1, seed=0):
+        return fingerprint(Recorder(record, CPU, threads, {"order": seed}), params, [Path("input"), Path("absent")])
+
+    seen = [found(), found(layout.record("seed1", "dense")), found(params="others"), found(threads=2), found(seed=1)]
+    assert found() == seen[0]
+    for name, value in (("versions", {"torch": "0"}), ("processor", "another")):
+        with monkeypatch.context() as patch:
+            patch.setattr(resuming, name, lambda value=value: value)
+            seen.append(found())
+    (folder / "input").write_text("two")
+    seen.append(found())
+    (folder / "absent").touch()
+    seen.append(found())
+    module = ModuleType("prunus.fresh")
+    module.__file__ = str(folder / "stages" / "fresh.py")
+    monkeypatch.setitem(sys.modules, "prunus.fresh", module)
+    (folder / "stages").mkdir()
+    Path(module.__file__).write_text("x = 1")
+    monkeypatch.setattr(record_module, "STAGES", folder / "stages")
+    seen.append(found())
+    Path(module.__file__).write_text("x = 2")
+    seen.append(found())
+    assert len(set(seen)) == len(seen)
+
+
+def test_another_computations_checkpoint_is_replaced_without_a_word(folder, dataset, monkeypatch, capsys):
+    undisturbed = Case().run(dataset, 5)
+    start(dataset)
+    monkeypatch.setattr(resuming, "processor", lambda: "another")
+    capsys.readouterr()
+    assert Case().run(dataset, 5, Resume) == undisturbed
+    printed = capsys.readouterr().out
+    assert "goes on" not in printed and "damaged" not in printed and printed.count("loss") == 4
+
+
+def test_truncated_or_with_a_flipped_bit_it_is_noticed(folder, dataset, monkeypatch, capsys):
+    start(dataset)
+    whole, chance = FILE.read_bytes(), random.Random(0)
+    monkeypatch.setattr(resuming, "fingerprint", lambda *arguments: facts["fingerprint"])
+    with safe_open(FILE, framework="pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+    capsys.readouterr()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    text = len(whole[:header].rstrip(b" "))
+    places = [*range(8), *chance.sample(range(8, text), 300), *chance.sample(range(header, len(whole)), 99)]
+    flips = [1 << chance.randrange(8) for _ in places]
+    damaged = [whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :] for at, flip in zip(places, flips, strict=True)]
+    damaged += [whole[:size] for size in (0, 1, 8, 9, header - 1, header, header + 1, len(whole) // 2, len(whole) - 1)]
+    damaged += [whole + b"\0", bytes(len(whole))]
+    for content in damaged:
+        FILE.write_bytes(content)
+        recorder = Recorder(RECORD, CPU, 1)
+        resume = Resume(recorder, "settings", [])
+        assert resume.restore({}) is None and not resume.finished and not recorder.clock.seconds
+        assert capsys.readouterr().out == f"{FILE} is damaged; training starts from the beginning\n"
+    FILE.write_bytes(whole)
+    assert Resume(Recorder(RECORD, CPU, 1), "settings", []).restore({}) is not None
+
+
+def test_a_damaged_checkpoint_never_makes_other_bytes(folder, dataset, capsys):
+    undisturbed = Case().run(dataset, 5)
+    start(dataset)
+    content = bytearray(FILE.read_bytes())
+    content[-1] ^= 1
+    FILE.write_bytes(content)
+    assert Case().run(dataset, 5, Resume) == undisturbed
+    assert capsys.readouterr().out.count("is damaged; training starts from the beginning") == 1
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_training(folder, dataset, monkeypatch, capsys):
+    undisturbed = Case().run(dataset, 5)
+    start(dataset)
+    before = FILE.read_bytes()
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(resuming, "save_file", full)
+    assert Case().run(dataset, 5, Resume) == undisturbed
+    assert "cannot be written ([Errno 28] No space left on device)" in capsys.readouterr().out
+    assert FILE.read_bytes() == before and [path.name for path in FILE.parent.iterdir()] == [FILE.name]
+
+
+class Project:
+    """A study of digits in a scratch folder whose stages run in this process, and can be killed."""
+
+    def __init__(self, root, monkeypatch):
+        self.root, self._monkeypatch, self.inputs = root, monkeypatch, {}
+
+    def run(self, script, *arguments, kill=None):
+        """Run a stage; ``kill`` = (what, count): its ``count``-th write by save or finish is its last act."""
+        count = {"save": 0, "finish": 0}
+
+        class Watched(Resume):
+            def __init__(watched, recorder, params, inputs):
+                self.inputs[script.__name__] = list(inputs)
+                super().__init__(recorder, params, inputs)
+
+            def save(watched, *state):
+                super().save(*state)
+                watched.die("save")
+
+            def finish(watched, result):
+                super().finish(result)
+                watched.die("finish")
+
+            def die(watched, what):
+                count[what] += 1
+                if kill == (what, count[what]):
+                    raise Killed
+
+        self._monkeypatch.setattr(sys, "argv", [script.__file__, *map(str, arguments)])
+        if hasattr(script, "Resume"):
+            self._monkeypatch.setattr(script, "Resume", Watched)
+        script.main()
+
+    def bytes(self):
+        """All outputs but records."""
+        files = [path for path in Path("runs").rglob("*") if path.is_file()]
+        return {str(path): path.read_bytes() for path in files if layout.RECORDS not in path.parents}
+
+
+@pytest.fixture
+def project(folder, monkeypatch):
+    """A prepared study with a dense network and its flow; images of digits 0 to 4, and of 5 to 9 to transfer to."""
+    monkeypatch.setattr(layout, "ROOT", folder)
+    content = json.loads(json.dumps(PARAMS))
+    content["study"] |= {"network": "mlp", "methods": ["sap"], "seeds": [0]}
+    content["study"]["iterations"] = PARAMS["study"]["iterations"][:2]
+    content["data"] |= {"classes": [0, 1, 2, 3, 4], "fraction": 0.3}
+    content["training"] |= {"epochs": 3, "warmup_steps": 6}
+    content["flow"]["samples"] = 64
+    content["device"]["accelerator"] = "cpu"
+    content["transfer"] |= {"datasets": ["digits"], "methods": ["sap"], "classes": [5, 6, 7, 8, 9], "epochs": 3}
+    content["transfer"]["fraction"] = 0.3
+    content["methods"]["sap"] |= {"epochs": 4, "rewind": "warmup"}
+    content["methods"]["incop_gf"] |= {"epsilon": 0.0, "max_epochs": 4}
+    content["methods"]["oto"] |= {"epochs": 3, "warmup_epochs": 1, "penalty": 1.0}
+    (folder / layout.PARAMS).write_text(yaml.safe_dump(content))
+    project = Project(folder, monkeypatch)
+    project.run(prepare_data)
+    project.run(pretrain, "--seed", 0)
+    project.run(reference_flow, "--seed", 0)
+    return project
+
+
+def test_pretraining_ends_with_the_same_bytes(project, capsys):
+    undisturbed = project.bytes()
+    for count in (1, 1):
+        with pytest.raises(Killed):
+            project.run(pretrain, "--seed", 0, kill=("save", count))
+    project.run(pretrain, "--seed", 0)
+    assert "seed 0 dense: goes on after epoch 2 of 3" in capsys.readouterr().out
+    assert project.bytes() == undisturbed
+    assert json.loads(layout.iteration_record(0, "dense", 0).read_text())["resumed_after_epochs"] == [1, 2]
+
+
+@pytest.mark.parametrize("method", ["sap", "incop_gf", "oto"])
+def test_an_iteration_ends_with_the_same_bytes(project, method, capsys):
+    arguments = (prune_iteration, "--seed", 0, "--method", method, "--iteration", 1)
+    project.run(*arguments)
+    undisturbed = project.bytes()
+    with (layout.iteration(0, method, 1) / layout.HISTORY).open(newline="") as file:
+        last = len(list(csv.DictReader(file))) - 1
+    capsys.readouterr()
+    for _ in range(last):
+        with pytest.raises(Killed):
+            project.run(*arguments, kill=("save", 1))
+    project.run(*arguments)
+    assert f"seed 0 {method} iteration 1: goes on after epoch {last} of" in capsys.readouterr().out
+    assert last >= 2 and project.bytes() == undisturbed
+
+
+def test_rewound_to_the_warm_up_an_iteration_trains_what_is_left(project):
+    """And rewound to any other point it trains all of its epochs."""
+    content = yaml.safe_load((project.root / layout.PARAMS).read_text())
+    steps = batches_per_epoch(len(load(layout.DATASET, CPU).splits["train"].labels), 64)
+    assert steps <= content["training"]["warmup_steps"] < 2 * steps
+    for rewind, trained in (("warmup", 3), ("initial", 4), ("trained", 4), ("none", 4)):
+        content["methods"]["sap"]["rewind"] = rewind
+        (project.root / layout.PARAMS).write_text(yaml.safe_dump(content))
+        project.run(prune_iteration, "--seed", 0, "--method", "sap", "--iteration", 1)
+        metrics = json.loads((layout.iteration(0, "sap", 1) / layout.METRICS_NAME).read_text())
+        assert metrics["epochs"] == metrics["epoch"] == trained
+    content["methods"]["sap"] |= {"rewind": "warmup", "epochs": 1}
+    (project.root / layout.PARAMS).write_text(yaml.safe_dump(content))
+    with pytest.raises(errors.StageError, match="seed 0 sap iteration 1: .* nothing is left to train"):
+        project.run(prune_iteration, "--seed", 0, "--method", "sap", "--iteration", 1)
+
+
+def test_networks_that_went_to_another_task_do_not_go_again(project, capsys):
+    for t in (1, 2):
+        project.run(prune_iteration, "--seed", 0, "--method", "sap", "--iteration", t)
+    project.run(prepare_transfer, "--dataset", "digits")
+    arguments = (transfer, "--dataset", "digits", "--seed", 0, "--method", "sap")
+    project.run(*arguments)
+    undisturbed = project.bytes()
+    kills = [("save", 1), ("save", 1), ("finish", 1), ("save", 1), ("finish", 1)]
+    for kill in kills:
+        with pytest.raises(Killed):
+            project.run(*arguments, kill=kill)
+    capsys.readouterr()
+    project.run(*arguments)
+    whose = "digits to digits, seed 0 sap"
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == f"{whose}: goes on after 2 of 2 networks" and last.startswith(f"{whose} iteration 2: test accuracy")
+    assert project.bytes() == undisturbed
+    record = json.loads(layout.record("transfers", "digits", "seed0", "sap").read_text())
+    assert record["resumed_after_epochs"] == [1, 2, 0, 1, 0]
+
+
+def test_a_checkpoint_depends_on_the_data_that_dvc_knows_the_stage_to_read(project):
+    """Else it would outlive a change of an input."""
+    (layout.iteration(0, "sap", 1)).mkdir(parents=True)
+    (layout.iteration(0, "sap", 1) / layout.METRICS_NAME).write_text('{"channels_removed": 0.3}')
+    pruning = (prune_iteration, "--seed", 0, "--method", "imp_channels", "--iteration", 1)
+    found = {"pretrain": project.inputs["pretrain"]}
+    for stage, arguments in (("prune_iteration", pruning), ("prune_at_ratio", (*pruning, "--ratio-of", "sap"))):
+        with pytest.raises(Killed):
+            project.run(*arguments, kill=("save", 1))
+        found[stage] = project.inputs["prune_iteration"]
+    project.run(prepare_transfer, "--dataset", "digits")
+    with pytest.raises(Killed):
+        project.run(transfer, "--dataset", "digits", "--seed", 0, "--method", "dense", kill=("save", 1))
+    found["transfer"] = project.inputs["transfer"]
+    item = {"seed": 0, "dataset": "digits", "iteration.after": "../dense", "iteration.t": 1}
+    for stage, inputs in found.items():
+        method = "dense" if stage == "transfer" else "imp_channels"
+        values = {f"item.{key}": value for key, value in item.items()}
+        values |= {"item.method": method, "imposed.ratio_of": "sap"}
+        listed = set()
+        for path in GRAPH[stage]["deps"]:
+            for key, value in values.items():
+                path = path.replace(f"${{{key}}}", str(value))
+            if not path.startswith("stages/") and path != str(layout.CHECKED):  # of which nothing is read
+                listed.add((project.root / path).resolve())
+        inputs = {path.resolve() for path in inputs}
+        covered = {dep for dep in listed for path in inputs if path == dep or dep in path.parents}
+        assert covered == listed, stage
+        assert all(path in listed or listed & set(path.parents) for path in inputs), stage
+
+
+def test_a_stage_killed_for_real_goes_on_to_the_same_bytes(project, tmp_path_factory):
+    content = yaml.safe_load((project.root / layout.PARAMS).read_text())
+    content["training"]["epochs"] = 100
+    (project.root / layout.PARAMS).write_text(yaml.safe_dump(content))
+    root = tmp_path_factory.mktemp("killed")
+    shutil.copytree(project.root / "data", root / "data")
+    shutil.copy(project.root / layout.PARAMS, root)
+    shutil.copytree(STAGES, root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "stages/pretrain.py", "--seed", "0"]
+    file = root / layout.unfinished(layout.iteration_record(0, "dense", 0)) / layout.CHECKPOINT
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL) as process:
+        while not file.exists() and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL and not (root / layout.dense(0) / layout.NETWORK).exists()
+    again = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert "seed 0 dense: goes on after epoch " in again.stdout
+    record = json.loads((root / layout.iteration_record(0, "dense", 0)).read_text())
+    assert len(record["resumed_after_epochs"]) == 1 and not file.parent.exists()
+    project.run(pretrain, "--seed", 0)
+    for name in ("initial.safetensors", "warmup.safetensors", layout.NETWORK, layout.HISTORY, layout.METRICS_NAME):
+        assert (root / layout.dense(0) / name).read_bytes() == (layout.dense(0) / name).read_bytes(), name
