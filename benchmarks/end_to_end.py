@@ -30,8 +30,8 @@ from pathlib import Path
 
 import pandas as pd
 
-import overlay
 from harness import Bench, arguments, measure, save
+from overlay import of_study, text
 from prunus.comparing.matched import equal_density
 from prunus.comparing.statistics import SECONDS
 from prunus.study import layout
@@ -106,7 +106,7 @@ class Scratch:
                 shutil.copy2(self.root / source / f"{name}.{suffix}", folder / source.name)
 
     def _write(self) -> None:
-        (self.root / layout.PARAMS).write_text(overlay.text(self.study))
+        (self.root / layout.PARAMS).write_text(text(self.study))
 
     def _run(self, *command: str) -> None:
         environment = os.environ | {
@@ -127,7 +127,7 @@ class Scratch:
 
 def the_study(quick: bool, threads: int) -> dict:
     """The content of its params.yaml."""
-    study = overlay.of_study(STUDY)
+    study = of_study(STUDY)
     study["device"]["threads"] = threads
     if quick:
         study["study"] |= {"dataset": "digits", "network": "mlp", "seeds": [0]}

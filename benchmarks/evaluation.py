@@ -25,8 +25,8 @@ from pathlib import Path
 
 import yaml
 
-import overlay
 from harness import Bench, arguments, measure, save
+from overlay import chain, merged, text
 from prunus.study import layout
 
 METHODS, ITERATIONS = ("imp_channels", "lth"), 2
@@ -79,12 +79,12 @@ def seconds(bench: Bench, revision: str | None, evaluation: dict) -> dict[str, f
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         code(root, revision)
-        study = overlay.merged(yaml.safe_load((root / layout.PARAMS).read_text()), STUDY)
-        study = overlay.merged(study, QUICK) if bench.quick else study
-        study["study"]["iterations"], study["device"]["threads"] = overlay.chain(ITERATIONS), bench.threads
+        study = merged(yaml.safe_load((root / layout.PARAMS).read_text()), STUDY)
+        study = merged(study, QUICK) if bench.quick else study
+        study["study"]["iterations"], study["device"]["threads"] = chain(ITERATIONS), bench.threads
         if "evaluation" in study:
             study["evaluation"] |= evaluation
-        (root / layout.PARAMS).write_text(overlay.text(study))
+        (root / layout.PARAMS).write_text(text(study))
         spent = {}
         for script, *options in commands(root):
             start = processor_seconds()

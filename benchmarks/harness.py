@@ -22,8 +22,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("stages", "studies")]
 
-from prunus.run.record import processor
-from prunus.study import layout
+from prunus.run.record import processor  # noqa: E402
+from prunus.study import layout  # noqa: E402
 
 RESULTS = layout.ROOT / "benchmarks" / "results"
 PACKAGES = ("torch", "torchvision", "torch-pruning", "scikit-learn", "dvc", "snakemake")

@@ -129,7 +129,7 @@ def start(bench: Bench, case: str, project: Project, repeated: bool) -> None:
 
 def one_stage(project: Project, address: str) -> tuple[str, ...]:
     """The command of a Snakemake job, as the Snakefile has it."""
-    shell = re.search(r'"(python profiles/one_stage\.py [^">]*)', (project.root / "Snakefile").read_text())[1]
+    shell = re.search(r'"(python tools/one_stage\.py [^">]*)', (project.root / "Snakefile").read_text())[1]
     return tuple(re.sub(r"\{.*?\}", "0", shell.replace("{params.stage:q}", address)).split())
 
 

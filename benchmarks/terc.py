@@ -37,9 +37,12 @@ from torch import Tensor, nn
 
 from prunus import channels, information, masks, networks
 from prunus.data.dataset import load, save
+from prunus.information.elimination import visiting_order
+from prunus.information.estimate import PREDICTORS, prepared
 from prunus.information.linear import Linear
 from prunus.information.mlp import BATCH, CHECK, FIT_PATIENCE, FIT_RATES, FIT_STEPS, GAIN, HIDDEN, MLP
 from prunus.information.samples import RIDGE
+from prunus.information.significance import RiseTest, student
 from prunus.methods import mipp
 from prunus.run.device import Clock
 from prunus.sources import published
@@ -174,16 +177,16 @@ class Sequential:
     """TERC as it is written down: one fit per node and repeat."""
 
     def __init__(self, layer: Layer, predictor: str):
-        self.data = information._data(layer.features, layer.target, REPEATS, 0, in_units=False)
+        self.data = prepared(layer.features, layer.target, REPEATS, 0, in_units=False)
         self.refit, self.units = REFIT[predictor], layer.features.shape[1]
         self.by_costs = predictor == "linear"
         self.constants = [self._constant(fit, held) for fit, held in zip(self.data.fit, self.data.held, strict=True)]
         self.full = self.losses(list(range(self.units)))
-        fitted = information.PREDICTORS[predictor]
+        fitted = PREDICTORS[predictor]
         nothing = fitted.tells_apart * sum(self.constants) / REPEATS
-        quantile = information._student(REPEATS - 1, CONFIDENCE)
+        quantile = student(REPEATS - 1, CONFIDENCE)
         chance = torch.as_tensor(fitted(self.data, 0).chance((1 - CONFIDENCE) / self.units)).max()
-        self.test = information._Test(quantile, self.data.widening, nothing, chance)
+        self.test = RiseTest(quantile, self.data.widening, nothing, chance)
 
     def _constant(self, fit: Tensor, held: Tensor) -> float:
         mean, y = self.data.y[fit].mean(0), self.data.y[held]
@@ -251,8 +254,8 @@ def ours(layer: Layer, predictor: str, regularisation: float = REGULARISATION) -
 
 
 def mi_order(layer: Layer, predictor: str) -> list[int]:
-    data = information._data(layer.features, layer.target, REPEATS, 0, in_units=False)
-    return information._visits("mi", len(data.columns), information.PREDICTORS[predictor](data, 0).single)
+    data = prepared(layer.features, layer.target, REPEATS, 0, in_units=False)
+    return visiting_order("mi", len(data.columns), PREDICTORS[predictor](data, 0).single)
 
 
 def same_selections(bench: Bench, predictor: str, make: Callable[[int, int], Layer]) -> None:
@@ -316,7 +319,7 @@ def ranking(bench: Bench) -> None:
         ("float target", value, mutual_info_regression),
         ("two classes", (value > 0).long(), mutual_info_classif),
     ):
-        data = information._data(features, target, REPEATS, 0, in_units=False)
+        data = prepared(features, target, REPEATS, 0, in_units=False)
         linear, mlp = Linear(data, 0), MLP(data, 0)
         case, name = f"MI order, {kind}, {units} units", f"scikit-learn {peer.__name__}"
         x, y = features.numpy(), target.numpy()

@@ -326,7 +326,7 @@ def test_three_images_of_a_class_are_enough(fraction, test):
 
 
 def test_missing_prepared_file(tmp_path):
-    message = refusal(images_in, tmp_path / "file", "cpu")
+    message = refusal(load, tmp_path / "file", "cpu")
     assert str(tmp_path / "file") in message and "python stages/prepare_data.py" in message
 
 
@@ -342,7 +342,7 @@ def test_file_of_another_make(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"mean": torch.zeros(1)}, tmp_path / "file")
-    assert "is damaged" in refusal(images_in, tmp_path / "file", "cpu")
+    assert "is damaged" in refusal(load, tmp_path / "file", "cpu")
 
 
 def test_a_failed_write_leaves_the_old_file(digits, tmp_path, monkeypatch):

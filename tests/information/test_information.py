@@ -12,9 +12,10 @@ from torch import nn
 
 from prunus import information
 from prunus.information import linear, mlp
-from prunus.information.elimination import terc
-from prunus.information.estimate import predictive_information
+from prunus.information.elimination import by_blocks, terc
+from prunus.information.estimate import predictive_information, prepared
 from prunus.information.samples import RIDGE
+from prunus.information.significance import RiseTest
 from prunus.study import layout
 
 BOTH = ("linear", "mlp")
@@ -33,7 +34,7 @@ def normal(n, count, seed):
 
 
 def prepared(features, target, repeats=5, seed=0):
-    return information._data(features, target, repeats, seed, in_units=False)
+    return prepared(features, target, repeats, seed, in_units=False)
 
 
 # --- synthetic tasks of the TERC paper -------------------------------------------------------------------------------
@@ -508,9 +509,9 @@ def test_blocks_end_where_one_by_one_ends(seed, keep_at_least):
     count = 40
     cover = Cover(torch.rand(count, 30, generator=draw(seed)) < (0.02, 0.1, 0.3)[seed % 3])
     visits = torch.randperm(count, generator=draw(seed)).tolist()
-    test = information._Test(2.0, 1 / 3, 0.0)
+    test = RiseTest(2.0, 1 / 3, 0.0)
     expected = one_by_one(cover, visits, 0.0, keep_at_least)
-    assert information._by_blocks(cover, visits, test, 0.0, keep_at_least) == expected
+    assert by_blocks(cover, visits, test, 0.0, keep_at_least) == expected
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -518,10 +519,10 @@ def test_a_budget_takes_the_cheapest_first_and_is_not_exceeded(seed):
     """Each feature covers something of its own, so that costs do not change, and most stand twice."""
     own = torch.eye(40, dtype=torch.bool)
     cover = Cover(torch.cat([own, own[:25]]), torch.rand(40, generator=draw(seed)))
-    visits, test = torch.randperm(65, generator=draw(seed)).tolist(), information._Test(2.0, 1 / 3, 0.0)
+    visits, test = torch.randperm(65, generator=draw(seed)).tolist(), RiseTest(2.0, 1 / 3, 0.0)
     sizes = []
     for budget in (0.0, 0.3, 2.0, 8.0, 100.0):
-        kept = information._by_blocks(cover, visits, test, budget / float(cover.constant.mean()), 1)
+        kept = by_blocks(cover, visits, test, budget / float(cover.constant.mean()), 1)
         assert kept == one_by_one(cover, visits, budget, 1)
         assert float(cover.losses(set(range(65)) - set(kept))[0]) <= budget
         assert not {i for i in kept if i < 25} & {i - 40 for i in kept if i >= 40}
@@ -531,8 +532,8 @@ def test_a_budget_takes_the_cheapest_first_and_is_not_exceeded(seed):
 
 
 def test_blocks_need_few_tests_where_much_goes():
-    cover, test = Cover(torch.eye(200, dtype=torch.bool)[:, :3]), information._Test(2.0, 1 / 3, 0.0)
-    assert information._by_blocks(cover, list(range(200))[::-1], test, 0.0, 0) == [0, 1, 2]
+    cover, test = Cover(torch.eye(200, dtype=torch.bool)[:, :3]), RiseTest(2.0, 1 / 3, 0.0)
+    assert by_blocks(cover, list(range(200))[::-1], test, 0.0, 0) == [0, 1, 2]
     assert cover.asked < 100  # one by one: 200
 
 

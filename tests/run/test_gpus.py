@@ -104,7 +104,7 @@ def test_without_gpus_nothing_changes(monkeypatch):
 STAGE = "from prunus.run import gpus; gpus.take(1); print(gpus.held(), flush=True); input()"
 RUNNER = f"""
 import os, subprocess, sys
-from prunus import gpus
+from prunus.run import gpus
 gpus.place()
 stage = subprocess.Popen([sys.executable, "-c", {STAGE!r}])
 print(os.environ[gpus.VISIBLE], stage.pid, flush=True)

@@ -88,9 +88,9 @@ def traversing_tar(to: Path) -> bytes:
 def test_a_pickle_that_is_not_the_published_one_is_never_loaded(tmp_path, marker, serves, name, folder):
     serves(b"")
     (tmp_path / folder).mkdir()
-    from torchvision import datasets as published
+    from torchvision import datasets as theirs
 
-    dataset = getattr(published, published.TORCHVISION_NAMES[name])
+    dataset = getattr(theirs, published.TORCHVISION_NAMES[name])
     for file, _ in [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], "")]:
         (tmp_path / folder / file).write_bytes(pickle.dumps(Touch(marker)))
     message = refusal(published.read, name, tmp_path, NOWHERE, 0)

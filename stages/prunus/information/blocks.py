@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from prunus.information.mlp import MLP
-from prunus.information.significance import _Test
+from prunus.information.significance import RiseTest
 
 SCREEN = 8
 
 
-class _Blocks:
+class Blocks:
     """Elimination with ``fitted``: ``costs``, of all features that are left, are what they were last found to be."""
 
-    def __init__(self, fitted: MLP, visits: list[int], test: _Test, keep_at_least: int):
+    def __init__(self, fitted: MLP, visits: list[int], test: RiseTest, keep_at_least: int):
         self._fitted, self._test, self._keep_at_least, self._gone = fitted, test, keep_at_least, ()
         self.costs = dict.fromkeys(visits, -math.inf)
 
@@ -56,7 +56,7 @@ class _Blocks:
             screen = 2 * screen if 2 * len(survivors) < len(first) else max(SCREEN, screen // 2)
             pending = survivors + later
             if survivors:
-                blocks = [pending[:size] for size in _halvings(min(len(pending), self._room))]
+                blocks = [pending[:size] for size in halvings(min(len(pending), self._room))]
                 blocks = [block for block in blocks if not any(needed <= {*self._gone, *block} for needed in failures)]
                 passed = self._tried(blocks, free)[0]
                 failures += [{*self._gone, *block} for block, good in zip(blocks, passed, strict=True) if not good]
@@ -92,14 +92,14 @@ class _Blocks:
                 continue
             now = float(self._fitted.now.mean())
             totals = list(accumulate(max(self.costs[feature], 0) for feature in queue[: self._room]))
-            sizes = [*_halvings(len(totals)), 1]
+            sizes = [*halvings(len(totals)), 1]
             limits = [now + totals[size - 1] + self._test.nothing for size in sizes]
             passed, rises = self._tried([queue[:size] for size in sizes], cheap(limits))
             rise = {size: rise for size, good, rise in zip(sizes, passed, rises, strict=True) if good}
             size, left = max(rise, default=0), ceiling - now
             if size and max(totals[size - 1], rise[size]) > left:  # as much of the block as the budget allows
                 sizes = [size for size in range(1, size + 1) if totals[size - 1] <= left]
-                sizes = [*_halvings(len(sizes)), *sizes[:1]]
+                sizes = [*halvings(len(sizes)), *sizes[:1]]
                 passed, _ = self._tried([queue[:size] for size in sizes], cheap([ceiling] * len(sizes)))
                 size = max([size for size, good in zip(sizes, passed, strict=True) if good], default=0)
             if not size:
@@ -108,6 +108,6 @@ class _Blocks:
             fresh = set()
 
 
-def _halvings(size: int) -> list[int]:
+def halvings(size: int) -> list[int]:
     """size, size / 2, ... down to 2."""
-    return [] if size < 2 else [size, *_halvings(size // 2)]
+    return [] if size < 2 else [size, *halvings(size // 2)]

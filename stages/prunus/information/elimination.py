@@ -17,11 +17,11 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from prunus.information.blocks import _Blocks
-from prunus.information.estimate import _check, _data, _fitted
+from prunus.information.blocks import Blocks
+from prunus.information.estimate import check_options, fitted_to, prepared
 from prunus.information.linear import Linear
 from prunus.information.mlp import MLP
-from prunus.information.significance import _student, _Test
+from prunus.information.significance import RiseTest, student
 
 ORDERS = ("mi", "plain", "reversed", "descending")
 ROUNDING = 1e-9  # of the constant's loss: where a budget is spent to the last
@@ -75,19 +75,19 @@ def terc(
 
     Raises ValueError for wrong shapes, non-finite values, too few samples and unknown or impossible options.
     """
-    _check(predictor, repeats, confidence)
+    check_options(predictor, repeats, confidence)
     if not isinstance(regularisation, int | float) or not 0 <= regularisation < math.inf:
         raise ValueError(f"regularisation: {regularisation!r}; must be 0 or positive")
-    data = _data(features, target, repeats, seed, in_units=False)
+    data = prepared(features, target, repeats, seed, in_units=False)
     count = len(data.columns)
     if not isinstance(keep_at_least, Integral) or not 0 <= keep_at_least <= count:
         raise ValueError(f"keep_at_least: {keep_at_least!r}; there are {count} features")
     _check_order(order, count)
     order = order if isinstance(order, str) else [int(i) for i in order]
     if data.classes is None and not data.y.any():  # of a constant target there is nothing to lose
-        last = _visits("plain" if order in ("mi", "descending") else order, count)[count - keep_at_least :]
+        last = visiting_order("plain" if order in ("mi", "descending") else order, count)[count - keep_at_least :]
         return sorted(last)
-    return _eliminated(_fitted(predictor, data, seed), order, confidence, regularisation, keep_at_least)
+    return _eliminated(fitted_to(predictor, data, seed), order, confidence, regularisation, keep_at_least)
 
 
 def terc_each(
@@ -99,10 +99,10 @@ def terc_each(
     With the linear predictor the targets share the Gram matrices, and those that choose among all features their
     inverse; the result is that of ``terc`` one by one, up to rounding.
     """
-    _check(predictor, repeats, test["confidence"])
+    check_options(predictor, repeats, test["confidence"])
     shared = predictor == "linear"
     if shared:
-        whole = _fitted(predictor, _data(features, torch.cat(targets, 1), repeats, seed, in_units=False), seed)
+        whole = fitted_to(predictor, prepared(features, torch.cat(targets, 1), repeats, seed, in_units=False), seed)
     kept, end = [], 0
     for target, own in zip(targets, among, strict=True):
         start, end = end, end + target.shape[1]
@@ -119,10 +119,10 @@ def _eliminated(
     fitted: Linear | MLP, order: str | Sequence[int], confidence: float, regularisation: float, keep_at_least: int
 ) -> list[int]:
     nothing = fitted.tells_apart * float(fitted.constant.mean())
-    quantile = _student(len(fitted.full) - 1, confidence)
-    test = _Test(quantile, fitted.widening, nothing, fitted.chance((1 - confidence) / len(fitted.columns)))
-    eliminate = _by_costs if isinstance(fitted, Linear) else _by_blocks
-    visits = _visits(order, len(fitted.columns), fitted.single)
+    quantile = student(len(fitted.full) - 1, confidence)
+    test = RiseTest(quantile, fitted.widening, nothing, fitted.chance((1 - confidence) / len(fitted.columns)))
+    eliminate = by_costs if isinstance(fitted, Linear) else by_blocks
+    visits = visiting_order(order, len(fitted.columns), fitted.single)
     return eliminate(fitted, visits, test, regularisation, keep_at_least)
 
 
@@ -132,7 +132,7 @@ def _ceiling(fitted: Linear | MLP, regularisation: float) -> float:
     return base + regularisation * max(0.0, constant - base) + ROUNDING * constant
 
 
-def _by_costs(fitted: Linear, visits: list[int], test: _Test, regularisation: float, keep_at_least: int) -> list[int]:
+def by_costs(fitted: Linear, visits: list[int], test: RiseTest, regularisation: float, keep_at_least: int) -> list[int]:
     """With the costs of all features at hand: the cheapest goes if it costs nothing, or is within the budget."""
     count, ceiling = len(visits), None
     place = torch.empty(count, dtype=torch.long, device=fitted.full.device)
@@ -160,9 +160,9 @@ def _by_costs(fitted: Linear, visits: list[int], test: _Test, regularisation: fl
     return (left if within else paid).nonzero().flatten().tolist()
 
 
-def _by_blocks(fitted: MLP, visits: list[int], test: _Test, regularisation: float, keep_at_least: int) -> list[int]:
+def by_blocks(fitted: MLP, visits: list[int], test: RiseTest, regularisation: float, keep_at_least: int) -> list[int]:
     """The same where every cost is a training: many of them side by side, and features that go in blocks."""
-    search = _Blocks(fitted, visits, test, keep_at_least)
+    search = Blocks(fitted, visits, test, keep_at_least)
     search.drop_free(visits)
     start, ceiling = float(fitted.now.mean()), _ceiling(fitted, regularisation)
     if regularisation:
@@ -174,7 +174,7 @@ def _by_blocks(fitted: MLP, visits: list[int], test: _Test, regularisation: floa
     return sorted(search.costs)
 
 
-def _visits(order: str | Sequence[int], count: int, single: Callable[[], Tensor] | None = None) -> list[int]:
+def visiting_order(order: str | Sequence[int], count: int, single: Callable[[], Tensor] | None = None) -> list[int]:
     """All features in the order in which they are examined; ties from first to last. ``single``: the information in
     each, for mi and descending."""
     if order == "plain":

@@ -11,7 +11,7 @@ from torch import Tensor
 from prunus.information.linear import Linear
 from prunus.information.mlp import MLP
 from prunus.information.samples import Data, standardised
-from prunus.information.significance import _half_width
+from prunus.information.significance import half_width
 
 PREDICTORS = {"linear": Linear, "mlp": MLP}
 HELD_OUT = 0.25
@@ -64,27 +64,27 @@ def predictive_information(
     predictor is not the best one; it may fall below 0. The interval is Student's t over the repeats, whose splits
     overlap, so it covers less than its name says.
     """
-    _check(predictor, repeats, confidence)
-    data = replace(_data(features, target, repeats, seed, in_units=True), ridge=ESTIMATE_RIDGE)
-    fitted = _fitted(predictor, data, seed)
+    check_options(predictor, repeats, confidence)
+    data = replace(prepared(features, target, repeats, seed, in_units=True), ridge=ESTIMATE_RIDGE)
+    fitted = fitted_to(predictor, data, seed)
     gains = fitted.constant - fitted.full
     if share:
         usual = fitted.constant.mean()
         # A split whose held-out samples are all but alike has no scale of its own.
         loss = torch.where(fitted.constant > ALIKE * usual, fitted.constant, usual)
         gains = gains / torch.where(loss > 0, loss, 1)
-    half = _half_width(gains, confidence)
+    half = half_width(gains, confidence)
     return Estimate(float(gains.mean()), float(gains.mean() - half), float(gains.mean() + half))
 
 
-def _fitted(predictor: str, data: Data, seed: int) -> Linear | MLP:
+def fitted_to(predictor: str, data: Data, seed: int) -> Linear | MLP:
     samples, width = data.fit.shape[1], data.x.shape[1]
     if predictor == "linear" and samples <= width:
         raise TooFewSamples(f"too few samples: {samples} to fit, and the linear predictor reads {width} columns", True)
     return PREDICTORS[predictor](data, seed)
 
 
-def _check(predictor: str, repeats: int, confidence: float) -> None:
+def check_options(predictor: str, repeats: int, confidence: float) -> None:
     if predictor not in PREDICTORS:
         raise ValueError(f"predictor: {predictor!r}; allowed: {', '.join(PREDICTORS)}")
     if not isinstance(repeats, Integral) or repeats < 2:
@@ -105,7 +105,7 @@ def _matrix(values: Any, name: str, device: torch.device | None = None) -> Tenso
     return tensor
 
 
-def _data(features: Any, target: Any, repeats: int, seed: int, in_units: bool) -> Data:
+def prepared(features: Any, target: Any, repeats: int, seed: int, in_units: bool) -> Data:
     target = _matrix(target, "target")
     n, device = len(target), target.device
     if isinstance(features, list | tuple):

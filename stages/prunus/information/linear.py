@@ -13,7 +13,7 @@ PANEL = 32  # removed columns that are carried over to all of the linear predict
 
 
 @dataclass
-class _Block:
+class Block:
     """Features of one ``width`` that lie side by side: their ``columns``, and the diagonal blocks [R, n, width, width]
     of the inverse (``near``) and of P H P (``middle``)."""
 
@@ -96,7 +96,7 @@ class Linear:
             self._places |= {f: slice(start + width * k, start + width * (k + 1)) for k, f in enumerate(features)}
             index = torch.arange(start, columns.stop, device=kept.device).view(-1, width)
             near, middle = (m[:, index[:, :, None], index[:, None]] for m in (self._inverse, self._middle))
-            self._blocks.append(_Block(torch.tensor(features, device=kept.device), columns, width, near, middle))
+            self._blocks.append(Block(torch.tensor(features, device=kept.device), columns, width, near, middle))
             start = columns.stop
         widest = max((block.width for block in self._blocks), default=1)
         self._factors = [self._inverse.new_empty(len(self.now), start, max(PANEL, widest)) for _ in range(4)]

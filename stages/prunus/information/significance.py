@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class _Test:
+class RiseTest:
     """Whether a rise of the losses is nothing: its lower bound, at ``quantile`` of Student's t, is not above a floor.
 
     The splits overlap, so the variance of the mean rise over R of them is that of one times 1 / R + held / fit
@@ -29,13 +29,13 @@ class _Test:
         return self.lower(rises) <= (now.mean() * self.chance).clamp(min=self.nothing)
 
 
-def _half_width(losses: Tensor, confidence: float) -> Tensor:
+def half_width(losses: Tensor, confidence: float) -> Tensor:
     """Half the Student-t interval of the mean over dimension 0."""
     repeats = len(losses)
-    return _student(repeats - 1, (1 + confidence) / 2) * losses.std(0) / repeats**0.5
+    return student(repeats - 1, (1 + confidence) / 2) * losses.std(0) / repeats**0.5
 
 
-def _student(freedom: int, level: float) -> float:
+def student(freedom: int, level: float) -> float:
     """What a Student variable falls below with probability ``level``."""
     from scipy.special import stdtrit  # every stage imports the methods, and scipy takes a tenth of its start
 
