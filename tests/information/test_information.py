@@ -33,7 +33,7 @@ def normal(n, count, seed):
     return torch.randn(n, count, generator=draw(seed), dtype=torch.float64)
 
 
-def prepared(features, target, repeats=5, seed=0):
+def data_of(features, target, repeats=5, seed=0):
     return prepared(features, target, repeats, seed, in_units=False)
 
 
@@ -190,7 +190,7 @@ def test_costs_equal_refits(panel, monkeypatch):
     base = normal(300, 7, 0)
     mixed = base @ normal(7, 12, 1) + 0.3 * normal(300, 12, 2)
     groups = [mixed[:, :1], mixed[:, 1:4], mixed[:, 4:5], mixed[:, 5:7], mixed[:, 7:9], mixed[:, 9:]]
-    data = prepared(groups, mixed @ normal(12, 5, 3) + normal(300, 5, 4), repeats=3)
+    data = data_of(groups, mixed @ normal(12, 5, 3) + normal(300, 5, 4), repeats=3)
     fitted = linear.Linear(data, 0)
     left = list(range(6))
 
@@ -357,7 +357,7 @@ def tangled(seed, n=240):
 @pytest.mark.parametrize("seed", range(0, 60, 10))
 def test_the_closed_form_keeps_what_backward_elimination_by_refits_keeps(seed, regularisation):
     features, target = tangled(seed)
-    data = prepared(features, target, repeats=4)
+    data = data_of(features, target, repeats=4)
     visits = torch.randperm(10, generator=draw(seed)).tolist()
     for confidence, least in ((0.95, 0), (0.6, 0), (0.95, 4)):
         options = {"confidence": confidence, "regularisation": regularisation, "keep_at_least": least}
@@ -368,7 +368,7 @@ def test_the_closed_form_keeps_what_backward_elimination_by_refits_keeps(seed, r
 @given(st.integers(0, 10_000), st.sampled_from(["mi", "plain", "descending"]), st.integers(0, 3))
 def test_a_budget_is_never_exceeded_and_more_of_it_keeps_a_part_of_what_less_keeps(seed, order, least):
     features, target = tangled(seed)
-    data = prepared(features, target)
+    data = data_of(features, target)
     full, constant = float(losses_of(data, range(10)).mean()), float(losses_of(data, []).mean())
     before = None
     for share in STUDIED:
@@ -422,7 +422,7 @@ def test_of_copies_one_goes_and_one_stays_where_it_is_needed(copies, predictor, 
     options = {"predictor": predictor, "repeats": 5 if predictor == "linear" else 3}
     kept = set(terc(features, target, order=order, regularisation=regularisation, **options))
     assert not [pair for pair in pairs if set(pair) <= kept], "both of a pair"
-    data = prepared(features, target)
+    data = data_of(features, target)
     everything = range(features.shape[1])
     full, constant = float(losses_of(data, everything).mean()), float(losses_of(data, []).mean())
     for pair in pairs:
@@ -441,7 +441,7 @@ def test_of_copies_one_goes_and_one_stays_where_it_is_needed(copies, predictor, 
 def test_batches_do_not_depend_on_the_chunk_size():
     x = bits(600, 3, 0).double()
     features = torch.cat([x, x[:, :1], normal(600, 2, 1)], 1)
-    data = prepared(features, (x[:, 0].bool() ^ x[:, 1].bool()).double() + x[:, 2] + 0.1 * normal(600, 1, 2)[:, 0])
+    data = data_of(features, (x[:, 0].bool() ^ x[:, 1].bool()).double() + x[:, 2] + 0.1 * normal(600, 1, 2)[:, 0])
     removals = [(0,), (1,), (2,), (0, 3), (0, 4), (0, 4, 5), (4, 5)]
     verdicts, fulls = [], []
     for memory in (1, 2**21, 2**30):
@@ -690,11 +690,11 @@ def test_each_target_keeps_what_terc_keeps_for_it_alone(predictor):
 def test_a_part_of_a_fit_is_the_fit_of_the_part():
     x, target = normal(600, 6, 50), normal(600, 5, 51)
     target[:, :3] += x[:, :3]
-    whole = linear.Linear(prepared(list(x.split([1, 2, 1, 2], 1)), target), 0)
+    whole = linear.Linear(data_of(list(x.split([1, 2, 1, 2], 1)), target), 0)
     for features, columns in ([0, 2, 3], [0, 3, 4, 5]), ([0, 1, 2, 3], range(6)):
         part = whole.part(features, slice(1, 4))
         widths = [len(whole.columns[feature]) for feature in features]
-        alone = linear.Linear(prepared(list(x[:, list(columns)].split(widths, 1)), target[:, 1:4]), 0)
+        alone = linear.Linear(data_of(list(x[:, list(columns)].split(widths, 1)), target[:, 1:4]), 0)
         for left in range(len(features)):
             for i in range(left, len(features)):
                 assert part.costs()[:, i].tolist() == pytest.approx(alone.costs()[:, i].tolist(), rel=1e-6, abs=1e-9)

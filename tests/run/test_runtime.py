@@ -230,10 +230,8 @@ def test_what_may_not_be_read_or_written_is_named(tmp_path, capsys):
 def test_two_processes_of_one_stage_take_turns(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = layout.record("seed0", "dense")
-    code = (
     code = "from pathlib import Path; from prunus.run.record import Recorder\n"
     code += f"with Recorder(Path('{path}')): print('in')"
-    )
     environment = os.environ | {"PYTHONPATH": str(layout.ROOT / "stages")}
     with Recorder(path):
         other = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
@@ -264,10 +262,8 @@ def test_a_checkpoint_comes_back_with_its_masks(tmp_path, small_network):
 
 
 def test_threads_are_the_parameters_whatever_the_launcher_exported():
-    code = (
     code = "from prunus.run.device import open_device; open_device('cpu', 1)"
     code += "; import torch; print(torch.get_num_threads())"
-    )
     ran = subprocess.run(
         [sys.executable, "-c", code],
         env={"OMP_NUM_THREADS": "2", "PYTHONPATH": str(layout.ROOT / "stages")},
