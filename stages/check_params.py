@@ -27,11 +27,7 @@ def judge() -> None:
     """
     from prunus.study import stand_ins
 
-    try:
-        with stand_ins.for_torch():
-            _judge()
-    except Exception:  # a method's file that computes when it is imported: then with torch
-        _judge()
+    stand_ins.without_torch(_judge)
 
 
 def _judge() -> None:
