@@ -80,7 +80,7 @@ def main() -> None:
     seed, t, form = arguments.seed, arguments.iteration, arguments.format
     chain = layout.chain(arguments.method, arguments.ratio_of)
     exporting.check_installed(form)
-    params = for_stage(PARAMS, methods=False)
+    params = for_stage(PARAMS)
     one_of("--seed", seed, params.study.seeds)
     one_of(
         "--method", chain, [*params.study.methods, *params.imposed.chains], "; the dense network is iteration 0 of each"

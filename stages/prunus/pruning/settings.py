@@ -54,7 +54,7 @@ class StructureSettings(MethodSettings):
 class FixedEpochsSettings(Section):
     epochs: Positive
 
-    def stop(self, retraining: Retraining) -> StopRule:
+    def stop_rule(self, retraining: Retraining) -> StopRule:
         return FixedEpochs(self.epochs)
 
 
