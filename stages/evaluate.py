@@ -104,7 +104,7 @@ def main() -> None:
     folder, pretrain = layout.evaluation(seed, method), layout.pretrain_command(seed)
     rows, layers, groups, histories, latencies = [], [], [], [], []
     listed, missing = len(params.study.iterations), ""
-    with Recorder(layout.evaluation_record(seed, method), obeys, device, params.device.threads) as recorder:
+    with Recorder(layout.evaluation_record(seed, method), device, params.device.threads, obeys=obeys) as recorder:
         dataset = load_test(device, params.evaluation.fraction, params.data.split_seed)
         labels = dataset.splits["test"].labels
         of_dense, layers_of_dense = evaluated_dense(seed, params.study.dataset, params.study.network, len(labels))

@@ -42,7 +42,7 @@ def main() -> None:
     obeys = Obeys(Path(__file__), PARAMS, params)
     device = open_device(params.device.accelerator, params.device.threads)
     folder, pretrain = layout.evaluation(seed, "dense"), layout.pretrain_command(seed)
-    with Recorder(layout.evaluation_record(seed, "dense"), obeys, device, params.device.threads) as recorder:
+    with Recorder(layout.evaluation_record(seed, "dense"), device, params.device.threads, obeys=obeys) as recorder:
         dataset = load_test(device, params.evaluation.fraction, params.data.split_seed)
         images = len(dataset.splits["test"].labels)
         recorder.measured["test_images"] = images

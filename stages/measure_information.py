@@ -61,7 +61,7 @@ def main() -> None:
     pretrain, table = layout.pretrain_command(seed), layout.evaluation(seed, method) / "information.csv"
     record, rows = layout.record(f"seed{seed}", f"{method}/information"), []
     eased_by = ["information.samples", "information.cells"]
-    with Recorder(record, obeys, device, params.device.threads, seeds, eased_by) as recorder:
+    with Recorder(record, device, params.device.threads, seeds, eased_by, obeys=obeys) as recorder:
         dataset = load(layout.DATASET, device, splits=("train",))
         subset = dataset.sample("train", params.information.samples, seeds["information"])
         images = dataset.normalise(subset.images)

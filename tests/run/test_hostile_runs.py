@@ -207,10 +207,11 @@ def test_rows_as_a_stage_writes_them(tmp_path):
 # The stages' scripts, each on a run with one damaged file
 
 FLOW = "python stages/reference_flow.py --seed 0"
+HELD = "python stages/chain_reference.py --seed 0 --method sap"
 PRUNE = "python stages/prune_iteration.py --seed 0 --method sap --iteration 1"
 EVALUATE_DENSE = "python stages/evaluate_dense.py --seed 0"
 EVALUATE = "python stages/evaluate.py --seed 0 --method sap"
-STAGES = ["python stages/prepare_data.py", MADE_BY, FLOW, PRUNE, EVALUATE_DENSE, EVALUATE]
+STAGES = ["python stages/prepare_data.py", MADE_BY, FLOW, HELD, PRUNE, EVALUATE_DENSE, EVALUATE]
 
 
 def call(command: str, monkeypatch) -> None:
@@ -229,6 +230,7 @@ def run(tmp_path_factory):
     content["study"]["iterations"] = content["study"]["iterations"][:1]
     content["training"] |= {"epochs": 1, "warmup_steps": 1}
     content["flow"]["samples"], content["methods"]["sap"]["epochs"] = 64, 1
+    content["methods"]["sap"]["rewind"] = "warmup"  # so that something of the reference is read
     content["device"]["accelerator"] = "cpu"
     (root / "params.yaml").write_text(yaml.safe_dump(content))
     with pytest.MonkeyPatch.context() as patch:
@@ -274,8 +276,9 @@ READERS = [
     (FLOW, layout.dense(0) / "network.safetensors", MADE_BY),
     (FLOW, layout.dense(0) / "metrics.json", MADE_BY),
     (PRUNE, layout.dense(0) / "network.safetensors", MADE_BY),
-    (PRUNE, layout.dense(0) / "initial.safetensors", MADE_BY),
-    (PRUNE, layout.reference_flow(0), FLOW),
+    (PRUNE, layout.dense(0) / "warmup.safetensors", MADE_BY),
+    (HELD, layout.reference_flow(0), FLOW),
+    (PRUNE, layout.chain_reference(0, "sap"), HELD),
     (EVALUATE_DENSE, layout.DATASET, "python stages/prepare_data.py"),
     (EVALUATE_DENSE, layout.dense(0) / "network.safetensors", MADE_BY),
     (EVALUATE, layout.DATASET, "python stages/prepare_data.py"),

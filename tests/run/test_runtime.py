@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from prunus.networks import checkpoint
 from prunus.run import errors, files, gpus
 from prunus.run import record as record_module
 from prunus.run.device import open_device
-from prunus.run.record import AS_STARTED, Recorder
+from prunus.run.record import AS_STARTED, Obeys, Recorder
 from prunus.run.seeds import derive_seed
 from prunus.study import layout, params
 
@@ -99,32 +100,34 @@ def test_a_failed_stage_leaves_a_note_and_no_record_until_it_is_run_again(projec
 
 
 def test_what_is_edited_while_plain_dvc_runs_a_stage_ends_it(project, monkeypatch):
-    code = project / "code.py"
-    code.touch()
-    monkeypatch.setattr(record_module, "loaded_code", lambda: [str(code)])
-    monkeypatch.setattr(params, "edited", lambda: [])
+    script = project / "script.py"
+    script.touch()
+    monkeypatch.setattr(record_module, "STARTED", time.time_ns())
+    monkeypatch.setattr(params, "edited", lambda keys, before: [])
 
-    def run():
-        with Recorder(RECORD):
-            os.utime(code, (1, code.stat().st_mtime + 1))
+    def run(edit=True):
+        with Recorder(RECORD, obeys=Obeys(script, ["training"], SimpleNamespace())):
+            if edit:
+                time.sleep(0.02)  # the file system's clock is behind by as much
+                os.utime(script)
 
     run()  # by hand: nobody takes note of the code
     monkeypatch.setenv("DVC_STAGE", "pretrain@0")
     RECORD.unlink()
-    with pytest.raises(errors.StageError, match=r"code\.py was edited while this stage ran"):
+    with pytest.raises(errors.StageError, match=r"script\.py was edited while this stage ran"):
         run()
     assert not RECORD.exists() and note()["kind"] == "error"
     monkeypatch.setenv(AS_STARTED, str(time.time_ns() + 10**9))
     run()  # edited after it was read: what started the stage has put down what it read
     RECORD.unlink()
-    monkeypatch.setenv(AS_STARTED, str(code.stat().st_ctime_ns - 1))
-    with pytest.raises(errors.StageError, match=r"code\.py was edited while this stage started"):
+    monkeypatch.setenv(AS_STARTED, str(script.stat().st_ctime_ns - 1))
+    with pytest.raises(errors.StageError, match=r"script\.py was edited while this stage started"):
         run()
     assert note()["kind"] == "error"
     monkeypatch.delenv(AS_STARTED)
-    monkeypatch.setattr(params, "edited", lambda: ["training.epochs"])
-    with pytest.raises(errors.StageError, match="training.epochs was edited"), Recorder(RECORD):
-        pass
+    monkeypatch.setattr(params, "edited", lambda keys, before: ["training.epochs"])
+    with pytest.raises(errors.StageError, match="training.epochs was edited"):
+        run(edit=False)
 
 
 def too_much_for_torch():

@@ -12,7 +12,6 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ import yaml
 from safetensors import safe_open
 from torch import nn
 
+import chain_reference
 import prepare_data
 import prepare_transfer
 import pretrain
@@ -32,8 +32,7 @@ from prunus.data.batches import batches_per_epoch
 from prunus.data.dataset import Dataset, Split, load
 from prunus.methods.oto import HalfSpace, Settings
 from prunus.run import errors
-from prunus.run import record as record_module
-from prunus.run.record import STAGES, Recorder
+from prunus.run.record import Obeys, Recorder
 from prunus.study import layout
 from prunus.study.schema import Sgd
 from prunus.training import resuming
@@ -170,7 +169,7 @@ class Case:
             seed=1,
             clock=recorder.clock,
             label="test",
-            resume=resume and resume(recorder, "settings", []),
+            resume=resume and resume(recorder, []),
             **options,
         )
         end = {"network": network.state_dict(), "kept": outcome.kept or {}}
@@ -249,7 +248,7 @@ def test_seconds_of_epochs_that_count_are_booked_and_where_it_went_on_is_recorde
     recorder = Recorder(RECORD, CPU, 1)
     with recorder:
         recorder.clock.seconds["prune"] = 5.0
-        Resume(recorder, "settings", [])
+        Resume(recorder, [])
     record = json.loads(RECORD.read_text())
     assert record["resumed_after_epochs"] == [1, 3]
     total = record["seconds"].pop("total")
@@ -260,15 +259,19 @@ def test_seconds_of_epochs_that_count_are_booked_and_where_it_went_on_is_recorde
 
 def test_a_record_of_an_undisturbed_run_says_so(folder):
     with Recorder(RECORD, CPU, 1) as recorder:
-        Resume(recorder, "settings", [])
+        Resume(recorder, [])
     assert json.loads(RECORD.read_text())["resumed_after_epochs"] == []
 
 
 def test_what_decides_the_numbers_is_in_the_fingerprint(folder, monkeypatch):
     (folder / "input").write_text("one")
 
+    (folder / "script.py").write_text("x = 1")
+
     def found(record=RECORD, params="settings", threads=1, seed=0):
-        return fingerprint(Recorder(record, CPU, threads, {"order": seed}), params, [Path("input"), Path("absent")])
+        obeys = Obeys(folder / "script.py", [], params)
+        recorder = Recorder(record, CPU, threads, {"order": seed}, obeys=obeys)
+        return fingerprint(recorder, [Path("input"), Path("absent")])
 
     seen = [found(), found(layout.record("seed1", "dense")), found(params="others"), found(threads=2), found(seed=1)]
     assert found() == seen[0]
@@ -280,14 +283,7 @@ def test_what_decides_the_numbers_is_in_the_fingerprint(folder, monkeypatch):
     seen.append(found())
     (folder / "absent").touch()
     seen.append(found())
-    module = ModuleType("prunus.fresh")
-    module.__file__ = str(folder / "stages" / "fresh.py")
-    monkeypatch.setitem(sys.modules, "prunus.fresh", module)
-    (folder / "stages").mkdir()
-    Path(module.__file__).write_text("x = 1")
-    monkeypatch.setattr(record_module, "STAGES", folder / "stages")
-    seen.append(found())
-    Path(module.__file__).write_text("x = 2")
+    (folder / "script.py").write_text("x = 2")
     seen.append(found())
     assert len(set(seen)) == len(seen)
 
@@ -319,11 +315,11 @@ def test_truncated_or_with_a_flipped_bit_it_is_noticed(folder, dataset, monkeypa
     for content in damaged:
         FILE.write_bytes(content)
         recorder = Recorder(RECORD, CPU, 1)
-        resume = Resume(recorder, "settings", [])
+        resume = Resume(recorder, [])
         assert resume.restore({}) is None and not resume.finished and not recorder.clock.seconds
         assert capsys.readouterr().out == f"{FILE} is damaged; training starts from the beginning\n"
     FILE.write_bytes(whole)
-    assert Resume(Recorder(RECORD, CPU, 1), "settings", []).restore({}) is not None
+    assert Resume(Recorder(RECORD, CPU, 1), []).restore({}) is not None
 
 
 def test_a_damaged_checkpoint_never_makes_other_bytes(folder, dataset, capsys):
@@ -410,6 +406,8 @@ def project(folder, monkeypatch):
     project.run(prepare_data)
     project.run(pretrain, "--seed", 0)
     project.run(reference_flow, "--seed", 0)
+    for method in ("sap", "incop_gf", "oto", "lth"):
+        project.run(chain_reference, "--seed", 0, "--method", method)
     return project
 
 
@@ -516,7 +514,7 @@ def test_a_stage_killed_for_real_goes_on_to_the_same_bytes(project, tmp_path_fac
     root = tmp_path_factory.mktemp("killed")
     shutil.copytree(project.root / "data", root / "data")
     shutil.copy(project.root / layout.PARAMS, root)
-    shutil.copytree(STAGES, root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(layout.ROOT / "stages", root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "stages/pretrain.py", "--seed", "0"]
     file = root / layout.unfinished(layout.iteration_record(0, "dense", 0)) / layout.CHECKPOINT
     with subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL) as process:

@@ -123,11 +123,11 @@ class Recorder:
     def __init__(
         self,
         path: Path,
-        obeys: Obeys | None = None,
         device=None,
         threads: int | None = None,
         seeds: dict[str, int] | None = None,
         eased_by: Sequence[str] = (),
+        obeys: Obeys | None = None,
     ):
         self.path, self.obeys, self.device, self.threads, self.seeds = path, obeys, device, threads, seeds or {}
         self.clock, self.measured, self.earlier_seconds = Clock(device), {}, 0.0
