@@ -56,7 +56,8 @@ def test_another_methods_file_is_edited_while_a_stage_runs(finished, runner):
 def test_another_methods_file_is_edited_and_the_checkpoint_counts(finished, runner):
     finished.edit(methods__sap__epochs=150)
     process = start(finished, runner)
-    process.terminate()
+    for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+        one.kill()
     process.wait(60)
     assert (finished.root / CHECKPOINT).exists(), output(finished)
     edit_another_method(finished)
