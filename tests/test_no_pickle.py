@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(
     path
-    for folder in ("stages", "studies", "profiles", "tools", "benchmarks", "docs")
+    for folder in ("stages", "studies", "tools", "benchmarks", "docs")
     for path in (ROOT / folder).rglob("*.py")
     if "__pycache__" not in path.parts
 )

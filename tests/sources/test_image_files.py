@@ -1,162 +1,83 @@
-"""Damaged and hostile data: refused in one line that names the file, and nothing of it is ever executed."""
+"""Single images of a folder: which are read, as what, and how one is refused."""
 
-import gzip
-import hashlib
 import io
 import os
 import pickle
 import struct
-import tarfile
-import urllib.request
-import zipfile
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import save_file
 
-from prunus.data.dataset import SPLITS, DataError, Split, load, save
-from prunus.sources import image_folder, published
-
-NOWHERE = Path("nowhere")
-
-
-class Touch:
-    """Its pickle makes a file when it is loaded."""
-
-    def __init__(self, marker: Path):
-        self.marker = marker
-
-    def __reduce__(self):
-        return Path.touch, (self.marker,)
+from hostile import Touch, refusal
+from image_files import NOWHERE, SIDE, decoded, encoded, images_in, names, paint, paint_classes, put, read, refused
+from prunus.data.dataset import DataError, load, save
+from prunus.sources import image_folder
+from small_data import in_every_split
 
 
-@pytest.fixture
-def marker(tmp_path):
-    """A file that hostile content would make; the bait itself is tried first."""
-    marker = tmp_path / "executed"
-    pickle.loads(pickle.dumps(Touch(marker)))
-    assert marker.exists()
-    marker.unlink()
-    return marker
+def test_the_centred_square_is_resized(tmp_path):
+    paint_classes(tmp_path, 1)
+    wide = np.zeros((10, 30, 3), np.uint8)
+    wide[:, 10:20] = 250
+    Image.fromarray(wide).save(tmp_path / "red" / "0.png")
+    image = images_in(tmp_path, 5).train.images[2]
+    assert (image[:, :, 1:-1] == 250).all()  # the outermost pixels take in a little of what lies beside the square
+    assert (image > 200).all()
 
 
-@pytest.fixture
-def serves(monkeypatch):
-    """A function: every download is answered with these bytes."""
-
-    def serve(content: bytes):
-        class Answer(io.BytesIO):
-            headers = {"Content-Length": str(len(content))}
-            length, url = len(content), "https://localhost/"
-
-        monkeypatch.setattr(urllib.request, "urlopen", lambda *args, **options: Answer(content))
-
-    return serve
-
-
-def thrice(split: Split) -> dict[str, Split]:
-    return {name: Split(split.images.clone(), split.labels.clone()) for name in SPLITS}
-
-
-def refusal(call, *args) -> str:
-    with pytest.raises(DataError) as caught:
-        call(*args)
-    message = str(caught.value)
-    assert message.isprintable() and len(message) < 1500
-    return message
+def test_other_modes_become_rgb_and_photographs_stand_upright(tmp_path):
+    paint_classes(tmp_path, 1)
+    paint(tmp_path / "red" / "0.png", 77, mode="L")
+    paint(tmp_path / "red" / "1.png", (10, 20, 30, 0), mode="RGBA")
+    palette = Image.new("P", (6, 6), 1)
+    palette.putpalette([0, 0, 0, 40, 50, 60])
+    palette.save(tmp_path / "red" / "2.png", transparency=bytes([255, 128]))
+    lying = np.zeros((8, 8, 3), np.uint8)
+    lying[:, :4] = 255
+    rotated = Image.Exif()
+    rotated[0x0112] = 6  # turn clockwise by 90 degrees to view
+    Image.fromarray(lying).save(tmp_path / "red" / "3.png", exif=rotated)
+    images = images_in(tmp_path, 8).train.images[2:]
+    assert [tuple(image[:, 0, 0].tolist()) for image in images[:3]] == [(77, 77, 77), (10, 20, 30), (40, 50, 60)]
+    assert (images[3][:, :4] == 255).all() and (images[3][:, 4:] == 0).all()
 
 
-def traversing_tar(to: Path) -> bytes:
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w:gz") as archive:
-        for name in (f"../../../{to.name}", str(to), "cifar-10-batches-py/data_batch_1"):
-            entry = tarfile.TarInfo(name)
-            entry.size = 4
-            archive.addfile(entry, io.BytesIO(b"evil"))
-    return content.getvalue()
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".gif", ".bmp", ".tif", ".webp"])
+@pytest.mark.parametrize("share", [0, 0.1, 0.5])
+def test_truncated_image(tmp_path, suffix, share):
+    path = paint_classes(tmp_path, 2) / "green" / f"noise{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    message = refused(tmp_path)
+    assert message.startswith(f"{path}: cannot be read as an image")
 
 
-# What torchvision downloads and unpickles
+def test_text_named_as_an_image(tmp_path):
+    path = paint_classes(tmp_path, 1) / "green" / "note.png"
+    path.write_text("not an image")
+    assert names(path, refused(tmp_path))
 
 
-@pytest.mark.parametrize(("name", "folder"), [("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python")])
-def test_a_pickle_that_is_not_the_published_one_is_never_loaded(tmp_path, marker, serves, name, folder):
-    serves(b"")
-    (tmp_path / folder).mkdir()
-    from torchvision import datasets as theirs
-
-    dataset = getattr(theirs, published.TORCHVISION_NAMES[name])
-    for file, _ in [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], "")]:
-        (tmp_path / folder / file).write_bytes(pickle.dumps(Touch(marker)))
-    message = refusal(published.read, name, tmp_path, NOWHERE, 0)
-    assert message.startswith(str(tmp_path / folder)) and "is missing or damaged" in message
-    assert not marker.exists()
+@pytest.mark.parametrize("limit", [70, 50])  # 120 pixels: above the limit PIL warns, above twice the limit it refuses
+def test_image_bomb(tmp_path, monkeypatch, limit):
+    paint_classes(tmp_path, 1)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    message = refused(tmp_path)
+    assert names(tmp_path / "blue" / "0.png", message) and f"more than {limit} pixels" in message
 
 
-@pytest.mark.parametrize("where", ["downloaded", "found"])
-def test_a_tampered_archive_is_refused_before_it_is_unpacked(tmp_path, serves, where, monkeypatch):
-    escaped, raw = tmp_path / "escaped", tmp_path / "a" / "b" / "raw"
-    archive = traversing_tar(escaped)
-    serves(archive)
-    raw.mkdir(parents=True)
-    if where == "found":
-        (raw / "cifar-10-python.tar.gz").write_bytes(archive)
-    monkeypatch.setattr(tarfile.TarFile, "extractall", lambda *args, **options: pytest.fail("was unpacked"))
-    message = refusal(published.read, "cifar10", raw, NOWHERE, 0)
-    assert message.startswith(str(raw / "cifar-10-batches-py")) and "could not be downloaded" in message
-    assert not escaped.exists() and not (raw / "cifar-10-batches-py").exists()
+def test_sixteen_bit_image(tmp_path):
+    path = paint_classes(tmp_path, 1) / "green" / "deep.png"
+    Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(path)
+    message = refused(tmp_path)
+    assert names(path, message) and "8 bits" in message
 
 
-def archives() -> dict[str, bytes]:
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("../train-images-idx3-ubyte", b"x" * 1000)
-    whole = gzip.compress(struct.pack(">IIII", 2051, 1, 28, 28) + bytes(784))
-    return {
-        "another": whole,
-        "truncated": whole[:30],
-        "zip": packed.getvalue(),
-        "empty": b"",
-        "bomb": gzip.compress(bytes(10**7)),
-    }
-
-
-@pytest.mark.parametrize("kind", archives())
-def test_a_download_that_is_not_the_published_one(tmp_path, serves, kind):
-    serves(archives()[kind])
-    message = refusal(published.read, "mnist", tmp_path, NOWHERE, 0)
-    assert "train-images-idx3-ubyte: is missing or damaged and could not be downloaded" in message
-    assert not list(tmp_path.rglob("*ubyte"))
-
-
-def test_what_an_old_torchvision_left_is_not_read(tmp_path, marker, serves):
-    serves(b"")
-    processed = tmp_path / "MNIST" / "processed"
-    processed.mkdir(parents=True)
-    for file in ("training.pt", "test.pt"):
-        torch.save(Touch(marker), processed / file)
-    assert "could not be downloaded" in refusal(published.read, "mnist", tmp_path, NOWHERE, 0)
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize(
-    "claim", [(2051, 2**31 - 1, 2**31 - 1, 28), (2051, 1, 1, 1), (0x0801, 5, 5, 5), (2**32 - 1,) * 4]
-)
-def test_an_idx_file_that_claims_anything_else_than_was_published(tmp_path, claim):
-    folder = tmp_path / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    for file in published.IDX_MD5["MNIST"]:
-        (folder / file).write_bytes(struct.pack(">IIII", *claim) + bytes(100))
-    message = refusal(published.read, "mnist", tmp_path, NOWHERE, 0)
-    assert message.startswith(f"{folder / 'train-images-idx3-ubyte'}: is not the published file")
-
-
-# An image folder
+# Hostile images
 
 
 @pytest.fixture
@@ -168,14 +89,7 @@ def images(tmp_path):
     return tmp_path / "images"
 
 
-def images_in(folder: Path, side: int = 8):
-    """The images of a folder, decoded."""
-    source = published.read("image_folder", NOWHERE, folder, side)
-    everything = torch.arange(len(source.train.labels))
-    return replace(source, train=Split(source.train.images[everything], source.train.labels))
-
-
-def png(width: int, height: int) -> bytes:
+def png_claiming(width: int, height: int) -> bytes:
     """A PNG file that says it has so many pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
@@ -198,10 +112,10 @@ def image_of(kind: str, **options) -> bytes:
 
 
 HOSTILE_IMAGES = {
-    "bomb": png(60_000, 60_000),
-    "largest": png(2**31 - 1, 2**31 - 1),
-    "zero size": png(0, 0),
-    "no pixels": png(30, 30),
+    "bomb": png_claiming(60_000, 60_000),
+    "largest": png_claiming(2**31 - 1, 2**31 - 1),
+    "zero size": png_claiming(0, 0),
+    "no pixels": png_claiming(30, 30),
     "empty": b"",
     "text": b"these are no pixels",
     "truncated jpeg": image_of("JPEG")[:300],
@@ -215,14 +129,14 @@ HOSTILE_IMAGES = {
 @pytest.mark.parametrize("kind", HOSTILE_IMAGES)
 def test_what_is_no_image_of_a_bearable_size(images, kind):
     (images / "cats" / "bad.png").write_bytes(HOSTILE_IMAGES[kind])
-    assert refusal(images_in, images).startswith(f"{images / 'cats' / 'bad.png'}: ")
+    assert refused(images).startswith(f"{images / 'cats' / 'bad.png'}: ")
 
 
 def test_no_interpreter_is_given_what_calls_itself_an_image(images, marker, monkeypatch):
     monkeypatch.setattr(os, "system", lambda *args: pytest.fail("a program was run"))
     monkeypatch.setattr("subprocess.Popen", lambda *args, **options: pytest.fail("a program was run"))
     (images / "cats" / "bad.png").write_bytes(postscript(marker))
-    assert refusal(images_in, images).startswith(f"{images / 'cats' / 'bad.png'}: cannot be read as an image")
+    assert refused(images).startswith(f"{images / 'cats' / 'bad.png'}: cannot be read as an image")
     assert not marker.exists()
 
 
@@ -241,12 +155,12 @@ def test_what_is_no_file_does_not_hang(images, kind, name):
         os.mkfifo(path)
     else:
         path.symlink_to({"device": "/dev/zero", "loop": path, "dangling": images / "nowhere"}[kind])
-    assert refusal(images_in, images).startswith(f"{path}: ")
+    assert refused(images).startswith(f"{path}: ")
 
 
 def test_folders_in_a_circle_end(images):
     (images / "cats" / "again").symlink_to(images)
-    assert refusal(images_in, images).startswith(f"{images / 'cats' / 'again'}: is a link to a folder")
+    assert refused(images).startswith(f"{images / 'cats' / 'again'}: is a link to a folder")
 
 
 def test_an_image_may_be_a_link(images, tmp_path):
@@ -260,7 +174,7 @@ def test_an_image_may_be_a_link(images, tmp_path):
 )
 def test_a_name_cannot_break_or_disguise_the_line(images, name):
     (images / "cats" / f"{name}.png").write_bytes(b"")
-    assert "cannot be read as an image" in refusal(images_in, images)
+    assert "cannot be read as an image" in refused(images)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +184,7 @@ def test_a_class_may_have_any_name_and_reaches_the_prepared_file(images, tmp_pat
     (images / "cats").rename(images / name)
     source = images_in(images)
     assert name in source.classes
-    save(tmp_path / "prepared", "image_folder", thrice(source.train), source.classes)
+    save(tmp_path / "prepared", "image_folder", in_every_split(source.train), source.classes)
     assert load(tmp_path / "prepared", "cpu").classes == source.classes
 
 
@@ -281,125 +195,129 @@ def test_annotations_cannot_leave_the_folder(images, tmp_path, file):
     (tmp_path / "train").rename(tmp_path / "tiny" / "train")
     table = tmp_path / "tiny" / "val" / image_folder.ANNOTATIONS
     table.write_text(f"{file}\tcats\t0\t0\t1\t1\n")
-    assert refusal(images_in, tmp_path / "tiny").startswith(f"{table}, line 1: {file!r} is no name of a file")
+    assert refused(tmp_path / "tiny").startswith(f"{table}, line 1: {file!r} is no name of a file")
 
 
 def test_more_pixels_than_memory_holds(images):
     for name in ("cats", "dogs"):
         (images / name / "b.png").symlink_to(images / name / "a.png")
-    message = refusal(images_in, images, 2**30)
+    message = refusal(images_in, images, 2**30, error=DataError)
     assert message.startswith(
         "data.image_folder.side: 4 images of 1073741824 x 1073741824 pixels do not fit into memory"
     )
 
 
-# The prepared file
+# Bits per channel
 
 
-@pytest.fixture
-def prepared(tmp_path):
-    """The path of a good prepared file, its tensors and its metadata."""
-    path = tmp_path / "dataset.safetensors"
-    split = Split(torch.arange(8 * 9).reshape(8, 1, 3, 3).byte(), torch.arange(8) % 2)
-    save(path, "some", thrice(split), ("a", "b"))
-    with safe_open(path, framework="pt") as file:
-        return path, {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+def png(depth: int, colour_type: int, channels: int) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = (b"\0" + b"\x55" * (depth * channels)) * 8  # eight pixels of `depth` bits are `depth` bytes
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, depth, colour_type, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
-LABELS = torch.arange(8) % 2
-WRONG_TENSORS = {
-    "images of floats": {"train_images": torch.zeros(8, 1, 3, 3)},
-    "images without a channel": {"train_images": torch.zeros(8, 3, 3, dtype=torch.uint8)},
-    "more channels than means": {"train_images": torch.zeros(8, 3, 3, 3, dtype=torch.uint8)},
-    "no images": {"train_images": torch.zeros(0, 1, 3, 3, dtype=torch.uint8), "train_labels": LABELS[:0]},
-    "splits of two sizes": {"validation_images": torch.zeros(8, 1, 4, 4, dtype=torch.uint8)},
-    "too few labels": {"train_labels": LABELS[:7]},
-    "a label out of range": {"train_labels": LABELS + 1},
-    "a negative label": {"validation_labels": LABELS - 1},
-    "labels of another type": {"train_labels": LABELS.to(torch.int32)},
-    "a deviation of 0": {"std": torch.zeros(1)},
-    "a mean that is no number": {"mean": torch.tensor([float("nan")])},
-    "a mean of another type": {"mean": torch.zeros(1, dtype=torch.float64)},
+def tiff(bits: int) -> bytes:
+    """RGB of 8x8 pixels, not compressed."""
+    pixels = b"\x55" * (8 * 8 * 3 * bits // 8)
+    tags = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 3, 8), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 1, 14), (277, 3, 1, 3), (278, 3, 1, 8), (279, 4, 1, len(pixels))]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    head = b"II*\0" + struct.pack("<I", 14 + len(pixels)) + struct.pack("<3H", *[bits] * 3)
+    return head + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def ppm(kind: str, largest: int) -> bytes:
+    samples = 64 * (3 if kind in ("P3", "P6") else 1)
+    sample = b"5 " if kind in ("P2", "P3") else b"\x05" * (2 if largest > 255 else 1)
+    return f"{kind}\n8 8\n{largest}\n".encode() + sample * samples
+
+
+DEEP = {
+    "grey.png": png(16, 0, 1),
+    "rgb.png": png(16, 2, 3),
+    "grey-alpha.png": png(16, 4, 2),
+    "rgba.png": png(16, 6, 4),
+    "rgb.tif": tiff(16),
+    "rgb.ppm": ppm("P6", 65535),
+    "odd.ppm": ppm("P6", 1000),
+    "plain.ppm": ppm("P3", 1000),
+    "grey.pgm": ppm("P5", 65535),
+    "plain.pgm": ppm("P2", 300),
+}
+SHALLOW = {
+    "1.png": png(1, 0, 1),
+    "4.png": png(4, 0, 1),
+    "8.png": png(8, 2, 3),
+    "rgba.png": png(8, 6, 4),
+    "rgb.tif": tiff(8),
+    "rgb.ppm": ppm("P6", 255),
+    "odd.ppm": ppm("P6", 100),
+    "plain.ppm": ppm("P3", 255),
+    "grey.pgm": ppm("P5", 100),
+    "rgb.bmp": encoded("BMP", mode="RGB"),
+    "two colours.bmp": encoded("BMP", mode="1", level=1),
+    "rgb.jpg": encoded("JPEG", mode="RGB"),
 }
 
 
-def check_prepared(path):
-    message = refusal(load, path, "cpu")
-    assert message.startswith(f"{path}: is damaged (")
-    assert message.endswith("; `python stages/prepare_data.py` makes it again")
+@pytest.mark.parametrize("name", DEEP)
+def test_more_than_eight_bits_per_channel(tmp_path, name):
+    put(tmp_path, "cat/a.png", "dog/a.png")
+    put(tmp_path, f"dog/{name}", content=DEEP[name])
+    with Image.open(tmp_path / "dog" / name) as image:
+        image.load()  # PIL has no complaint
+    said = f"{tmp_path / 'dog' / name}: has more than 8 bits per channel; convert it to 8 bits"
+    assert refused(tmp_path) == said
 
 
-@pytest.mark.parametrize("what", WRONG_TENSORS)
-def test_tensors_that_the_stage_never_writes(prepared, what):
-    path, tensors, metadata = prepared
-    save_file(tensors | WRONG_TENSORS[what], path, metadata)
-    check_prepared(path)
+def test_at_most_eight_bits_per_channel(tmp_path):
+    put(tmp_path, "cat/a.png")
+    for name, content in SHALLOW.items():
+        put(tmp_path, f"dog/{name}", content=content)
+    assert len(decoded(read(tmp_path))) == 1 + len(SHALLOW)
 
 
-@pytest.mark.parametrize("missing", ["train_images", "validation_labels", "mean", "std"])
-def test_a_tensor_is_missing(prepared, missing):
-    path, tensors, metadata = prepared
-    save_file({name: tensor for name, tensor in tensors.items() if name != missing}, path, metadata)
-    check_prepared(path)
+# Decoding
 
 
-@pytest.mark.parametrize(
-    "about", ["", "{", "[]", '{"classes": "ab"}', '{"classes": []}', '{"classes": [1, 2]}', "[" * 10**5]
-)
-def test_metadata_that_the_stage_never_writes(prepared, about):
-    path, tensors, _ = prepared
-    save_file(tensors, path, {"prunus": about})
-    check_prepared(path)
+@pytest.fixture
+def noise(tmp_path):
+    """150 images of many sizes and kinds."""
+    rng = np.random.default_rng(0)
+    for n in range(150):
+        pixels = rng.integers(0, 256, (*rng.integers(5, 40, 2), 3), np.uint8)
+        (tmp_path / "ab"[n % 2]).mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "ab"[n % 2] / f"{n:03}.{('png', 'jpg', 'webp', 'gif')[n % 4]}")
+    return tmp_path
 
 
-def headers() -> dict[str, bytes]:
-    entry = b'{"mean":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]}}'
-    return {
-        "length beyond the file": struct.pack("<Q", 2**63) + b"{}",
-        "length of a gigabyte": struct.pack("<Q", 10**9) + b"{}",
-        "length of 99 megabytes": struct.pack("<Q", 99 * 10**6) + b"{}",
-        "shape beyond the data": struct.pack("<Q", len(entry % (2**40, 2**42))) + entry % (2**40, 2**42),
-        "no JSON": struct.pack("<Q", 8) + b"\xff" * 8,
-        "brackets": struct.pack("<Q", 10**5) + b"[" * 10**5,
-        "pickle": pickle.dumps(Touch(NOWHERE)),
-        "nothing": b"",
-    }
+def test_many_cores_decode_what_one_does(noise, monkeypatch):
+    images = []
+    for cores in (1, 2, 16):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        images.append(decoded(read(noise)))
+    assert torch.equal(images[0], images[1]) and torch.equal(images[0], images[2])
+    one_by_one = [image_folder._decoded(noise / name, SIDE) for name in read(noise).names]
+    assert np.array_equal(np.stack(one_by_one), images[0].numpy())
 
 
-@pytest.mark.parametrize("what", headers())
-def test_a_header_that_lies(tmp_path, what):
-    (tmp_path / "file").write_bytes(headers()[what])
-    check_prepared(tmp_path / "file")
+def test_the_first_damaged_image_is_named_whoever_finds_one_first(noise, monkeypatch):
+    names = read(noise).names
+    for name in (names[140], names[40], names[100]):
+        (noise / name).write_bytes(b"damaged")
+    for cores in (1, 16):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        assert refused(noise).startswith(f"{noise / names[40]}: ")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9, 0.999])
-def test_a_truncated_file(prepared, share):
-    path = prepared[0]
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    check_prepared(path)
-
-
-# Weights from torchvision
-
-
-def test_weights_that_are_not_the_published_ones_are_never_unpickled(tmp_path, marker, monkeypatch):
-    from prunus import networks
-
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch, "load", lambda *args, **options: pytest.fail("was unpickled"))
-    (tmp_path / "checkpoints").mkdir()
-    file = tmp_path / "checkpoints" / "resnet18-f37072fd.pth"
-    torch.save(Touch(marker), file)
-    with pytest.raises(networks.NetworkError, match="resnet18-f37072fd.pth.*the file is not the published one"):
-        networks.build("resnet18", 3, 32, 10, pretrained=True)
-    assert not marker.exists()
-
-
-def test_published_weights_are_known_by_their_hash(tmp_path):
-    from prunus.networks.pretrained import is_published
-
-    digest = hashlib.sha256(b"weights").hexdigest()
-    for name, good in ((digest[:8], True), ("00000000", False)):
-        (tmp_path / f"net-{name}.pth").write_bytes(b"weights")
-        assert is_published(tmp_path / f"net-{name}.pth") == good
+def test_images_are_read_by_number_and_in_any_order(noise):
+    source = read(noise)
+    chosen = torch.tensor([120, 3, 77])
+    assert torch.equal(source.train.images[chosen], decoded(source)[chosen])
