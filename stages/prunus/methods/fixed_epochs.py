@@ -14,4 +14,4 @@ class Settings(PQSettings, ScoredSettings, FixedEpochsSettings):
 
 
 def recipe(settings: Settings) -> Recipe:
-    return Recipe(settings.score_of, settings.amount, settings.scope, settings.rewind, settings.stop)
+    return Recipe(settings.score_of, settings.amount, settings.scope, settings.rewind, settings.stop_rule)

@@ -43,4 +43,4 @@ def recipe(settings: Settings) -> Recipe:
             }
         return norms
 
-    return Recipe(score, settings.amount, settings.scope, settings.rewind, settings.stop, structure="channel")
+    return Recipe(score, settings.amount, settings.scope, settings.rewind, settings.stop_rule, structure="channel")

@@ -213,4 +213,4 @@ def recipe(settings: Settings) -> Recipe:
         kept = eliminate(pruned, groups, alive, images, settings, candidates.seed, candidates.iteration)
         return channels.expand(groups, kept, candidates.masks)
 
-    return Recipe(None, None, None, settings.rewind, settings.stop, select=select)
+    return Recipe(None, None, None, settings.rewind, settings.stop_rule, select=select)

@@ -243,4 +243,4 @@ def recipe(settings: Settings) -> Recipe:
     def sparsify(candidates: Candidates, network: nn.Module) -> HalfSpace:
         return HalfSpace(network, candidates.groups, candidates.masks, settings, candidates.iteration)
 
-    return Recipe(None, None, None, settings.rewind, settings.stop, sparsify=sparsify)
+    return Recipe(None, None, None, settings.rewind, settings.stop_rule, sparsify=sparsify)

@@ -57,4 +57,4 @@ def recipe(settings: Settings) -> Recipe:
         network = candidates.networks("current")
         return second_order(network, candidates.groups, *candidates.sample(settings.samples))
 
-    return Recipe(score, settings.amount, settings.scope, settings.rewind, settings.stop, structure="channel")
+    return Recipe(score, settings.amount, settings.scope, settings.rewind, settings.stop_rule, structure="channel")

@@ -196,4 +196,4 @@ def recipe(settings: Settings) -> Recipe:
             network, candidates.groups, candidates.masks, images, settings, candidates.seed, candidates.iteration
         )
 
-    return Recipe(None, None, settings.scope, settings.rewind, settings.stop, select=select)
+    return Recipe(None, None, settings.scope, settings.rewind, settings.stop_rule, select=select)

@@ -60,7 +60,7 @@ def iterated(settings: IteratedSettings, score: Callable[[Candidates], Weights])
         settings.amount,
         settings.scope,
         settings.rewind,
-        settings.stop,
+        settings.stop_rule,
         structure=settings.structure,
         looks_at="initial",
         steps=settings.steps,
