@@ -10,6 +10,7 @@ python stages/evaluate.py --seed 0 --method sap
 
 import argparse
 import copy
+import json
 import os
 from pathlib import Path
 
@@ -170,7 +171,7 @@ def main() -> None:
                     "distance": metrics["distance"],
                     "epsilon": metrics["epsilon"],
                     "rewind": metrics["settings"]["rewind"],
-                    "recipe": ", ".join(f"{key} {value}" for key, value in metrics["settings"].items()),
+                    "recipe": json.dumps(metrics["settings"], sort_keys=True),
                 }
             )
         recorder.measured |= {"latency": latencies, "test_images": len(labels)}
