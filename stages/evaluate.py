@@ -20,10 +20,10 @@ import prunus  # noqa: F401 - first: what it sets up counts from here on
 import torch
 
 from prunus import channels, networks
+from prunus.evaluation.images import load_test
 from prunus.evaluation.latency import latency
 from prunus.evaluation.layers import LAYER_COLUMNS, layer_table
 from prunus.evaluation.macs import multiply_accumulates
-from prunus.evaluation.test_images import load_test
 from prunus.networks import checkpoint
 from prunus.run.device import open_device
 from prunus.run.errors import StageError, one_line_errors

@@ -22,9 +22,9 @@ import prune_iteration
 import reference_flow
 from prunus import masks as masking
 from prunus import networks
+from prunus.evaluation.images import load_test
 from prunus.evaluation.layers import layer_table
 from prunus.evaluation.macs import multiply_accumulates
-from prunus.evaluation.test_images import load_test
 from prunus.networks import checkpoint
 from prunus.run.errors import StageError
 from prunus.study import layout
