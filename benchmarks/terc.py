@@ -143,15 +143,11 @@ def same_selections(bench: Bench, predictor: str, make: Callable[[int, int], Lay
     samples = QUICK_SAMPLES if bench.quick else SMALL_SAMPLES
     layer, case = make(units, samples), f"{predictor}, {make.__name__}, {units} units"
     visits = mi_order(layer, predictor)
-    kept = bench.compare(
-        case,
-        {
-            "terc": lambda: ours(layer, predictor),
-            "sequential": lambda: Sequential(layer.features, layer.target, predictor).select(visits),
-        },
-        runs=1,
-        warmup=0,
-    )
+    variants = {
+        "terc": lambda: ours(layer, predictor),
+        "sequential": lambda: Sequential(layer.features, layer.target, predictor).select(visits),
+    }
+    kept = bench.compare(case, variants, runs=1, warmup=0)
     if kept["terc"] != kept["sequential"]:
         raise AssertionError(f"{case}: terc keeps {kept['terc']}, the sequential peer {kept['sequential']}")
     bench.ratio(case, "sequential", "terc")
