@@ -5,21 +5,23 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from prunus.run import errors, gpus
 from prunus.run import record as record_module
+from prunus.run.code import STAGES
 from prunus.run.device import open_device
-from prunus.run.record import AS_STARTED, Recorder
+from prunus.run.record import AS_STARTED, Obeys, Recorder
 from prunus.study import layout, params
 
 
 def test_a_record_says_what_made_a_run(folder):
     path = layout.record("seed0", "dense")
     with (
-        Recorder(path, torch.device("cpu"), threads=1, seeds={"order": 3}) as recorder,
+        Recorder(path, device=torch.device("cpu"), threads=1, seeds={"order": 3}) as recorder,
         recorder.clock.time("train"),
     ):
         pass
@@ -72,11 +74,13 @@ def test_a_failed_stage_leaves_a_note_and_no_record_until_it_is_run_again(folder
 def test_what_is_edited_while_plain_dvc_runs_a_stage_ends_it(folder, monkeypatch):
     code = folder / "code.py"
     code.touch()
-    monkeypatch.setattr(record_module, "loaded_code", lambda: [str(code)])
-    monkeypatch.setattr(params, "edited", lambda: [])
+    monkeypatch.setattr(record_module, "STARTED", code.stat().st_ctime_ns)
+    monkeypatch.setattr(params, "edited", lambda keys, before: [])
+    obeys = Obeys(code, ["training"], SimpleNamespace())
 
     def run():
-        with Recorder(RECORD):
+        time.sleep(0.01)  # so that the clock of the file system has gone on
+        with Recorder(RECORD, obeys):
             os.utime(code, (1, code.stat().st_mtime + 1))
 
     run()  # by hand: nobody takes note of the code
@@ -85,6 +89,8 @@ def test_what_is_edited_while_plain_dvc_runs_a_stage_ends_it(folder, monkeypatch
     with pytest.raises(errors.StageError, match=r"code\.py was edited while this stage ran"):
         run()
     assert not RECORD.exists() and note()["kind"] == "error"
+    with Recorder(RECORD):  # nothing is said of what it runs by
+        os.utime(code)
     monkeypatch.setenv(AS_STARTED, str(time.time_ns() + 10**9))
     run()  # edited after it was read: what started the stage has put down what it read
     RECORD.unlink()
@@ -93,9 +99,14 @@ def test_what_is_edited_while_plain_dvc_runs_a_stage_ends_it(folder, monkeypatch
         run()
     assert note()["kind"] == "error"
     monkeypatch.delenv(AS_STARTED)
-    monkeypatch.setattr(params, "edited", lambda: ["training.epochs"])
-    with pytest.raises(errors.StageError, match="training.epochs was edited"), Recorder(RECORD):
+    monkeypatch.setattr(params, "edited", lambda keys, before: keys)
+    with pytest.raises(errors.StageError, match="training was edited"), Recorder(RECORD, obeys):
         pass
+
+
+def test_the_code_of_a_stage_is_its_own_methods_and_no_others():
+    names = [path.name for path in Obeys(STAGES / "pretrain.py", ["study", "methods.sap"], SimpleNamespace()).code]
+    assert {"pretrain.py", "sap.py", "loop.py"} <= set(names) and "oto.py" not in names
 
 
 def test_two_processes_of_one_stage_take_turns(tmp_path, monkeypatch):
@@ -124,7 +135,7 @@ def test_a_stage_computes_on_the_gpu_it_was_given_or_leases_one(folder, monkeypa
     monkeypatch.setattr(gpus, "held", lambda: "GPU-6f")
     device = open_device("auto", 1)
     assert device == torch.device("cuda", 1)
-    with Recorder(RECORD, device):
+    with Recorder(RECORD, device=device):
         pass
     record = json.loads(RECORD.read_text())
     assert (record["gpu"], record["device"], record["peak_gpu_bytes"]) == ("GPU-6f", "GPU at 1", 5)

@@ -14,6 +14,7 @@ import yaml
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+import chain_reference
 import evaluate
 import evaluate_dense
 import prepare_data
@@ -57,6 +58,8 @@ def study(tmp_path_factory):
         run(prepare_data)
         run(pretrain, "--seed", 0)
         run(reference_flow, "--seed", 0)
+        for method in CHAINS:
+            run(chain_reference, "--seed", 0, "--method", method)
         for method, t in itertools.product(CHAINS, (1, 2)):
             run(prune_iteration, "--seed", 0, "--method", method, "--iteration", t)
         yield run, content

@@ -17,10 +17,12 @@ from prunus.study.reading import parse
 
 MADE_BY = "python stages/pretrain.py --seed 0"
 FLOW = "python stages/reference_flow.py --seed 0"
+REFERENCES = [f"python stages/chain_reference.py --seed 0 --method {method}" for method in ("sap", "incop_gf")]
 PRUNE = "python stages/prune_iteration.py --seed 0 --method sap --iteration 1"
+PRUNE_BY_FLOW = "python stages/prune_iteration.py --seed 0 --method incop_gf --iteration 1"
 EVALUATE_DENSE = "python stages/evaluate_dense.py --seed 0"
 EVALUATE = "python stages/evaluate.py --seed 0 --method sap"
-STAGES = ["python stages/prepare_data.py", MADE_BY, FLOW, PRUNE, EVALUATE_DENSE, EVALUATE]
+STAGES = ["python stages/prepare_data.py", MADE_BY, FLOW, *REFERENCES, PRUNE, EVALUATE_DENSE, EVALUATE]
 
 
 def call(command: str, monkeypatch) -> None:
@@ -85,7 +87,8 @@ READERS = [
     (FLOW, layout.dense(0) / "metrics.json", MADE_BY),
     (PRUNE, layout.dense(0) / "network.safetensors", MADE_BY),
     (PRUNE, layout.dense(0) / "initial.safetensors", MADE_BY),
-    (PRUNE, layout.reference_flow(0), FLOW),
+    (REFERENCES[1], layout.reference_flow(0), FLOW),
+    (PRUNE_BY_FLOW, layout.chain_reference(0, "incop_gf"), REFERENCES[1]),
     (EVALUATE_DENSE, layout.DATASET, "python stages/prepare_data.py"),
     (EVALUATE_DENSE, layout.dense(0) / "network.safetensors", MADE_BY),
     (EVALUATE, layout.DATASET, "python stages/prepare_data.py"),

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+import chain_reference
 import prepare_data
 import prepare_transfer
 import pretrain
@@ -23,7 +24,7 @@ from hostile import Killed
 from prunus.data.batches import batches_per_epoch
 from prunus.data.dataset import load
 from prunus.run import errors
-from prunus.run.record import STAGES
+from prunus.run.code import STAGES
 from prunus.study import layout
 from prunus.training.resuming import Resume
 
@@ -43,9 +44,9 @@ class Project:
         count = {"save": 0, "finish": 0}
 
         class Watched(Resume):
-            def __init__(watched, recorder, params, inputs):
+            def __init__(watched, recorder, inputs):
                 self.inputs[script.__name__] = list(inputs)
-                super().__init__(recorder, params, inputs)
+                super().__init__(recorder, inputs)
 
             def save(watched, *state):
                 super().save(*state)
@@ -92,6 +93,8 @@ def project(folder, monkeypatch):
     project.run(prepare_data)
     project.run(pretrain, "--seed", 0)
     project.run(reference_flow, "--seed", 0)
+    for method in ("sap", "incop_gf", "oto", "imp_channels"):
+        project.run(chain_reference, "--seed", 0, "--method", method)
     return project
 
 

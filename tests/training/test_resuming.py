@@ -4,10 +4,9 @@ not used."""
 import errno
 import json
 import random
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,8 +17,7 @@ from hostile import Killed
 from prunus import channels, networks
 from prunus import masks as masking
 from prunus.methods.oto import HalfSpace, Settings
-from prunus.run import record as record_module
-from prunus.run.record import Recorder
+from prunus.run.record import Obeys, Recorder
 from prunus.study import layout
 from prunus.study.schema import Sgd
 from prunus.training import resuming
@@ -128,7 +126,7 @@ class Case:
                 rewind="trained",
             )
             options["sparsifier"] = HalfSpace(network, groups, masks, settings)
-        recorder = Recorder(RECORD, CPU, 1)
+        recorder = Recorder(RECORD, device=CPU, threads=1)
         outcome = train(
             network,
             masks,
@@ -139,7 +137,7 @@ class Case:
             seed=1,
             clock=recorder.clock,
             label="test",
-            resume=resume and resume(recorder, "settings", []),
+            resume=resume and resume(recorder, []),
             **options,
         )
         end = {"network": network.state_dict(), "kept": outcome.kept or {}}
@@ -215,10 +213,10 @@ def test_seconds_of_epochs_that_count_are_booked_and_where_it_went_on_is_recorde
         facts = json.loads(file.metadata()["facts"])
     assert facts["resumed_after_epochs"] == [1]
     assert set(facts["seconds"]) == {"train", "evaluation", "flow", "checkpoint"}
-    recorder = Recorder(RECORD, CPU, 1)
+    recorder = Recorder(RECORD, device=CPU, threads=1)
     with recorder:
         recorder.clock.seconds["prune"] = 5.0
-        Resume(recorder, "settings", [])
+        Resume(recorder, [])
     record = json.loads(RECORD.read_text())
     assert record["resumed_after_epochs"] == [1, 3]
     total = record["seconds"].pop("total")
@@ -228,18 +226,21 @@ def test_seconds_of_epochs_that_count_are_booked_and_where_it_went_on_is_recorde
 
 
 def test_a_record_of_an_undisturbed_run_says_so(folder):
-    with Recorder(RECORD, CPU, 1) as recorder:
-        Resume(recorder, "settings", [])
+    with Recorder(RECORD, device=CPU, threads=1) as recorder:
+        Resume(recorder, [])
     assert json.loads(RECORD.read_text())["resumed_after_epochs"] == []
 
 
 def test_what_decides_the_numbers_is_in_the_fingerprint(folder, monkeypatch):
     (folder / "input").write_text("one")
+    (folder / "stage.py").write_text("x = 1")
 
-    def found(record=RECORD, params="settings", threads=1, seed=0):
-        return fingerprint(Recorder(record, CPU, threads, {"order": seed}), params, [Path("input"), Path("absent")])
+    def found(record=RECORD, epochs=3, threads=1, seed=0):
+        params = SimpleNamespace(training=SimpleNamespace(epochs=epochs))
+        obeys = Obeys(folder / "stage.py", ["training.epochs"], params)
+        return fingerprint(Recorder(record, obeys, CPU, threads, {"order": seed}), [Path("input"), Path("absent")])
 
-    seen = [found(), found(layout.record("seed1", "dense")), found(params="others"), found(threads=2), found(seed=1)]
+    seen = [found(), found(layout.record("seed1", "dense")), found(epochs=4), found(threads=2), found(seed=1)]
     assert found() == seen[0]
     for name, value in (("versions", {"torch": "0"}), ("processor", "another")):
         with monkeypatch.context() as patch:
@@ -249,14 +250,7 @@ def test_what_decides_the_numbers_is_in_the_fingerprint(folder, monkeypatch):
     seen.append(found())
     (folder / "absent").touch()
     seen.append(found())
-    module = ModuleType("prunus.fresh")
-    module.__file__ = str(folder / "stages" / "fresh.py")
-    monkeypatch.setitem(sys.modules, "prunus.fresh", module)
-    (folder / "stages").mkdir()
-    Path(module.__file__).write_text("x = 1")
-    monkeypatch.setattr(record_module, "STAGES", folder / "stages")
-    seen.append(found())
-    Path(module.__file__).write_text("x = 2")
+    (folder / "stage.py").write_text("x = 2")
     seen.append(found())
     assert len(set(seen)) == len(seen)
 
@@ -287,12 +281,12 @@ def test_truncated_or_with_a_flipped_bit_it_is_noticed(folder, dataset, monkeypa
     damaged += [whole + b"\0", bytes(len(whole))]
     for content in damaged:
         FILE.write_bytes(content)
-        recorder = Recorder(RECORD, CPU, 1)
-        resume = Resume(recorder, "settings", [])
+        recorder = Recorder(RECORD, device=CPU, threads=1)
+        resume = Resume(recorder, [])
         assert resume.restore({}) is None and not resume.finished and not recorder.clock.seconds
         assert capsys.readouterr().out == f"{FILE} is damaged; training starts from the beginning\n"
     FILE.write_bytes(whole)
-    assert Resume(Recorder(RECORD, CPU, 1), "settings", []).restore({}) is not None
+    assert Resume(Recorder(RECORD, device=CPU, threads=1), []).restore({}) is not None
 
 
 def test_a_damaged_checkpoint_never_makes_other_bytes(folder, dataset, capsys):
