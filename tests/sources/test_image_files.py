@@ -89,16 +89,20 @@ def images(tmp_path):
     return tmp_path / "images"
 
 
-def png_claiming(width: int, height: int) -> bytes:
-    """A PNG file that says it has so many pixels."""
+def png_file(width: int, height: int, depth: int, colour_type: int, pixels: bytes) -> bytes:
+    """A PNG file that says it has so many pixels of ``depth`` bits per channel, and holds ``pixels``."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(50))) + chunk(b"IEND", b"")
-    )
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A PNG file that says it has so many pixels, and holds next to none."""
+    return png_file(width, height, 8, 2, bytes(50))
 
 
 def postscript(marker: Path) -> bytes:
@@ -211,16 +215,9 @@ def test_more_pixels_than_memory_holds(images):
 
 
 def png(depth: int, colour_type: int, channels: int) -> bytes:
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
+    """A PNG file of 8x8 pixels."""
     rows = (b"\0" + b"\x55" * (depth * channels)) * 8  # eight pixels of `depth` bits are `depth` bytes
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, depth, colour_type, 0, 0, 0))
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
+    return png_file(8, 8, depth, colour_type, rows)
 
 
 def tiff(bits: int) -> bytes:
