@@ -10,6 +10,7 @@ python stages/evaluate.py --seed 0 --method sap
 
 import argparse
 import copy
+import json
 import os
 from pathlib import Path
 
@@ -19,10 +20,10 @@ import prunus  # noqa: F401 - first: what it sets up counts from here on
 import torch
 
 from prunus import channels, networks
+from prunus.evaluation.images import load_test
 from prunus.evaluation.latency import latency
 from prunus.evaluation.layers import LAYER_COLUMNS, layer_table
 from prunus.evaluation.macs import multiply_accumulates
-from prunus.evaluation.test_images import load_test
 from prunus.networks import checkpoint
 from prunus.run.device import open_device
 from prunus.run.errors import StageError, one_line_errors
@@ -170,7 +171,7 @@ def main() -> None:
                     "distance": metrics["distance"],
                     "epsilon": metrics["epsilon"],
                     "rewind": metrics["settings"]["rewind"],
-                    "recipe": ", ".join(f"{key} {value}" for key, value in metrics["settings"].items()),
+                    "recipe": json.dumps(metrics["settings"], sort_keys=True),
                 }
             )
         recorder.measured |= {"latency": latencies, "test_images": len(labels)}

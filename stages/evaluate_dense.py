@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 
 from prunus import networks
+from prunus.evaluation.images import load_test
 from prunus.evaluation.layers import LAYER_COLUMNS, layer_table
 from prunus.evaluation.macs import multiply_accumulates
-from prunus.evaluation.test_images import load_test
 from prunus.networks import checkpoint
 from prunus.run.device import open_device
 from prunus.run.errors import one_line_errors
