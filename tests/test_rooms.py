@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prunus.run.code import METHODS, PACKAGE, ROOT, STAGES
+from prunus.run.code import METHODS, PACKAGE, STAGES
+from prunus.study.layout import ROOT
 
 # What a room may import, besides itself. A room of one file is a file; ``prunus/__init__.py`` is everyone's.
 MAY_IMPORT = {
