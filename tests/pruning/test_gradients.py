@@ -17,7 +17,7 @@ from prunus.channels.groups import Group, Slice
 from prunus.data.dataset import Dataset, Split
 from prunus.methods import imp_channels, iter_grasp, iter_snip, prospr, sosp_h, synflow
 from prunus.pruning.candidates import Candidates
-from prunus.pruning.recipe import Recipe
+from prunus.pruning.ranked import Ranked
 
 COMMON = {"fraction": 0.3, "scope": "global", "rewind": "initial", "epochs": 1}
 ITERATED = COMMON | {"structure": "weight", "steps": 1}
@@ -38,8 +38,8 @@ def settings(name, **changes):
     return SETTINGS[name].model_copy(update=changes)
 
 
-def recipe(name, **changes):
-    return methods.recipe(name, settings(name, **changes))
+def prune_of(name, **changes):
+    return methods.recipe(name, settings(name, **changes)).prune
 
 
 def dataset(n=24, shape=(1, 8, 8), seed=0):
@@ -164,9 +164,7 @@ def test_synflow_of_a_deep_network_is_finite_where_single_precision_is_not():
 
 def test_synflow_does_not_look_at_the_data():
     network = rectifiers(64, 20, 10, 3)
-    masks = [
-        recipe("synflow", steps=5).masks(candidates(network, dataset(n, seed=seed))) for n, seed in ((24, 0), (5, 9))
-    ]
+    masks = [prune_of("synflow", steps=5)(candidates(network, dataset(n, seed=seed))) for n, seed in ((24, 0), (5, 9))]
     for name, mask in masks[0].items():
         assert torch.equal(mask, masks[1][name])
 
@@ -181,12 +179,12 @@ def test_iterated_synflow_leaves_no_layer_empty_where_one_shot_and_magnitude_do(
 
     def pruned(score, steps):
         amount = settings("synflow", fraction=0.999).amount
-        return Recipe(score, amount, "global", "initial", lambda _: None, steps=steps).masks(sample)
+        return Ranked(score=score, amount=amount, scope="global", steps=steps)(sample)
 
-    score = recipe("synflow").score
+    score = prune_of("synflow").score
     assert masking.collapsed(pruned(score, steps=1))
     assert masking.collapsed(pruned(one_shot_magnitude, steps=1))
-    masks = recipe("synflow", fraction=0.999, steps=100).masks(sample)
+    masks = prune_of("synflow", fraction=0.999, steps=100)(sample)
     assert masking.alive_count(masks) == 56860 - math.floor(0.999 * 56860)
     assert not masking.collapsed(masks)
     masking.apply(network, masks)
@@ -244,8 +242,8 @@ def test_iterated_snip_draws_new_images_at_every_step_and_iteration_or_none(redr
         lambda network, images, labels: seen.append(images) or original(network, images, labels),
     )
     sample = candidates(network, dataset(200))
-    chosen = recipe("iter_snip", steps=3, redraw=redraw)
-    kept = [chosen.masks(replace(sample, iteration=t)) for t in (1, 2, 1)]
+    prune = prune_of("iter_snip", steps=3, redraw=redraw)
+    kept = [prune(replace(sample, iteration=t)) for t in (1, 2, 1)]
     images = [part.flatten().tolist() for part in seen]
     assert len(images) == 9 and images[:3] == images[6:]  # no chance but the seed's
     assert all(torch.equal(mask, kept[2][name]) for name, mask in kept[0].items())
@@ -376,7 +374,7 @@ def test_prospr_is_the_slope_through_the_training_steps(network, inner):
 def test_prospr_of_a_channel_is_the_slope_of_one_factor_on_its_incoming_weights(network):
     sample = candidates(network)
     chosen = settings("prospr", structure="channel")
-    scores = methods.recipe("prospr", chosen).score(sample)
+    scores = methods.recipe("prospr", chosen).prune.score(sample)
     images, labels = sample.sample(18)
     parts = [(images[start : start + 6], labels[start : start + 6]) for start in (0, 6, 12)]
     reference = sample.networks("initial").train()
@@ -398,7 +396,7 @@ def test_prospr_takes_all_its_steps_on_a_small_dataset(network, monkeypatch):
         "meta_gradients",
         lambda network, masks, batches, rate: taken.extend(batches) or original(network, masks, batches, rate),
     )
-    recipe("prospr", samples=100).score(candidates(network, dataset(24)))
+    prune_of("prospr", samples=100).score(candidates(network, dataset(24)))
     assert [len(labels) for _, labels in taken] == [8, 8, 8]
 
 
@@ -500,7 +498,7 @@ def test_channel_magnitudes_by_hand(norm, normalise, expected):
     writes = [Slice(name, 0, rows) for name in ("a.weight", "a.bias", "b.weight")]
     sample = candidates(network, masks=masks)
     vars(sample)["groups"] = [Group("a", 3, (*writes, Slice("c.weight", 1, rows)))]
-    score = recipe("imp_channels", norm=norm, normalise=normalise).score(sample)["a"]
+    score = prune_of("imp_channels", norm=norm, normalise=normalise).score(sample)["a"]
     assert score[:2].tolist() == pytest.approx(expected)
 
 
@@ -510,7 +508,7 @@ def test_channels_of_small_magnitude_go_by_layer_or_globally(network, scope, kep
     network[0].weight.data = torch.arange(1.0, 5.0, dtype=torch.float64)[:, None, None, None].expand(4, 1, 3, 3).clone()
     network[5].weight.data = torch.arange(1.0, 9.0, dtype=torch.float64)[:, None].expand(8, 16).clone() / 1000
     sample = candidates(network)
-    masks = recipe("imp_channels", scope=scope, fraction=0.5).masks(sample)
+    masks = prune_of("imp_channels", scope=scope, fraction=0.5)(sample)
     alive = channels.alive(sample.groups, masks)
     assert [int(mask.sum()) for mask in alive.values()] == kept
     for mask in alive.values():
@@ -532,21 +530,13 @@ def perturbed(network):
 def test_the_density_falls_exponentially_to_the_exact_count_and_masks_are_nested(name, structure, network):
     sample = candidates(network)
     of = lambda masks: channels.alive(sample.groups, masks) if structure == "channel" else masks  # noqa: E731
-    chosen = recipe(name, structure=structure, steps=4)
+    chosen = prune_of(name, structure=structure, steps=4)
     before = sum(mask.numel() for mask in of(sample.masks).values())
     seen = []
     masks = sample.masks
     for t in (1, 2):
-        spied = Recipe(
-            lambda candidates: seen.append(candidates.masks) or chosen.score(candidates),
-            chosen.amount,
-            chosen.scope,
-            chosen.rewind,
-            chosen.stop,
-            structure=chosen.structure,
-            steps=chosen.steps,
-        )
-        masks = spied.masks(replace(sample.at(masks), iteration=t))
+        spied = replace(chosen, score=lambda given: seen.append(given.masks) or chosen.score(given), looks_at="current")
+        masks = spied(replace(sample.at(masks), iteration=t))
     seen.append(masks)
     counts = [masking.alive_count(of(step)) for step in seen]
     middle = before - math.floor(0.3 * before)
@@ -566,7 +556,7 @@ def test_scores_are_repeatable_and_detached_and_leave_the_network_alone(name, ne
     network = nn.Sequential(*network[:-1], nn.Dropout(0.5), network[-1]).train()
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     sample = candidates(network)
-    first, second = recipe(name).score(sample), recipe(name).score(sample)
+    first, second = prune_of(name).score(sample), prune_of(name).score(sample)
     for key, score in first.items():
         assert not score.requires_grad and score.isfinite().all()
         assert torch.equal(score, second[key])
@@ -577,7 +567,7 @@ def test_scores_are_repeatable_and_detached_and_leave_the_network_alone(name, ne
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_scores_see_the_network_at_initialisation_or_as_retrained_last(name, network):
-    score = recipe(name).score
+    score = prune_of(name).score
     as_drawn = score(candidates(network))
     retrained = score(candidates(network, current=perturbed(network)))
     same = all(torch.equal(as_drawn[key], retrained[key]) for key in as_drawn)
@@ -587,7 +577,7 @@ def test_scores_see_the_network_at_initialisation_or_as_retrained_last(name, net
 @pytest.mark.parametrize("name", ITERATIVE)
 def test_scores_see_the_masks(name, network):
     masks = random_masks(network)
-    full, pruned = (recipe(name).score(candidates(network, masks=masks)) for masks in (None, masks))
+    full, pruned = (prune_of(name).score(candidates(network, masks=masks)) for masks in (None, masks))
     for key, score in pruned.items():
         assert (score[~masks[key]] == 0).all()
         assert not torch.allclose(score[masks[key]], full[key][masks[key]])
@@ -596,9 +586,9 @@ def test_scores_see_the_masks(name, network):
 def test_batch_norm_uses_the_batch_at_initialisation(network):
     """Statistics as drawn say nothing; with them as they are, scores would depend on them."""
     sample = candidates(network)
-    before = recipe("iter_snip").score(sample)
+    before = prune_of("iter_snip").score(sample)
     sample.states("initial")["1.running_mean"] += 3
-    after = recipe("iter_snip").score(sample)
+    after = prune_of("iter_snip").score(sample)
     for key, score in before.items():
         assert torch.equal(score, after[key])
 
@@ -606,8 +596,8 @@ def test_batch_norm_uses_the_batch_at_initialisation(network):
 @pytest.mark.parametrize("name", ["synflow", "iter_snip", "iter_grasp"])
 def test_a_channel_scores_the_l1_norm_of_its_incoming_weights(name, network):
     sample = candidates(network)
-    weights = {key: score.abs() for key, score in recipe(name).score(sample).items()}
-    per_channel = recipe(name, structure="channel").score(sample)
+    weights = {key: score.abs() for key, score in prune_of(name).score(sample).items()}
+    per_channel = prune_of(name, structure="channel").score(sample)
     torch.testing.assert_close(per_channel["0"], weights["0.weight"].sum((1, 2, 3)))
     torch.testing.assert_close(per_channel["5"], weights["5.weight"].sum(1))
     assert set(per_channel) == {"0", "5"}
@@ -622,7 +612,7 @@ def test_every_kind_of_network_can_be_scored(name, network_name):
     data = dataset()
     data = Dataset(data.splits, data.mean.float(), data.std.float(), data.classes)
     sample = candidates(network, data)
-    for key, score in recipe(name).score(sample).items():
+    for key, score in prune_of(name).score(sample).items():
         assert score.isfinite().all(), key
         if name in ITERATIVE:
             assert score.shape == sample.masks[key].shape
@@ -635,5 +625,5 @@ def test_a_group_of_zero_weights_has_scores(candidates_of):
     masks = masking.ones(network)
     masks["1.weight"][:], masks["3.weight"][:] = False, False
     settings = imp_channels.Settings(fraction=0.5, scope="global", norm="l1", normalise="mean", rewind="none", epochs=1)
-    kept = methods.recipe("imp_channels", settings).masks(replace(candidates_of(network, masks), iteration=2))
+    kept = methods.recipe("imp_channels", settings).prune(replace(candidates_of(network, masks), iteration=2))
     assert kept["5.weight"].any(0).sum() == 2
