@@ -17,6 +17,7 @@ from prunus.data.dataset import Dataset, Split
 from prunus.flow import gradient_flow, information_flow
 from prunus.pruning.candidates import Retraining
 from prunus.pruning.recipe import Pruned, Rewind
+from prunus.run.code import METHODS, closure
 from prunus.study import params
 from prunus.training.accuracy import logits
 
@@ -254,3 +255,10 @@ def test_a_rewind_to_none_asks_for_no_state_and_leaves_the_network(small_network
     before = {key: tensor.clone() for key, tensor in small_network.state_dict().items()}
     Rewind("none").restart(small_network, lambda point: pytest.fail(f"asked for {point}"))
     assert all(torch.equal(tensor, before[key]) for key, tensor in small_network.state_dict().items())
+
+
+@pytest.mark.parametrize("name", PROJECT.methods)
+def test_a_method_runs_no_other_methods_file(name):
+    """An edit of one method reruns that method only."""
+    own = METHODS / f"{name}.py"
+    assert {path for path in closure(own) if METHODS in path.parents} == {own}

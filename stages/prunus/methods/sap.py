@@ -27,10 +27,13 @@ class Settings(PQSettings, ScoredSettings, StopSettings):
 
 
 def recipe(settings: Settings) -> Recipe:
-    count = settings.amount  # 1 to 3: w -> c, by sparsity.PQAmount
-    lowest_first = settings.score_of  # 4: |w|
+    prune = Ranked(
+        scope=settings.scope,  # the groups, each with its own w, d, I, r and c
+        amount=settings.amount,  # 1 to 3: `sparsity.pq_index` is I, `retained_lower_bound` is r, `PQAmount` is c
+        score=settings.score_of,  # 4: |w|, the lowest go
+    )
     return Recipe(
-        prune=Ranked(amount=count, score=lowest_first, scope=settings.scope),
+        prune=prune,
         rewind=Rewind(settings.rewind),  # 5
         retrain=settings.stop_rule,  # 6
     )
