@@ -49,7 +49,7 @@ def refuse_mistakes():
 
 
 try:
-    settings = study_params.read(methods=False)
+    settings = study_params.read(methods=[])
 except ParamsError as error:
     refuse_mistakes()
     sys.exit(f"params.yaml: {error}")  # edited since

@@ -28,7 +28,7 @@ TO_FIRST_WORK = """
 import importlib, sys
 sys.path.insert(0, "stages")
 stage = importlib.import_module("{script}")
-params = stage.for_stage([key.format(method="sap") for key in stage.PARAMS], {methods})
+params = stage.for_stage([key.format(method="sap") for key in stage.PARAMS])
 if hasattr(stage, "open_device"):
     stage.open_device(params.device.accelerator, params.device.threads)
 """
@@ -89,7 +89,7 @@ def start_up(bench: Bench) -> None:
     case, runs = "start-up", 1 if bench.quick else 5
     variants = {"import torch": process("import torch")}
     for script in SCRIPTS[3:4] if bench.quick else SCRIPTS:
-        code = TO_FIRST_WORK.format(script=script, methods=script not in ("compare", "report"))
+        code = TO_FIRST_WORK.format(script=script)
         variants[script] = process(code)
     bench.compare(case, variants, runs, warmup=0 if bench.quick else 1)
     for row in bench.rows[1 : len(variants)]:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "stages"))
 
 from prunus.study import reading  # noqa: E402
 from prunus.study.reading import parse  # noqa: E402
-from prunus.study.schema import _Sections  # noqa: E402
+from prunus.study.schema import Sections  # noqa: E402
 
 PAGE = ROOT / "docs/reference/params.md"
 INTRODUCTION = """\
@@ -186,7 +186,7 @@ def page() -> str:
             lines = [f"| {', '.join(own)} | {_text(meaning)} |\n" for meaning, own in names.items()]
             parts += ["### Shared settings\n", "| key | meaning |\n|---|---|\n" + "".join(lines)]
         if section != "methods":
-            parts.append(_table(_Sections.model_fields[section].annotation, content, (section,), said, shared))
+            parts.append(_table(Sections.model_fields[section].annotation, content, (section,), said, shared))
             continue
         for method, block in content.items():
             model = importlib.import_module(f"prunus.methods.{method}").Settings

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from prunus.study import commands, layout
-from prunus.study.mistakes import ParamsError, refused_in_words
+from prunus.study.mistakes import MethodFileError, ParamsError, refused_in_words
 from prunus.study.reading import read_file
 
 CHECK_CHECKOUT = Path("tools/check_checkout.py")
@@ -23,24 +23,39 @@ CHECK_CHECKOUT = Path("tools/check_checkout.py")
 def judge() -> None:
     """One line per mistake on stderr and exit status 2, or nothing.
 
-    Without torch, which takes seconds to import. Raises what a method's file raises that cannot even be imported.
+    What is wrong with a method that the study does not use is said and stops nothing. Without torch, which takes
+    seconds to import, unless a method's file computes with it when it is imported.
     """
     from prunus.study import stand_ins
 
-    try:
-        with stand_ins.for_torch():
-            _judge()
-    except Exception:  # a method's file that computes when it is imported: then with torch
-        _judge()
+    with refused_in_words():
+        try:
+            with stand_ins.for_torch():
+                unused = _judge(certain=False)
+        except MethodFileError as error:
+            if error.certain:
+                raise
+            unused = _judge()
+    for error in unused:
+        for line in str(error).splitlines():
+            print(f"params.yaml: {line} (not a method of this study: ignored)", file=sys.stderr)
 
 
-def _judge() -> None:
-    from prunus.study import checks, params
+def _judge(certain: bool = True) -> list[ParamsError]:
+    """What is wrong with methods that the study does not use. Raises ``ParamsError`` for all that is wrong besides,
+    and where not ``certain`` also where a method's file could be imported with torch."""
+    from prunus.study import checks
 
-    settings = params.for_stage(["data.image_folder.path"])
-    if line := checks.absent_folder(settings):
-        with refused_in_words():
-            raise ParamsError(line)
+    content = read_file(layout.ROOT / layout.PARAMS)
+    sections = checks.of_content(content)
+    checks.validate(content, checks.used_methods(sections))
+    if line := checks.absent_folder(sections):
+        raise ParamsError(line)
+    unused = checks.mistakes_in_unused(sections)
+    for error in unused:
+        if isinstance(error, MethodFileError) and not (certain or error.certain):
+            raise error
+    return unused
 
 
 def refuse_where_results_are_lost() -> None:

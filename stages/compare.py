@@ -24,7 +24,7 @@ KEYS = ["seed", "method", "iteration"]
 def main() -> None:
     os.chdir(layout.ROOT)
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    params = for_stage(PARAMS, methods=False)
+    params = for_stage(PARAMS)
     imposed = params.imposed.chains
     study = params.study.model_copy(update={"methods": [*params.study.methods, *imposed]})
     comparison = tables.comparison(study)

@@ -36,7 +36,7 @@ TABLES += ("channels", "layers", "histories", "transfer", "information", "runs",
 def main() -> None:
     os.chdir(layout.ROOT)
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    params = for_stage(PARAMS, methods=False)
+    params = for_stage(PARAMS)
     study = params.study.model_copy(update={"methods": [*params.study.methods, *params.imposed.chains]})
     tables = {name: read_table(layout.TABLES / f"{name}.csv", COMPARE, COLUMNS[name]) for name in TABLES}
     metrics = read_json(layout.METRICS, COMPARE, dict.fromkeys(study.methods, dict[str, float]))

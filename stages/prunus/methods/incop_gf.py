@@ -22,7 +22,9 @@ from prunus.training.stopping import FlowSettings, FlowStop
 
 
 class Settings(PQSettings, ScoredSettings, FlowSettings):
-    pass
+    @property
+    def held_against(self) -> tuple[str, ...]:
+        return (*super().held_against, "sample", "quirks" if self.reference_quirks else "gradient")
 
 
 def recipe(settings: Settings) -> Recipe:

@@ -36,6 +36,14 @@ from prunus.training.stopping import FlowSettings, FlowStop
 class Settings(PQSettings, ScoredSettings, FlowSettings):
     correlation: Literal["absolute", "signed"]
 
+    @property
+    def held_against(self) -> tuple[str, ...]:
+        return (*super().held_against, "sample", self.reference)
+
+    @property
+    def reference(self) -> str:
+        return "information" if self.correlation == "absolute" else "information_signed"
+
     def misfit(self, network: str, channels: int) -> str | None:
         if network in SINGLE_LAYER:
             return f"looks at the flow between two layers, and {network} has one layer"
@@ -47,9 +55,8 @@ def recipe(settings: Settings) -> Recipe:
         def phi(network: nn.Module) -> Tensor:
             return information_flow(network, retraining.flow_images, settings.correlation)
 
-        key = "information" if settings.correlation == "absolute" else "information_signed"
         quirks = {"accuracy_reached": retraining.as_dense()} if settings.reference_quirks else {}
-        phi_star = torch.tensor(retraining.reference[key], dtype=torch.float64)
+        phi_star = torch.tensor(retraining.reference[settings.reference], dtype=torch.float64)
         return FlowStop(phi, phi_star, settings, sample=(retraining.flow_images,), **quirks)
 
     return Recipe(

@@ -2,14 +2,16 @@
 
 import importlib
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from types import SimpleNamespace
 
 from pydantic import ValidationError
 
 from prunus.study import layout
-from prunus.study.catalogue import DATASETS, SINGLE_LAYER, method_names, misfit
-from prunus.study.mistakes import ParamsError, printable, shortened
-from prunus.study.schema import Iteration, Section, _Sections
+from prunus.study.catalogue import DATASETS, METHOD_FILES, SINGLE_LAYER, method_names, misfit
+from prunus.study.mistakes import MethodFileError, ParamsError, printable, shortened
+from prunus.study.schema import Iteration, Section, Sections
 
 
 def _line(key: str, value: object, allowed: str) -> str:
@@ -31,7 +33,7 @@ def _schema_lines(error: ValidationError, *prefix: str) -> list[str]:
         if mistake["type"] == "missing":
             lines.append(f"{key}: is missing")
         elif mistake["type"] == "model_type" and not key and mistake["input"] is None:
-            lines.append(f"params.yaml: is empty; it holds the blocks {', '.join(_Sections.model_fields)}")
+            lines.append(f"params.yaml: is empty; it holds the blocks {', '.join(Sections.model_fields)}")
         elif mistake["type"] in ("model_type", "model_attributes_type", "dict_type"):
             lines.append(_line(key or "params.yaml", mistake["input"], "should be a block of keys"))
         elif mistake["type"] == "extra_forbidden":
@@ -66,39 +68,76 @@ def _classes_lines(key: str, classes: str | list[int], dataset: str) -> list[str
     ]
 
 
-def _method_settings(blocks: dict[str, dict]) -> tuple[dict[str, Section], list[str]]:
-    settings, lines = {}, []
-    for name, block in blocks.items():
-        if name not in method_names():
-            lines.append(f"{_key('methods', name)}: no such method; allowed: {', '.join(method_names())}")
-            continue
+def _settings_of(name: str, block: dict) -> Section:
+    """The settings of one method. Raises ``MethodFileError`` where its file cannot be imported, ``ParamsError`` for
+    mistakes in its block."""
+    if name not in method_names():
+        raise ParamsError(f"{_key('methods', name)}: no such method; allowed: {', '.join(method_names())}")
+    try:
+        model = importlib.import_module(f"prunus.methods.{name}").Settings
+    except Exception as error:
+        raise MethodFileError(name, METHOD_FILES / f"{name}.py", error) from error
+    try:
+        return model.model_validate(block)
+    except ValidationError as error:
+        raise ParamsError(*_schema_lines(error, "methods", name)) from None
+
+
+def used_methods(sections: Sections) -> list[str]:
+    """The methods with a block that the study runs: its own, and those that get an imposed ratio."""
+    return [name for name in sections.methods if name in (*sections.study.methods, *sections.imposed.methods)]
+
+
+def mistakes_in_unused(sections: Sections) -> list[ParamsError]:
+    """What is wrong with the blocks, or with the files, of methods that the study does not use."""
+    found = []
+    for name in [name for name in sections.methods if name not in used_methods(sections)]:
         try:
-            settings[name] = importlib.import_module(f"prunus.methods.{name}").Settings.model_validate(block)
-        except ValidationError as error:
-            lines += _schema_lines(error, "methods", name)
-    return settings, lines
+            _settings_of(name, sections.methods[name])
+        except ParamsError as error:
+            found.append(error)
+    return found
 
 
-def _imposed_lines(sections: _Sections, settings: dict[str, Section]) -> list[str]:
-    imposed = sections.imposed
+def _removers(sections: Sections) -> list[str]:
+    """The methods, used or not, that remove channels, as far as their blocks can be read."""
+    found = []
+    for name, block in sections.methods.items():
+        with suppress(ParamsError):
+            found += [name] if _settings_of(name, block).prunes_channels else []
+    return found
+
+
+def _takes_ratio(settings: Section) -> bool:
+    return settings.prunes_channels and hasattr(settings, "fraction")
+
+
+def _imposed_lines(sections: Sections, settings: dict[str, Section]) -> list[str]:
+    imposed, study = sections.imposed, sections.study
     if not imposed.methods:
         return []
     lines = _duplicates("imposed.methods", imposed.methods)
-    removers = [name for name, own in settings.items() if own.prunes_channels]
-    rankers = [name for name in removers if hasattr(settings[name], "fraction") and name != imposed.ratio_of]
-    if imposed.ratio_of not in sections.study.methods:
-        allowed = ", ".join(name for name in sections.study.methods if name in removers) or "none of this study"
+    if imposed.ratio_of not in study.methods:
+        allowed = ", ".join(name for name in _removers(sections) if name in study.methods) or "none of this study"
         lines.append(_line("imposed.ratio_of", imposed.ratio_of, f"is not in study.methods; allowed: {allowed}"))
-    elif imposed.ratio_of not in removers:
+    elif imposed.ratio_of in settings and not settings[imposed.ratio_of].prunes_channels:
         lines.append(_line("imposed.ratio_of", imposed.ratio_of, "removes single weights, not channels"))
-    return lines + [
-        _line("imposed.methods", name, f"cannot be given a ratio of channels; allowed: {', '.join(rankers)}")
+    refused = [
+        name
         for name in imposed.methods
-        if name not in rankers
+        if name not in sections.methods
+        or name == imposed.ratio_of
+        or (name in settings and not _takes_ratio(settings[name]))
     ]
+    if refused:
+        removers = [name for name in _removers(sections) if name != imposed.ratio_of]
+        rankers = [name for name in removers if _takes_ratio(_settings_of(name, sections.methods[name]))]
+        allowed = f"cannot be given a ratio of channels; allowed: {', '.join(rankers)}"
+        lines += [_line("imposed.methods", name, allowed) for name in refused]
+    return lines
 
 
-def _transfer_lines(sections: _Sections) -> list[str]:
+def _transfer_lines(sections: Sections) -> list[str]:
     transfer, study, data = sections.transfer, sections.study, sections.data
     lines = []
     for key, values, other in ("datasets", transfer.datasets, "methods"), ("methods", transfer.methods, "datasets"):
@@ -124,7 +163,7 @@ def _transfer_lines(sections: _Sections) -> list[str]:
     ]
 
 
-def _information_lines(sections: _Sections) -> list[str]:
+def _information_lines(sections: Sections) -> list[str]:
     wanted, study = sections.information.methods, sections.study
     lines = _duplicates("information.methods", wanted)
     if wanted and study.network in SINGLE_LAYER:
@@ -134,19 +173,34 @@ def _information_lines(sections: _Sections) -> list[str]:
     return lines + [_line("information.methods", name, allowed) for name in wanted if name not in chains]
 
 
-def validate(raw: object, methods: bool = True) -> SimpleNamespace:
-    """Check the content of params.yaml and return its sections as attributes.
-
-    ``methods`` is a mapping from the method's name to its validated settings; checking the blocks imports the methods,
-    and torch with them. ``methods=False`` leaves that out, and the blocks are as written. Raises ``ParamsError`` naming
-    each mistake's key, its value and what is allowed.
-    """
+def of_content(raw: object) -> Sections:
+    """The content of params.yaml as its sections. Raises ``ParamsError``; the methods' blocks are not judged."""
     try:
-        sections = _Sections.model_validate(raw)
+        return Sections.model_validate(raw)
     except ValidationError as error:
         raise ParamsError(*_schema_lines(error)) from None
-    settings, lines = _method_settings(sections.methods) if methods else ({}, [])
-    study = sections.study
+
+
+def validate(raw: object, methods: Iterable[str] | None = None) -> SimpleNamespace:
+    """Check the content of params.yaml and return its sections as attributes.
+
+    ``methods``: names of those whose blocks are judged, and whose files (with torch) are imported for that; None: all
+    that have a block. In the result ``methods`` maps these names to their validated settings and the others to their
+    blocks as written. Raises ``ParamsError`` naming each mistake's key, its value and what is allowed, and
+    ``MethodFileError`` where a method's file cannot be imported.
+    """
+    sections = of_content(raw)
+    study, settings, lines = sections.study, {}, []
+    for name in sections.methods if methods is None else methods:
+        if name not in sections.methods:
+            lines.append(f"{_key('methods', name)}: no such block; blocks: {', '.join(sections.methods)}")
+            continue
+        try:
+            settings[name] = _settings_of(name, sections.methods[name])
+        except MethodFileError:
+            raise
+        except ParamsError as error:
+            lines += str(error).splitlines()
     side = DATASETS[study.dataset].side or sections.data.image_folder.side
     if why := misfit(study.dataset, study.network, side, sections.network.pretrained, sections.network.side):
         lines.append(f"study.network: {study.network} {why}")
@@ -155,7 +209,7 @@ def validate(raw: object, methods: bool = True) -> SimpleNamespace:
     lines += _duplicates("study.seeds", study.seeds) + _duplicates("study.methods", study.methods)
     lines += _iteration_lines(study.iterations)
     lines += _classes_lines("data.classes", sections.data.classes, study.dataset)
-    lines += _imposed_lines(sections, settings) if methods else []
+    lines += _imposed_lines(sections, settings)
     lines += _transfer_lines(sections)
     lines += _information_lines(sections)
     lines += [
@@ -171,11 +225,11 @@ def validate(raw: object, methods: bool = True) -> SimpleNamespace:
     ]
     if lines:
         raise ParamsError(*lines)
-    values = {name: getattr(sections, name) for name in _Sections.model_fields}
-    return SimpleNamespace(**values | ({"methods": settings} if methods else {}))
+    values = {name: getattr(sections, name) for name in Sections.model_fields}
+    return SimpleNamespace(**values | {"methods": sections.methods | settings})
 
 
-def absent_folder(settings: SimpleNamespace) -> str | None:
+def absent_folder(settings: Sections | SimpleNamespace) -> str | None:
     """The line on data.image_folder.path where there is none: DVC and Snakemake, which watch it whatever the dataset,
     would start nothing and not name the key."""
     path = settings.data.image_folder.path

@@ -1,5 +1,6 @@
 """What a stage sees of params.yaml: the keys that it declares, and nothing else."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ from prunus.study.mistakes import ParamsError, refused_in_words
 from prunus.study.reading import read_file
 
 
-def read(path: Path | None = None, methods: bool = True) -> SimpleNamespace:
+def read(path: Path | None = None, methods: Iterable[str] | None = None) -> SimpleNamespace:
     """Read and ``validate`` params.yaml (of the project, unless ``path`` is given). Raises ``ParamsError``."""
     return validate(read_file(path or layout.ROOT / layout.PARAMS), methods)
 
@@ -32,30 +33,26 @@ def select(params: SimpleNamespace, keys: list[str]) -> SimpleNamespace:
     return result
 
 
-def for_stage(keys: list[str], methods: bool = True) -> SimpleNamespace:
+def view(keys: list[str]) -> SimpleNamespace:
+    """The keys as params.yaml says them now; of the methods' blocks those are judged that the keys name."""
+    return select(read(methods=[key.split(".")[1] for key in keys if key.startswith("methods.")]), keys)
+
+
+def for_stage(keys: list[str]) -> SimpleNamespace:
     """What a stage script calls first: the declared keys, or one line per mistake on stderr and exit status 2.
 
-    ``methods=False`` is for the stages after the last one that runs a method.
+    The key ``methods`` stands for all blocks as written, ``methods.NAME`` for the settings of one method, whose file is
+    the only one that is imported.
     """
     with refused_in_words():
-        params = read(methods=methods)
-        missing = [key for key in keys if key.startswith("methods.") and key.split(".")[1] not in params.methods]
-        if missing:
-            raise ParamsError(f"{missing[0]}: no such block; blocks: {', '.join(params.methods)}")
-    _obeyed.append((keys, methods, select(params, keys)))
-    return _obeyed[-1][-1]
+        return view(keys)
 
 
-_obeyed = []
-
-
-def edited() -> list[str]:
-    """The keys among those that ``for_stage`` returned which params.yaml now says differently; all if it is invalid."""
-    found = []
-    for keys, methods, before in _obeyed:
-        try:
-            now = select(read(methods=methods), keys)
-        except (ParamsError, AttributeError, KeyError):
-            return keys
-        found += [key for key in keys if select(now, [key]) != select(before, [key])]
-    return found
+def edited(keys: list[str], before: SimpleNamespace) -> list[str]:
+    """Those of ``keys`` which params.yaml now says differently than ``before``, what ``for_stage`` returned for them;
+    all where the file is no longer valid."""
+    try:
+        now = view(keys)
+    except (ParamsError, AttributeError, KeyError):
+        return keys
+    return [key for key in keys if select(now, [key]) != select(before, [key])]

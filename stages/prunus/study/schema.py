@@ -159,7 +159,7 @@ class Device(Section):
     memory_format: Literal["auto", "contiguous", "channels_last"]
 
 
-class _Sections(Section):
+class Sections(Section):
     study: Study
     imposed: Imposed
     transfer: Transfer
