@@ -14,8 +14,9 @@ from typing import Literal
 import torch
 
 from prunus import channels
-from prunus.pruning.candidates import Candidates, Weights
-from prunus.pruning.recipe import Recipe
+from prunus.pruning.candidates import Candidates, Scores
+from prunus.pruning.ranked import Ranked
+from prunus.pruning.recipe import Recipe, Rewind
 from prunus.pruning.settings import ChannelSettings, FixedEpochsSettings, FractionSettings
 
 
@@ -28,7 +29,7 @@ class Settings(ChannelSettings, FractionSettings, FixedEpochsSettings):
 def recipe(settings: Settings) -> Recipe:
     power = {"l1": 1, "l2": 2}[settings.norm]
 
-    def score(candidates: Candidates) -> Weights:
+    def score(candidates: Candidates) -> Scores:
         weights = candidates.current
         totals = channels.sums(candidates.groups, {name: weight.abs() ** power for name, weight in weights.items()})
         if settings.normalise == "fan_in":
@@ -43,4 +44,8 @@ def recipe(settings: Settings) -> Recipe:
             }
         return norms
 
-    return Recipe(score, settings.amount, settings.scope, settings.rewind, settings.stop_rule, structure="channel")
+    return Recipe(
+        prune=Ranked(score=score, amount=settings.amount, scope=settings.scope, structure="channel"),
+        rewind=Rewind(settings.rewind),
+        retrain=settings.stop_rule,
+    )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.masks import prunable
-from prunus.pruning.candidates import Candidates, Weights
+from prunus.pruning.candidates import Candidates, Scores
 from prunus.pruning.gradients import IteratedSettings, iterated, structured
 from prunus.pruning.recipe import Recipe
 
@@ -26,7 +26,7 @@ class Settings(IteratedSettings):
         return super().misfit(network, channels)
 
 
-def synaptic_flow(network: nn.Module, shape: tuple[int, int, int]) -> Weights:
+def synaptic_flow(network: nn.Module, shape: tuple[int, int, int]) -> Scores:
     """|w dR/dw| by parameter name, float64. ``network`` is changed (absolute values, float64) and put in eval mode."""
     network.double().eval()
     with torch.no_grad():
@@ -43,7 +43,7 @@ def synaptic_flow(network: nn.Module, shape: tuple[int, int, int]) -> Weights:
 
 
 def recipe(settings: Settings) -> Recipe:
-    def score(candidates: Candidates) -> Weights:
+    def score(candidates: Candidates) -> Scores:
         scores = synaptic_flow(candidates.networks("initial"), candidates.dataset.shape)
         return structured(settings, candidates, scores)
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from prunus.pruning.candidates import Candidates, Retraining, Weights
+from prunus.pruning.candidates import Retraining
 from prunus.sparsity import Amount, FractionAmount, GiniAmount, HoyerAmount, PQAmount
 from prunus.study.catalogue import SINGLE_LAYER
 from prunus.study.schema import NonNegative, Positive, PositiveFraction, Section
@@ -107,8 +107,3 @@ class PQSettings(ScopedSettings):
         if self.index == "pq":
             return PQAmount(self.p, self.q, self.eta, self.gamma, self.beta)
         return (GiniAmount if self.index == "gini" else HoyerAmount)(self.gamma, self.beta)
-
-
-def dense_magnitude(candidates: Candidates) -> Weights:
-    """|w| of the dense trained weights, whatever retraining made of them since."""
-    return {name: weight.abs() for name, weight in candidates.dense.items()}
