@@ -13,6 +13,7 @@ test accuracy of the dense training, here it is that of its last epoch.
 from typing import Literal
 
 import torch
+from pydantic import Field
 
 from prunus.flow import information_flow
 from prunus.pruning.candidates import Retraining
@@ -24,7 +25,9 @@ from prunus.training.stopping import FlowSettings, FlowStop
 
 
 class Settings(PQSettings, ScoredSettings, FlowSettings):
-    correlation: Literal["absolute", "signed"]
+    """SAP's amount; retraining stops when information flow is back near Phi*."""
+
+    correlation: Literal["absolute", "signed"] = Field(description="absolute | signed (as published; nearly cancels)")
 
     def misfit(self, network: str, channels: int) -> str | None:
         if network in SINGLE_LAYER:

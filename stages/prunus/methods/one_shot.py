@@ -9,7 +9,7 @@ from prunus.pruning.settings import FractionSettings, StopSettings, dense_magnit
 
 
 class Settings(FractionSettings, StopSettings):
-    pass
+    """One cut of the dense trained weights per iteration, nested."""
 
 
 def recipe(settings: Settings) -> Recipe:

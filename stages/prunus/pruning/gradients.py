@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from prunus import channels
@@ -24,8 +25,10 @@ class IteratedSettings(StructureSettings, FractionSettings, FixedEpochsSettings)
     starts every one from the masks of the one before, is one long schedule.
     """
 
-    scope: Literal["global"]
-    steps: Positive
+    scope: Literal["global"] = Field(description="what the amount and the threshold are computed on: the whole network")
+    steps: Positive = Field(
+        description="scorings of an iteration; the density falls exponentially from one to the next"
+    )
 
 
 def as_drawn(candidates: Candidates) -> nn.Module:
