@@ -12,6 +12,7 @@ import pytest
 
 from prunus.study import checks, layout, mistakes, params
 from prunus.study.reading import parse
+from prunus.study.schema import takes
 
 PROJECT = params.read()
 
@@ -26,6 +27,19 @@ def put(raw, key, value):
     for name in parents:
         raw = raw[name]
     raw[last] = value
+
+
+DELETED = object()
+
+
+def changed(raw, changes):
+    """Change the keys of methods' blocks in place."""
+    for key, value in changes.items():
+        method, name = key.split(".")
+        if value is DELETED:
+            del raw["methods"][method][name]
+        else:
+            raw["methods"][method][name] = value
 
 
 @pytest.mark.parametrize(
@@ -100,6 +114,43 @@ def test_one_line_names_key_value_and_what_is_allowed(raw, key, value, said):
         checks.validate(raw)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sap.patience": 2}, "methods.sap.patience: 2 does nothing with stop: fixed; remove it"),
+        ({"sap.patience": None}, "methods.sap.patience: None does nothing with stop: fixed; remove it"),
+        ({"sap.stop": "plateau"}, "methods.sap.patience: is missing; stop: plateau needs it"),
+        ({"lth.stop": "plateau", "lth.patience": None}, "methods.lth.patience: None should be a valid integer"),
+        ({"lth.stop": "plateau", "lth.patience": 0}, "methods.lth.patience: 0 should be greater than or equal to 1"),
+        ({"lth.stop": "never", "lth.patience": 2}, "methods.lth.stop: 'never' should be 'fixed' or 'plateau'"),
+        ({"sap.eta": DELETED}, "methods.sap.eta: is missing; index: pq needs it"),
+        ({"sap.p": DELETED}, "methods.sap.p: is missing; index: pq needs it"),
+        (
+            {"incop_if.index": "gini", "incop_if.p": DELETED, "incop_if.q": DELETED},
+            "methods.incop_if.eta: 0.0 does nothing with index: gini; remove it",
+        ),
+        ({"incop_gf.metric": "cosine"}, "methods.incop_gf.relative: True does nothing with metric: cosine; remove it"),
+        ({"incop_if.relative": DELETED}, "methods.incop_if.relative: is missing; metric: l2 needs it"),
+    ],
+)
+def test_a_key_that_does_nothing_is_refused_and_one_that_is_needed_is_asked_for(raw, changes, said):
+    changed(raw, changes)
+    with pytest.raises(mistakes.ParamsError) as error:
+        checks.validate(raw)
+    assert str(error.value) == said
+
+
+def test_a_key_that_does_nothing_is_in_no_record(raw):
+    changed(raw, {f"sap.{name}": DELETED for name in ("p", "q", "eta")} | {"sap.index": "hoyer"})
+    changed(raw, {"incop_if.metric": "cosine", "incop_if.relative": DELETED, "lth.stop": "plateau", "lth.patience": 3})
+    methods = checks.validate(raw).methods
+    assert methods["sap"].model_dump().keys() == raw["methods"]["sap"].keys()
+    assert methods["sap"].p is None and methods["incop_if"].relative is None and methods["sap"].patience is None
+    assert methods["lth"].model_dump() == raw["methods"]["lth"]
+    assert takes(methods["sap"], beta=0.1) and not takes(methods["sap"], p=0.5)
+    assert PROJECT.methods["sap"].model_dump().keys() == params.read(methods=[]).methods["sap"].keys()
 
 
 def test_an_empty_file_and_a_block_that_is_none_are_said_in_words(raw):
