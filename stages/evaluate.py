@@ -11,6 +11,7 @@ python stages/evaluate.py --seed 0 --method sap
 import argparse
 import copy
 import os
+from pathlib import Path
 
 import prunus  # noqa: F401 - first: what it sets up counts from here on
 
@@ -26,7 +27,7 @@ from prunus.networks import checkpoint
 from prunus.run.device import open_device
 from prunus.run.errors import StageError, one_line_errors
 from prunus.run.files import read_json, read_rows, write_csv
-from prunus.run.record import Recorder
+from prunus.run.record import Obeys, Recorder
 from prunus.study import layout
 from prunus.study.params import for_stage
 from prunus.training.accuracy import BATCH, accuracy, answered, is_constant, logits, share_correct
@@ -98,11 +99,12 @@ def main() -> None:
     arguments = parser.parse_args()
     seed, method = arguments.seed, layout.chain(arguments.method, arguments.ratio_of)
     params = for_stage(PARAMS)
+    obeys = Obeys(Path(__file__), PARAMS, params)
     device = open_device(params.device.accelerator, params.device.threads)
-    folder, pretrain = layout.evaluation(seed, method), f"python stages/pretrain.py --seed {seed}"
+    folder, pretrain = layout.evaluation(seed, method), layout.pretrain_command(seed)
     rows, layers, groups, histories, latencies = [], [], [], [], []
     listed, missing = len(params.study.iterations), ""
-    with Recorder(layout.evaluation_record(seed, method), device, params.device.threads) as recorder:
+    with Recorder(layout.evaluation_record(seed, method), obeys, device, params.device.threads) as recorder:
         dataset = load_test(device, params.evaluation.fraction, params.data.split_seed)
         labels = dataset.splits["test"].labels
         of_dense, layers_of_dense = evaluated_dense(seed, params.study.dataset, params.study.network, len(labels))

@@ -7,6 +7,7 @@ Once, for all chains of the seed: their evaluations read it.
 
 import argparse
 import os
+from pathlib import Path
 
 from prunus import networks
 from prunus.evaluation.layers import LAYER_COLUMNS, layer_table
@@ -16,7 +17,7 @@ from prunus.networks import checkpoint
 from prunus.run.device import open_device
 from prunus.run.errors import one_line_errors
 from prunus.run.files import write_csv, write_json
-from prunus.run.record import Recorder
+from prunus.run.record import Obeys, Recorder
 from prunus.study import layout
 from prunus.study.params import for_stage
 from prunus.training.accuracy import BATCH, accuracy
@@ -38,9 +39,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     seed = parser.parse_args().seed
     params = for_stage(PARAMS)
+    obeys = Obeys(Path(__file__), PARAMS, params)
     device = open_device(params.device.accelerator, params.device.threads)
-    folder, pretrain = layout.evaluation(seed, "dense"), f"python stages/pretrain.py --seed {seed}"
-    with Recorder(layout.evaluation_record(seed, "dense"), device, params.device.threads) as recorder:
+    folder, pretrain = layout.evaluation(seed, "dense"), layout.pretrain_command(seed)
+    with Recorder(layout.evaluation_record(seed, "dense"), obeys, device, params.device.threads) as recorder:
         dataset = load_test(device, params.evaluation.fraction, params.data.split_seed)
         images = len(dataset.splits["test"].labels)
         recorder.measured["test_images"] = images

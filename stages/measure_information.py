@@ -12,6 +12,7 @@ interval at 95 % over the repeats (its splits overlap); ``variance`` of the targ
 import argparse
 import copy
 import os
+from pathlib import Path
 
 from prunus import channels, networks
 from prunus.channels.readings import Readings
@@ -22,7 +23,7 @@ from prunus.networks import checkpoint
 from prunus.run.device import open_device
 from prunus.run.errors import StageError, one_line_errors
 from prunus.run.files import write_csv
-from prunus.run.record import Recorder
+from prunus.run.record import Obeys, Recorder
 from prunus.run.seeds import derive_seed
 from prunus.study import layout
 from prunus.study.params import for_stage
@@ -49,6 +50,7 @@ def main() -> None:
     seed, method = arguments.seed, arguments.method
     own, _, ratio_of = method.partition("_at_")
     params = for_stage(PARAMS)
+    obeys = Obeys(Path(__file__), PARAMS, params)
     device = open_device(params.device.accelerator, params.device.threads)
     seeds = {"information": derive_seed(seed, "information")}  # the same images and splits for every chain
     options = {
@@ -56,10 +58,10 @@ def main() -> None:
         "repeats": params.information.repeats,
         "seed": seeds["information"],
     }
-    pretrain, table = f"python stages/pretrain.py --seed {seed}", layout.evaluation(seed, method) / "information.csv"
+    pretrain, table = layout.pretrain_command(seed), layout.evaluation(seed, method) / "information.csv"
     record, rows = layout.record(f"seed{seed}", f"{method}/information"), []
     eased_by = ["information.samples", "information.cells"]
-    with Recorder(record, device, params.device.threads, seeds, eased_by) as recorder:
+    with Recorder(record, obeys, device, params.device.threads, seeds, eased_by) as recorder:
         dataset = load(layout.DATASET, device, splits=("train",))
         subset = dataset.sample("train", params.information.samples, seeds["information"])
         images = dataset.normalise(subset.images)

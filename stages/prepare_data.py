@@ -5,9 +5,10 @@ python stages/prepare_data.py
 
 import argparse
 import os
+from pathlib import Path
 
 from prunus.run.errors import one_line_errors
-from prunus.run.record import Recorder
+from prunus.run.record import Obeys, Recorder
 from prunus.sources.prepare import prepare
 from prunus.study import layout
 from prunus.study.params import for_stage
@@ -19,7 +20,8 @@ def main() -> None:
     os.chdir(layout.ROOT)
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     params = for_stage(PARAMS)
-    with Recorder(layout.record("data"), seeds={"split": params.data.split_seed}) as recorder:
+    obeys = Obeys(Path(__file__), PARAMS, params)
+    with Recorder(layout.record("data"), obeys, seeds={"split": params.data.split_seed}) as recorder:
         summary = prepare(
             params.study.dataset,
             layout.DATASET,

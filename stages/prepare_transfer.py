@@ -5,9 +5,10 @@ python stages/prepare_transfer.py --dataset fashion_mnist
 
 import argparse
 import os
+from pathlib import Path
 
 from prunus.run.errors import one_line_errors
-from prunus.run.record import Recorder
+from prunus.run.record import Obeys, Recorder
 from prunus.sources.prepare import prepare
 from prunus.study import layout
 from prunus.study.params import for_stage
@@ -28,7 +29,9 @@ def main() -> None:
     parser.add_argument("--dataset", required=True)
     dataset = parser.parse_args().dataset
     params = for_stage(PARAMS)
-    with Recorder(layout.record("transfers", dataset, "data"), seeds={"split": params.data.split_seed}) as recorder:
+    obeys = Obeys(Path(__file__), PARAMS, params)
+    record, seeds = layout.record("transfers", dataset, "data"), {"split": params.data.split_seed}
+    with Recorder(record, obeys, seeds=seeds) as recorder:
         summary = prepare(
             dataset,
             layout.transfer_dataset(dataset),

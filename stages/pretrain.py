@@ -6,6 +6,7 @@ python stages/pretrain.py --seed 0
 import argparse
 import os
 from dataclasses import asdict
+from pathlib import Path
 
 import prunus  # noqa: F401 - first: what it sets up counts from here on
 
@@ -20,7 +21,7 @@ from prunus.networks import checkpoint
 from prunus.run.device import open_device
 from prunus.run.errors import StageError, one_line_errors
 from prunus.run.files import write_csv, write_json
-from prunus.run.record import Recorder
+from prunus.run.record import Obeys, Recorder
 from prunus.run.seeds import derive_seed
 from prunus.study import layout
 from prunus.study.params import for_stage
@@ -46,12 +47,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     seed = parser.parse_args().seed
     params = for_stage(PARAMS)
+    obeys = Obeys(Path(__file__), PARAMS, params)
     device = open_device(params.device.accelerator, params.device.threads)
     computed = arithmetic.choose(params.device.precision, params.device.memory_format, params.study.network)
     seeds = {purpose: derive_seed(seed, "dense", purpose) for purpose in ("initialisation", "order")}
     folder = layout.dense(seed)
     record, eased_by = layout.iteration_record(seed, "dense", 0), ["training.sgd.batch_size"]
-    with Recorder(record, device, params.device.threads, seeds, eased_by) as recorder:
+    with Recorder(record, obeys, device, params.device.threads, seeds, eased_by) as recorder:
         recorder.measured |= asdict(computed)
         dataset = load(layout.DATASET, device)
         steps = batches_per_epoch(len(dataset.splits["train"].labels), params.training.sgd.batch_size)
@@ -77,7 +79,7 @@ def main() -> None:
             label=f"seed {seed} dense",
             precision=computed.dtype,
             keep_after=params.training.warmup_steps,
-            resume=Resume(recorder, params, [layout.DATASET]),
+            resume=Resume(recorder, [layout.DATASET]),
         )
         checkpoint.save(layout.rewind_point(seed, "warmup"), outcome.kept)
         checkpoint.save(layout.rewind_point(seed, "trained"), network.state_dict(), full)

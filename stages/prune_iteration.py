@@ -10,6 +10,7 @@ import copy
 import os
 from dataclasses import asdict
 from functools import cache
+from pathlib import Path
 
 from prunus import channels, masks, methods, networks
 from prunus.data.batches import batches_per_epoch
@@ -19,11 +20,12 @@ from prunus.pruning.candidates import Candidates, Retraining
 from prunus.run.device import open_device
 from prunus.run.errors import StageError, labelled, one_line_errors
 from prunus.run.files import read_json, write_csv, write_json
-from prunus.run.record import Recorder
+from prunus.run.record import Obeys, Recorder
 from prunus.run.seeds import derive_seed
 from prunus.sparsity import FractionAmount
 from prunus.study import layout
 from prunus.study.params import for_stage
+from prunus.study.reference import part
 from prunus.study.schema import takes
 from prunus.training import arithmetic
 from prunus.training.accuracy import accuracy
@@ -35,7 +37,6 @@ PARAMS = [
     "network",
     "training.augment",
     "training.sgd",
-    "training.warmup_steps",
     "device.accelerator",
     "device.threads",
     "device.precision",
@@ -113,10 +114,26 @@ def changed(network, kept, before):
     return {name: weight for name, weight in pruned.items() if not weight.equal(before[name] * kept[name])}
 
 
-# What is read of reference_flow.json.
-REFERENCE = {"samples": int, "subset_seed": int}
-REFERENCE["quirks"] = {"gradient_mean": list[float], "gradient_norm": list[float]}
-REFERENCE |= dict.fromkeys(("information", "information_signed", "gradient"), list[float])
+class Reference(dict):
+    """A chain's part of reference_flow.json. Raises ``StageError`` for what is no part of it, and so no dependency."""
+
+    def __missing__(self, key):
+        raise StageError(f"the method looks at {key} of the dense network, and its `held_against` does not say so")
+
+
+def read_reference(path, made_by, settings):
+    keys = part(settings.held_against)
+    content = read_json(path, made_by, keys)
+    return Reference({key: content[key] for key in keys})
+
+
+def sample_of(dataset, reference):
+    """The training images that Phi* was measured on, as the network takes them, and their labels; None for a chain that
+    is not held against them."""
+    if "samples" not in reference:
+        return None
+    subset = dataset.sample("train", reference["samples"], reference["subset_seed"])
+    return dataset.normalise(subset.images), subset.labels
 
 
 def as_accurate_as(dense, dataset):
@@ -140,20 +157,27 @@ def main() -> None:
     arguments = parser.parse_args()
     seed, method, t, ratio_of = arguments.seed, arguments.method, arguments.iteration, arguments.ratio_of
     chain = layout.chain(method, ratio_of)
-    params = for_stage([key.format(method=method) for key in PARAMS])
+    keys = [key.format(method=method) for key in PARAMS]
+    params = for_stage(keys)
+    obeys = Obeys(Path(__file__), keys, params)
     settings = vars(params.methods)[method]
     device = open_device(params.device.accelerator, params.device.threads)
     computed = arithmetic.choose(params.device.precision, params.device.memory_format, params.study.network)
     seeds = {"order": derive_seed(seed, chain, t, "order"), "selection": derive_seed(seed, chain, "selection")}
     folder, label = layout.iteration(seed, chain, t), f"seed {seed} {chain} iteration {t}"
-    pretrain = f"python stages/pretrain.py --seed {seed}"
+    pretrain = layout.pretrain_command(seed)
     earlier = layout.prune_command(seed, method, t - 1, ratio_of)
     before = layout.iteration(seed, chain, t - 1) / layout.NETWORK
-    inputs = [layout.DATASET, layout.reference_flow(seed), before]
-    inputs += [layout.rewind_point(seed, point) for point in ("initial", "warmup", "trained")]
+    held_against, made_by = layout.chain_reference(seed, method), layout.chain_reference_command(seed, method)
+    if ratio_of:  # such a chain has no file of its own
+        held_against, made_by = layout.reference_flow(seed), layout.reference_command(seed)
+    inputs = [layout.DATASET, held_against, before]
+    inputs += [layout.rewind_point(seed, point) for point in ("initial", "trained")]
 
     @cache
     def dense_state(point):
+        if point == "warmup":
+            reference["warmup"]  # must be part of what the chain is held against
         return checkpoint.load(layout.rewind_point(seed, point), device, pretrain)[0]
 
     def as_dense():
@@ -163,14 +187,13 @@ def main() -> None:
 
     record, eased_by = layout.iteration_record(seed, chain, t), ["training.sgd.batch_size", "flow.samples"]
     eased_by += [f"methods.{method}.samples"] if hasattr(settings, "samples") else []
-    with Recorder(record, device, params.device.threads, seeds, eased_by) as recorder:
+    with Recorder(record, obeys, device, params.device.threads, seeds, eased_by) as recorder:
         recorder.measured |= asdict(computed)
         dataset = load(layout.DATASET, device)
         network = computed.place(networks.of_study(params.study.network, params.network, dataset.form), device)
         alive = checkpoint.load_into(network, before, device, pretrain if t == 1 else earlier)
-        reference = read_json(layout.reference_flow(seed), f"python stages/reference_flow.py --seed {seed}", REFERENCE)
-        subset = dataset.sample("train", reference["samples"], reference["subset_seed"])
-        flow_sample = dataset.normalise(subset.images), subset.labels
+        reference = read_reference(held_against, made_by, settings)
+        flow_sample = sample_of(dataset, reference)
         candidates = Candidates(network, alive, t, dataset, seeds["selection"], dense_state, flow_sample)
         if ratio_of:
             command = layout.prune_command(seed, ratio_of, t)
@@ -192,8 +215,8 @@ def main() -> None:
                 masks=kept,
                 batches=batches_per_epoch(len(dataset.splits["train"].labels), params.training.sgd.batch_size),
                 reference=reference,
-                flow_images=flow_sample[0],
-                flow_labels=flow_sample[1],
+                flow_images=flow_sample and flow_sample[0],
+                flow_labels=flow_sample and flow_sample[1],
                 as_dense=as_dense,
             )
         )
@@ -209,10 +232,10 @@ def main() -> None:
             clock=recorder.clock,
             label=label,
             precision=computed.dtype,
-            start=params.training.warmup_steps if recipe.rewind == "warmup" else 0,
+            start=reference["warmup"]["steps"] if recipe.rewind == "warmup" else 0,
             sparsifier=sparsifier,
             moved_by=[f"methods.{method}.{name}" for name in MOVING if sparsifier and hasattr(settings, name)],
-            resume=Resume(recorder, params, inputs),
+            resume=Resume(recorder, inputs),
         )
         if sparsifier:
             with labelled(label):

@@ -6,6 +6,7 @@ python stages/reference_flow.py --seed 0
 import argparse
 import os
 from itertools import pairwise
+from pathlib import Path
 
 from prunus import networks
 from prunus.data.dataset import load
@@ -13,13 +14,13 @@ from prunus.flow import finite, flow_layers, gradient_flow, information_flow
 from prunus.networks import checkpoint
 from prunus.run.device import open_device
 from prunus.run.errors import one_line_errors
-from prunus.run.files import read_json, write_json
-from prunus.run.record import Recorder
+from prunus.run.files import read_json, sha256, write_json
+from prunus.run.record import Obeys, Recorder
 from prunus.run.seeds import derive_seed
 from prunus.study import layout
 from prunus.study.params import for_stage
 
-PARAMS = ["study.network", "network", "flow", "device.accelerator", "device.threads"]
+PARAMS = ["study.network", "network", "training.warmup_steps", "flow", "device.accelerator", "device.threads"]
 
 
 def main() -> None:
@@ -28,11 +29,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     seed = parser.parse_args().seed
     params = for_stage(PARAMS)
+    obeys = Obeys(Path(__file__), PARAMS, params)
     device = open_device(params.device.accelerator, params.device.threads)
     seeds = {"flow": derive_seed(seed, "flow")}
-    pretrain = f"python stages/pretrain.py --seed {seed}"
+    pretrain = layout.pretrain_command(seed)
+    warmup = layout.rewind_point(seed, "warmup")
     record, eased_by = layout.record(f"seed{seed}", "reference_flow"), ["flow.samples"]
-    with Recorder(record, device, params.device.threads, seeds, eased_by) as recorder:
+    with Recorder(record, obeys, device, params.device.threads, seeds, eased_by) as recorder:
         dataset = load(layout.DATASET, device, splits=("train",))
         network = networks.of_study(params.study.network, params.network, dataset.form).to(device)
         masks = checkpoint.load_into(network, layout.rewind_point(seed, "trained"), device, pretrain)
@@ -56,6 +59,8 @@ def main() -> None:
                 "information_signed": signed.tolist(),
                 "gradient_layers": list(masks),
                 "gradient": gradient.tolist(),
+                # What late rewinding goes back to.
+                "warmup": {"steps": params.training.warmup_steps, "sha256": sha256(warmup)},
                 # What `reference_quirks` compares with.
                 "quirks": {
                     "gradient_mean": dense["last_batch_gradient"]["mean"],

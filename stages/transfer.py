@@ -9,6 +9,7 @@ state per seed, and all of a seed see the new images in one order: what differs 
 import argparse
 import os
 from dataclasses import asdict
+from pathlib import Path
 
 import prunus  # noqa: F401 - first: what it sets up counts from here on
 
@@ -23,7 +24,7 @@ from prunus.networks import checkpoint
 from prunus.run.device import open_device
 from prunus.run.errors import one_line_errors
 from prunus.run.files import write_csv
-from prunus.run.record import Recorder
+from prunus.run.record import Obeys, Recorder
 from prunus.run.seeds import derive_seed
 from prunus.study import layout
 from prunus.study.params import for_stage
@@ -69,20 +70,21 @@ def main() -> None:
     arguments = parser.parse_args()
     name, seed, method = arguments.dataset, arguments.seed, arguments.method
     params = for_stage(PARAMS)
+    obeys = Obeys(Path(__file__), PARAMS, params)
     device = open_device(params.device.accelerator, params.device.threads)
     computed = arithmetic.choose(params.device.precision, params.device.memory_format, params.study.network)
     seeds = {purpose: derive_seed(seed, "transfer", name, purpose) for purpose in ("initialisation", "order")}
-    pretrain = f"python stages/pretrain.py --seed {seed}"
+    pretrain = layout.pretrain_command(seed)
     chain = f"{params.study.dataset} to {name}, seed {seed} {method}"
     iterations = [0] if method == "dense" else list(range(1, len(params.study.iterations) + 1))
     record = layout.record("transfers", name, f"seed{seed}", method)
-    with Recorder(record, device, params.device.threads, seeds, ["training.sgd.batch_size"]) as recorder:
+    with Recorder(record, obeys, device, params.device.threads, seeds, ["training.sgd.batch_size"]) as recorder:
         recorder.measured |= asdict(computed)
         made_by = f"python stages/prepare_transfer.py --dataset {name}"
         dataset = load(layout.transfer_dataset(name), device, SPLITS, made_by)
         inputs = [layout.transfer_dataset(name), layout.rewind_point(seed, "initial")]
         inputs += [layout.iteration(seed, method, t) / layout.NETWORK for t in iterations]
-        resume = Resume(recorder, params, inputs)
+        resume = Resume(recorder, inputs)
         if resume.finished:
             print(f"{chain}: goes on after {len(resume.finished)} of {len(iterations)} networks", flush=True)
         for t in iterations[len(resume.finished) :]:

@@ -92,7 +92,7 @@ def main() -> None:
     dataset = load(layout.DATASET, device, splits=("test",))
     test = dataset.splits["test"]
     dense, network = (networks.of_study(params.study.network, params.network, dataset.form) for _ in range(2))
-    pretrain = f"python stages/pretrain.py --seed {seed}"
+    pretrain = layout.pretrain_command(seed)
     prune = layout.prune_command(seed, arguments.method, t, arguments.ratio_of)
     checkpoint.load_into(dense, layout.rewind_point(seed, "trained"), device, pretrain)
     source = layout.iteration(seed, chain, t) / layout.NETWORK

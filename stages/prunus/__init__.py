@@ -8,6 +8,7 @@ Ctrl-C is one line from here on, also while torch is being imported.
 
 import os
 import sys
+import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -15,6 +16,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(sys.argv[0] if sys.argv else "")
+STARTED = time.time_ns()  # before anything else is read: what is younger was edited meanwhile
 INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
 
 

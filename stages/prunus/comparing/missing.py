@@ -46,10 +46,10 @@ class _Missing:
         """The dense network, Phi* and the dense network's evaluation of a seed, as far as they are missing."""
         (dense, _), (flow, _) = before = self._shared(seed)
         if not dense.exists():
-            command = f"python stages/pretrain.py --seed {seed}"
+            command = layout.pretrain_command(seed)
             yield self.row("pretrain", (seed, None, 0), command, dense, [(layout.record("data"), "the dataset")])
         if not flow.exists():
-            command = f"python stages/reference_flow.py --seed {seed}"
+            command = layout.reference_command(seed)
             yield self.row("reference_flow", (seed, None, None), command, flow, before[:1])
         if not (evaluated := layout.evaluation_record(seed, "dense")).exists():
             command = layout.evaluate_command(seed, "dense")

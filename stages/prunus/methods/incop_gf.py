@@ -28,6 +28,10 @@ class Settings(PQSettings, ScoredSettings, FlowSettings):
         "not to be reported"
     )
 
+    @property
+    def held_against(self) -> tuple[str, ...]:
+        return (*super().held_against, "sample", "quirks" if self.reference_quirks else "gradient")
+
 
 def recipe(settings: Settings) -> Recipe:
     def as_defined(retraining: Retraining) -> FlowStop:

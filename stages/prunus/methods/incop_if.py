@@ -29,6 +29,14 @@ class Settings(PQSettings, ScoredSettings, FlowSettings):
 
     correlation: Literal["absolute", "signed"] = Field(description="absolute | signed (as published; nearly cancels)")
 
+    @property
+    def held_against(self) -> tuple[str, ...]:
+        return (*super().held_against, "sample", self.reference)
+
+    @property
+    def reference(self) -> str:
+        return "information" if self.correlation == "absolute" else "information_signed"
+
     def misfit(self, network: str, channels: int) -> str | None:
         if network in SINGLE_LAYER:
             return f"looks at the flow between two layers, and {network} has one layer"
@@ -37,10 +45,9 @@ class Settings(PQSettings, ScoredSettings, FlowSettings):
 
 def recipe(settings: Settings) -> Recipe:
     def stop(retraining: Retraining) -> FlowStop:
-        key = "information" if settings.correlation == "absolute" else "information_signed"
         return FlowStop(
             lambda network: information_flow(network, retraining.flow_images, settings.correlation),
-            torch.tensor(retraining.reference[key], dtype=torch.float64),
+            torch.tensor(retraining.reference[settings.reference], dtype=torch.float64),
             settings,
             retraining.as_dense() if settings.reference_quirks else None,
             (retraining.flow_images,),

@@ -74,6 +74,9 @@ SCORES: dict[str, Callable[[Candidates], Weights]] = {
 }
 
 
+ON_THE_SAMPLE = ("synaptic", "information_flow", "gradient_flow")
+
+
 class ScoredSettings(MethodSettings):
     """The settings of a method whose amount goes by any score of single weights, lowest first."""
 
@@ -85,6 +88,10 @@ class ScoredSettings(MethodSettings):
     @property
     def score_of(self) -> Callable[[Candidates], Weights]:
         return SCORES[self.score]
+
+    @property
+    def held_against(self) -> tuple[str, ...]:
+        return (*super().held_against, *(["sample"] if self.score in ON_THE_SAMPLE else []))
 
     def misfit(self, network: str, channels: int) -> str | None:
         if self.score == "information_flow" and network in SINGLE_LAYER:

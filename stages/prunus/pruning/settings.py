@@ -25,6 +25,12 @@ class MethodSettings(Section):
     def prunes_channels(self) -> bool:
         return False
 
+    @property
+    def held_against(self) -> tuple[str, ...]:
+        """What the method looks at of what was measured of the dense network, as keys of ``study.reference``: a change
+        of anything else there retrains none of its chains."""
+        return ("warmup",) if self.rewind == "warmup" else ()
+
     def misfit(self, network: str, channels: int) -> str | None:
         """Why this method makes no sense on a network of catalogue name for images of so many channels, or None."""
         if self.prunes_channels and network in SINGLE_LAYER:

@@ -1,10 +1,11 @@
 """Which of the project's files a stage runs: what its script imports, directly or through other modules.
 
-Found in the sources, without running anything. The one answer for dvc.yaml (a test compares), the run record and the
-checkpoint's fingerprint: what a process happens to have loaded besides, another method's file for one, is not asked.
+Found in the sources, without running or parsing them, which would take longer than many an epoch. The one answer for
+dvc.yaml (a test compares), the run record and the checkpoint's fingerprint: what a process happens to have loaded
+besides, another method's file for one, is not asked.
 """
 
-import ast
+import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -14,8 +15,12 @@ from prunus.study.layout import ROOT
 STAGES = ROOT / "stages"
 PACKAGE = STAGES / "prunus"
 METHODS = PACKAGE / "methods"
+# `from prunus.a import b, c`, also in parentheses, and `import prunus.a`
+IMPORT = re.compile(r"^[ \t]*(?:from (prunus[\w.]*) import (\([^)]*\)|[^\n#]*)|import (prunus[\w.]*))", re.MULTILINE)
+NAME = re.compile(r"(?:^|[,(])\s*(\w+)")
 
 
+@cache
 def _file_of(module: str) -> Path | None:
     path = STAGES.joinpath(*module.split("."))
     for candidate in (path.with_suffix(".py"), path / "__init__.py"):
@@ -32,19 +37,11 @@ def _packages(module: str) -> list[str]:
 
 @cache
 def imported(path: Path) -> frozenset[Path]:
-    """Project files that the file at ``path`` imports itself, wherever in the file the import stands.
-
-    Raises ``SyntaxError`` where it is not Python.
-    """
+    """Project files that the file at ``path`` imports itself, wherever in the file the import stands."""
     files = set()
-    for node in ast.walk(ast.parse(path.read_bytes(), filename=str(path))):
-        modules = []
-        if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for module in modules:
-            files |= {found for name in _packages(module) if (found := _file_of(name))}
+    for package, names, module in IMPORT.findall(path.read_text(encoding="utf-8")):
+        modules = [module or package, *(f"{package}.{name}" for name in NAME.findall(names))]
+        files |= {found for module in modules for name in _packages(module) if (found := _file_of(name))}
     return frozenset(files)
 
 

@@ -1,6 +1,7 @@
 """Files of stages: written whole or not at all, read with care."""
 
 import csv
+import hashlib
 import json
 import math
 import os
@@ -127,3 +128,12 @@ def read_rows(path: Path, made_by: str, columns: dict[str, object] | None = None
             why = f"row {number}, column {column}: {said}"
             raise StageError(f"{path} is damaged ({why}); delete it, `{made_by}` makes it again") from None
     return [{name: row[name] for name in columns} for row in rows]
+
+
+def sha256(path: Path) -> str | None:
+    """SHA-256 of a file; None where there is no such file: a stage need not use all it may."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None

@@ -9,18 +9,21 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import SimpleNamespace
 
-from prunus.run import gpus
+from prunus import STARTED
+from prunus.run import code, gpus
 from prunus.run.device import Clock
 from prunus.run.errors import StageError, _first_line, explained
 from prunus.run.files import write_json
 from prunus.study import layout, params
 
 RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy", "torch-pruning")
-STAGES = layout.ROOT / "stages"
 # Set where what started the stage puts down what it depends on before it runs: to the time at which that began, in ns.
 AS_STARTED = "PRUNUS_AS_STARTED"
 PATIENCE_WITH_DVC = 300  # seconds
@@ -68,14 +71,9 @@ def _take_turn(folder: Path) -> int:
     return turn
 
 
-def _age(path: Path) -> int | None:
-    with suppress(OSError):
-        return path.stat().st_mtime_ns
-
-
-def _changed_since(moment: int, names: Iterable[str]) -> list[str]:
+def _changed_since(moment: int, paths: Iterable[Path]) -> list[str]:
     """Those of the files that changed in any way after ``moment`` (ns)."""
-    return [name for name in names if os.path.exists(name) and os.stat(name).st_ctime_ns > moment]
+    return [str(path) for path in paths if path.exists() and path.stat().st_ctime_ns > moment]
 
 
 def _keep_turn_of_dvc() -> None:
@@ -96,41 +94,52 @@ def _keep_turn_of_dvc() -> None:
             time.sleep(0.1)
 
 
-def loaded_code() -> list[str]:
-    """The files of the project's modules that this process has loaded."""
-    names = {getattr(module, "__file__", None) for module in list(sys.modules.values())} - {None}
-    return sorted(name for name in names if Path(name).is_relative_to(STAGES))
+@dataclass(frozen=True)
+class Obeys:
+    """What decides what a stage computes, apart from its inputs: its ``script``, the ``keys`` of params.yaml that it
+    declares, and what they said when it started (``params``, as ``for_stage`` returns them)."""
+
+    script: Path
+    keys: Sequence[str]
+    params: SimpleNamespace
+
+    @cached_property
+    def code(self) -> list[Path]:
+        """The project's files that the stage runs, those of the methods whose settings it obeys included."""
+        methods = [key.removeprefix("methods.") for key in self.keys if key.startswith("methods.")]
+        return sorted(code.closure(self.script, methods))
 
 
 class Recorder:
     """Writes ``record.json`` when its block succeeds: git revision, versions, device, threads, seeds and seconds.
 
-    ``measured``: what else a stage times, by name. Only ``compare`` and ``report`` read records, so what differs
-    between equal runs changes nothing they compute. ``earlier_seconds``: those of runs that were stopped and whose work
-    counts. ``eased_by``: the keys of params.yaml that lower the stage's need of memory. When the block fails,
-    ``layout.failure`` says why until the stage is run again; when it succeeds, what unfinished runs left is removed.
+    ``obeys``: what the stage runs by; None: nothing is asked about it. ``measured``: what else it times, by name. Only
+    ``compare`` and ``report`` read records, so what differs between equal runs changes nothing they compute.
+    ``earlier_seconds``: those of runs that were stopped and whose work counts. ``eased_by``: the keys of params.yaml
+    that lower the stage's need of memory. When the block fails, ``layout.failure`` says why until the stage is run
+    again; when it succeeds, what unfinished runs left is removed.
     """
 
     def __init__(
         self,
         path: Path,
+        obeys: Obeys | None = None,
         device=None,
         threads: int | None = None,
         seeds: dict[str, int] | None = None,
         eased_by: Sequence[str] = (),
     ):
-        self.path, self.device, self.threads, self.seeds = path, device, threads, seeds or {}
+        self.path, self.obeys, self.device, self.threads, self.seeds = path, obeys, device, threads, seeds or {}
         self.clock, self.measured, self.earlier_seconds = Clock(device), {}, 0.0
         self._eased_by = eased_by
 
     def __enter__(self):
-        self._turn, self._code = _take_turn(self.path.parent), {name: _age(Path(name)) for name in loaded_code()}
+        self._turn = _take_turn(self.path.parent)
         layout.failure(self.path).unlink(missing_ok=True)
         self._started = datetime.now(UTC)
         self._start = time.perf_counter()
-        if edited := self._edited_since_put_down([layout.ROOT / layout.PARAMS, *self._code]):
+        if error := self._edited_before():
             os.close(self._turn)
-            error = StageError(f"{edited} was edited while this stage started; run it again")
             self._note(error)
             raise error
         return self
@@ -168,23 +177,21 @@ class Recorder:
         _keep_turn_of_dvc()
         os.close(self._turn)
 
-    @staticmethod
-    def _edited_since_put_down(names: Iterable[str | Path]) -> str | None:
-        """The first file that was edited between being put down as what the stage runs with and being read."""
-        if AS_STARTED not in os.environ:
+    def _edited_before(self) -> StageError | None:
+        """What was edited between being put down as what the stage runs with and being read."""
+        if self.obeys is None or AS_STARTED not in os.environ:
             return None
-        return next(iter(_changed_since(int(os.environ[AS_STARTED]), names)), None)
+        edited = _changed_since(int(os.environ[AS_STARTED]), [layout.ROOT / layout.PARAMS, *self.obeys.code])
+        return StageError(f"{edited[0]} was edited while this stage started; run it again") if edited else None
 
     def _spoiled(self) -> StageError | None:
-        """Plain DVC takes what params.yaml and the code say when a stage has ended for what the stage ran with."""
-        if late := self._edited_since_put_down(name for name in loaded_code() if name not in self._code):
-            return StageError(f"{late} was edited before this stage read it; run it again")
-        if "DVC_STAGE" not in os.environ or AS_STARTED in os.environ:
+        """DVC hashes code and parameters after the stage ends; an edit made meanwhile would be recorded as what ran."""
+        if self.obeys is None or "DVC_STAGE" not in os.environ or AS_STARTED in os.environ:
             return None
-        edited = params.edited() + [name for name, age in self._code.items() if _age(Path(name)) != age]
+        edited = params.edited(self.obeys.keys, self.obeys.params) + _changed_since(STARTED, self.obeys.code)
         if not edited:
             return None
-        why = "was edited while this stage ran, and DVC would take it for what the stage ran with"
+        why = "was edited while this stage ran, and DVC would record the edit as what the stage ran with"
         return StageError(f"{edited[0]} {why}; run it again (`snakemake` takes such edits)")
 
     def _note(self, error: Exception) -> None:

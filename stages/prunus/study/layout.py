@@ -39,6 +39,11 @@ def reference_flow(seed: int) -> Path:
     return RUNS / f"seed{seed}" / "reference_flow.json"
 
 
+def chain_reference(seed: int, method: str) -> Path:
+    """The part of the reference flow that the chains of a method are held against."""
+    return RUNS / f"seed{seed}" / "references" / f"{method}.json"
+
+
 def iteration(seed: int, method: str, t: int) -> Path:
     """Folder of iteration ``t`` of a chain; iteration 0 is the dense network."""
     return dense(seed) if t == 0 else RUNS / f"seed{seed}" / method / f"iteration-{t}"
@@ -47,6 +52,12 @@ def iteration(seed: int, method: str, t: int) -> Path:
 def chain(method: str, ratio_of: str | None = None) -> str:
     """Name of a chain: its method's, or what it is called where another method's ratio is imposed on it."""
     return f"{method}_at_{ratio_of}" if ratio_of else method
+
+
+def of_chain(name: str) -> tuple[str, str | None]:
+    """The method of a chain, and the method whose ratio is imposed on it: the inverse of ``chain``."""
+    method, _, ratio_of = name.partition("_at_")
+    return method, ratio_of or None
 
 
 def evaluation(seed: int, method: str) -> Path:
@@ -66,6 +77,18 @@ def transfer(dataset: str, seed: int, method: str) -> Path:
     return RUNS / "evaluations" / "transfers" / dataset / f"seed{seed}" / f"{method}.csv"
 
 
+def pretrain_command(seed: int) -> str:
+    return f"python stages/pretrain.py --seed {seed}"
+
+
+def reference_command(seed: int) -> str:
+    return f"python stages/reference_flow.py --seed {seed}"
+
+
+def chain_reference_command(seed: int, method: str) -> str:
+    return f"python stages/chain_reference.py --seed {seed} --method {method}"
+
+
 def prune_command(seed: int, method: str, t: int, ratio_of: str | None = None) -> str:
     """The command that makes an iteration; ``method`` is the chain's where ``ratio_of`` is not given."""
     options = f" --ratio-of {ratio_of}" if ratio_of else ""
@@ -76,7 +99,7 @@ def evaluate_command(seed: int, chain: str) -> str:
     """The command that evaluates a chain, or the dense network of a seed."""
     if chain == "dense":
         return f"python stages/evaluate_dense.py --seed {seed}"
-    method, _, ratio_of = chain.partition("_at_")
+    method, ratio_of = of_chain(chain)
     options = f" --ratio-of {ratio_of}" if ratio_of else ""
     return f"python stages/evaluate.py --seed {seed} --method {method}{options}"
 

@@ -33,7 +33,7 @@ def select(params: SimpleNamespace, keys: list[str]) -> SimpleNamespace:
     return result
 
 
-def _view(keys: list[str]) -> SimpleNamespace:
+def view(keys: list[str]) -> SimpleNamespace:
     """The keys as params.yaml says them now; of the methods' blocks those are judged that the keys name."""
     return select(read(methods=[key.split(".")[1] for key in keys if key.startswith("methods.")]), keys)
 
@@ -45,14 +45,14 @@ def for_stage(keys: list[str]) -> SimpleNamespace:
     the only one that is imported.
     """
     with refused_in_words():
-        return _view(keys)
+        return view(keys)
 
 
 def edited(keys: list[str], before: SimpleNamespace) -> list[str]:
     """Those of ``keys`` which params.yaml now says differently than ``before``, what ``for_stage`` returned for them;
     all where the file is no longer valid."""
     try:
-        now = _view(keys)
+        now = view(keys)
     except (ParamsError, AttributeError, KeyError):
         return keys
     return [key for key in keys if select(now, [key]) != select(before, [key])]

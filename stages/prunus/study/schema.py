@@ -7,7 +7,7 @@ the JSON schema that editors read; the comments in params.yaml are their beginni
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, Field, PlainValidator, ValidationError, WithJsonSchema
 
 from prunus.study import layout
 from prunus.study.catalogue import DATASETS, SMALLEST_SIDE, method_names
@@ -22,6 +22,15 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[int, Field(ge=1, le=LARGEST)]
 Natural = Annotated[int, Field(ge=0, le=LARGEST)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def takes(settings: Section, **changes: object) -> bool:
+    """Whether a block like ``settings`` may say ``changes``: what is advised must not be refused."""
+    try:
+        type(settings).model_validate(settings.model_dump() | changes)
+    except ValidationError:
+        return False
+    return True
 
 
 def _one_of(names: Iterable[str], what: str) -> type[str]:

@@ -6,11 +6,12 @@ class: enough for annotations, base classes and decorators, too little to comput
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 PACKAGES = ("torch", "torchvision", "torch_pruning", "safetensors")
 
@@ -74,3 +75,13 @@ def for_torch() -> Iterator[None]:
                 package, _, module = name.rpartition(".")
                 if package in sys.modules:
                     vars(sys.modules[package]).pop(module, None)  # where `from package import module` looks first
+
+
+def without_torch(call: Callable, *arguments: Any) -> Any:
+    """``call(*arguments)`` with the stand-ins; once more with torch itself where that fails, as it does for a method's
+    file that computes when it is imported."""
+    try:
+        with for_torch():
+            return call(*arguments)
+    except Exception:
+        return call(*arguments)

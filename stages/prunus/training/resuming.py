@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prunus.run.errors import StageError
-from prunus.run.files import write_atomically
-from prunus.run.record import Recorder, loaded_code, processor, versions
+from prunus.run.files import sha256, write_atomically
+from prunus.run.record import Recorder, processor, versions
 from prunus.study import layout
 
 
@@ -48,14 +48,14 @@ class Random:
             torch.cuda.set_rng_state(state["gpu"], self._gpu)
 
 
-def fingerprint(recorder: Recorder, params: object, inputs: Iterable[Path]) -> str:
-    """SHA-256 of what decides a stage's numbers: which stage it is, the settings it obeys (``params``, by their repr),
-    its ``inputs``' bytes, the project's code that is loaded, package versions, seeds, device and threads."""
+def fingerprint(recorder: Recorder, inputs: Iterable[Path]) -> str:
+    """SHA-256 of what decides a stage's numbers: which stage it is, its ``inputs``' bytes, the settings that it
+    obeys (by their repr), the project's code that it runs, package versions, seeds, device and threads."""
     gpu = recorder.device.type == "cuda"
     facts = {
         "stage": str(recorder.path),
-        "params": repr(params),
-        "files": {str(path): _sha256(path) for path in [*inputs, *map(Path, loaded_code())]},
+        "params": repr(recorder.obeys and recorder.obeys.params),
+        "files": {str(path): sha256(path) for path in [*inputs, *(recorder.obeys.code if recorder.obeys else ())]},
         "versions": versions(),
         "seeds": recorder.seeds,
         "device": torch.cuda.get_device_name(recorder.device) if gpu else processor(),
@@ -63,15 +63,6 @@ def fingerprint(recorder: Recorder, params: object, inputs: Iterable[Path]) -> s
         "threads": recorder.threads,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str | None:
-    """None where there is no such file: a stage need not use all it may."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return None
 
 
 def _digest(facts: str, tensors: dict[str, Tensor]) -> str:
@@ -92,11 +83,11 @@ class Resume:
     seconds of the epochs that are not trained again, and as ``resumed_after_epochs`` where each later run went on.
     """
 
-    def __init__(self, recorder: Recorder, params: object, inputs: Iterable[Path]):
+    def __init__(self, recorder: Recorder, inputs: Iterable[Path]):
         self.path = layout.unfinished(recorder.path) / layout.CHECKPOINT
         self.finished: list[dict] = []
         self._training, self._tensors = None, {}
-        self._fingerprint = fingerprint(recorder, params, inputs)
+        self._fingerprint = fingerprint(recorder, inputs)
         self._recorder, self._clock = recorder, recorder.clock
         self._before, self._start = dict(self._clock.seconds), time.perf_counter()
         resumed = recorder.measured["resumed_after_epochs"] = []
