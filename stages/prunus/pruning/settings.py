@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from prunus.pruning.candidates import Candidates, Retraining, Weights
 from prunus.sparsity import Amount, FractionAmount, GiniAmount, HoyerAmount, PQAmount
 from prunus.study.catalogue import SINGLE_LAYER
-from prunus.study.schema import NonNegative, Positive, PositiveFraction
+from prunus.study.schema import AboveZero, NonNegative, Positive, PositiveFraction
 from prunus.study.section import OnlyWith, Section, optional
 from prunus.training.stopping import FixedEpochs, Plateau, StopRule
 
@@ -110,12 +110,8 @@ class PQSettings(ScopedSettings):
     index: Literal["pq", "gini", "hoyer"] = Field(
         description="whose share goes: pq (SAP's) | gini | hoyer (that index of the magnitudes, which has no p, q, eta)"
     )
-    p: Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)], OnlyWith("index", "pq")] = optional(
-        "the lower norm of the PQ index, below q"
-    )
-    q: Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)], OnlyWith("index", "pq")] = optional(
-        "the upper norm of the PQ index"
-    )
+    p: Annotated[AboveZero, OnlyWith("index", "pq")] = optional("the lower norm of the PQ index, below q")
+    q: Annotated[AboveZero, OnlyWith("index", "pq")] = optional("the upper norm of the PQ index")
     eta: Annotated[NonNegative, OnlyWith("index", "pq")] = optional(
         "how much of the sum of |w|^p may be lost, as a share of what is kept: more prunes more"
     )

@@ -22,6 +22,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[int, Field(ge=1, le=LARGEST)]
 Natural = Annotated[int, Field(ge=0, le=LARGEST)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def takes(settings: Section, **changes: object) -> bool:
@@ -187,9 +188,7 @@ class Sgd(Section):
     """Of the dense network and of every retraining; the optimiser starts afresh each time."""
 
     batch_size: Positive = Field(description="images per step")
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        description="of the first step, and of all with a constant schedule"
-    )
+    learning_rate: AboveZero = Field(description="of the first step, and of all with a constant schedule")
     momentum: Fraction = Field(description="share of the last step that is added to the next; 0: none")
     nesterov: bool = Field(description="true: Nesterov's form of momentum, which must then be above 0")
     weight_decay: NonNegative = Field(description="factor on the weights that is added to their gradient; 0: none")

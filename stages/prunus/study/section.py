@@ -25,7 +25,8 @@ class Section(BaseModel):
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
         reference = handler(core_schema)
         schema = handler.resolve_ref_schema(reference)
-        conditions = {name: only for name, field in cls.model_fields.items() for only in conditions_of(field)}
+        fields = cls.model_fields.items()
+        conditions = {name: only for name, field in fields for only in field.metadata if isinstance(only, OnlyWith)}
         if conditions:
             schema["allOf"] = [
                 {
@@ -66,7 +67,3 @@ class OnlyWith:
 def optional(description: str) -> Any:
     """The field of a key ``OnlyWith`` another key's value."""
     return Field(default_factory=lambda: ABSENT, validate_default=True, description=description)
-
-
-def conditions_of(field: Any) -> list[OnlyWith]:
-    return [entry for entry in field.metadata if isinstance(entry, OnlyWith)]
