@@ -69,6 +69,7 @@ def commands(root: Path) -> list[tuple[str, ...]]:
     chains = []
     for method in METHODS:
         own = ("--seed", "0", "--method", method)
+        chains.append(("chain_reference", *own))
         chains += [("prune_iteration", *own, "--iteration", str(t)) for t in range(1, ITERATIONS + 1)]
         chains.append(("evaluate", *own))
     return [own for own in [("prepare_data",), *shared, *chains] if (root / f"stages/{own[0]}.py").exists()]

@@ -10,6 +10,7 @@ python stages/evaluate.py --seed 0 --method sap
 
 import argparse
 import copy
+import json
 import os
 from pathlib import Path
 
@@ -19,10 +20,10 @@ import prunus  # noqa: F401 - first: what it sets up counts from here on
 import torch
 
 from prunus import channels, networks
+from prunus.evaluation.images import load_test
 from prunus.evaluation.latency import latency
 from prunus.evaluation.layers import LAYER_COLUMNS, layer_table
 from prunus.evaluation.macs import multiply_accumulates
-from prunus.evaluation.test_images import load_test
 from prunus.networks import checkpoint
 from prunus.run.device import open_device
 from prunus.run.errors import StageError, one_line_errors
@@ -104,7 +105,7 @@ def main() -> None:
     folder, pretrain = layout.evaluation(seed, method), layout.pretrain_command(seed)
     rows, layers, groups, histories, latencies = [], [], [], [], []
     listed, missing = len(params.study.iterations), ""
-    with Recorder(layout.evaluation_record(seed, method), obeys, device, params.device.threads) as recorder:
+    with Recorder(layout.evaluation_record(seed, method), device, params.device.threads, obeys=obeys) as recorder:
         dataset = load_test(device, params.evaluation.fraction, params.data.split_seed)
         labels = dataset.splits["test"].labels
         of_dense, layers_of_dense = evaluated_dense(seed, params.study.dataset, params.study.network, len(labels))
@@ -170,7 +171,7 @@ def main() -> None:
                     "distance": metrics["distance"],
                     "epsilon": metrics["epsilon"],
                     "rewind": metrics["settings"]["rewind"],
-                    "recipe": ", ".join(f"{key} {value}" for key, value in metrics["settings"].items()),
+                    "recipe": json.dumps(metrics["settings"], sort_keys=True),
                 }
             )
         recorder.measured |= {"latency": latencies, "test_images": len(labels)}

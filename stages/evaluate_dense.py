@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 
 from prunus import networks
+from prunus.evaluation.images import load_test
 from prunus.evaluation.layers import LAYER_COLUMNS, layer_table
 from prunus.evaluation.macs import multiply_accumulates
-from prunus.evaluation.test_images import load_test
 from prunus.networks import checkpoint
 from prunus.run.device import open_device
 from prunus.run.errors import one_line_errors
@@ -42,7 +42,7 @@ def main() -> None:
     obeys = Obeys(Path(__file__), PARAMS, params)
     device = open_device(params.device.accelerator, params.device.threads)
     folder, pretrain = layout.evaluation(seed, "dense"), layout.pretrain_command(seed)
-    with Recorder(layout.evaluation_record(seed, "dense"), obeys, device, params.device.threads) as recorder:
+    with Recorder(layout.evaluation_record(seed, "dense"), device, params.device.threads, obeys=obeys) as recorder:
         dataset = load_test(device, params.evaluation.fraction, params.data.split_seed)
         images = len(dataset.splits["test"].labels)
         recorder.measured["test_images"] = images

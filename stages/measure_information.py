@@ -4,9 +4,9 @@ python stages/measure_information.py --seed 0 --method mipp
 
 The table, runs/evaluations/seed<S>/<method>/information.csv, has a row per iteration, pair of layers and quantity:
 ``seed``, ``method``, ``iteration``; ``layer``, a channel group; ``next_layer``, the layers that read it; ``quantity``
-(before, kept, pruned or retrained: see ``prunus.preservation``); ``units`` of the layer that take part; ``mean``,
-``low`` and ``high``: the share of the target's variance that they explain on held-out images, and the Student-t
-interval at 95 % over the repeats (its splits overlap); ``variance`` of the target, in squared activations.
+(before, kept, pruned or retrained: see ``prunus.evaluation.preservation``); ``units`` of the layer that take part;
+``mean``, ``low`` and ``high``: the share of the target's variance that they explain on held-out images, and the
+Student-t interval at 95 % over the repeats (its splits overlap); ``variance`` of the target, in squared activations.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main() -> None:
     pretrain, table = layout.pretrain_command(seed), layout.evaluation(seed, method) / "information.csv"
     record, rows = layout.record(f"seed{seed}", f"{method}/information"), []
     eased_by = ["information.samples", "information.cells"]
-    with Recorder(record, obeys, device, params.device.threads, seeds, eased_by) as recorder:
+    with Recorder(record, device, params.device.threads, seeds, eased_by, obeys=obeys) as recorder:
         dataset = load(layout.DATASET, device, splits=("train",))
         subset = dataset.sample("train", params.information.samples, seeds["information"])
         images = dataset.normalise(subset.images)

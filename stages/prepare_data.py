@@ -21,7 +21,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     params = for_stage(PARAMS)
     obeys = Obeys(Path(__file__), PARAMS, params)
-    with Recorder(layout.record("data"), obeys, seeds={"split": params.data.split_seed}) as recorder:
+    with Recorder(layout.record("data"), seeds={"split": params.data.split_seed}, obeys=obeys) as recorder:
         summary = prepare(
             params.study.dataset,
             layout.DATASET,

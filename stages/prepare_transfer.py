@@ -31,7 +31,7 @@ def main() -> None:
     params = for_stage(PARAMS)
     obeys = Obeys(Path(__file__), PARAMS, params)
     record, seeds = layout.record("transfers", dataset, "data"), {"split": params.data.split_seed}
-    with Recorder(record, obeys, seeds=seeds) as recorder:
+    with Recorder(record, seeds=seeds, obeys=obeys) as recorder:
         summary = prepare(
             dataset,
             layout.transfer_dataset(dataset),

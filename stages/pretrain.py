@@ -53,7 +53,7 @@ def main() -> None:
     seeds = {purpose: derive_seed(seed, "dense", purpose) for purpose in ("initialisation", "order")}
     folder = layout.dense(seed)
     record, eased_by = layout.iteration_record(seed, "dense", 0), ["training.sgd.batch_size"]
-    with Recorder(record, obeys, device, params.device.threads, seeds, eased_by) as recorder:
+    with Recorder(record, device, params.device.threads, seeds, eased_by, obeys=obeys) as recorder:
         recorder.measured |= asdict(computed)
         dataset = load(layout.DATASET, device)
         steps = batches_per_epoch(len(dataset.splits["train"].labels), params.training.sgd.batch_size)

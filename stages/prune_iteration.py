@@ -187,7 +187,7 @@ def main() -> None:
 
     record, eased_by = layout.iteration_record(seed, chain, t), ["training.sgd.batch_size", "flow.samples"]
     eased_by += [f"methods.{method}.samples"] if hasattr(settings, "samples") else []
-    with Recorder(record, obeys, device, params.device.threads, seeds, eased_by) as recorder:
+    with Recorder(record, device, params.device.threads, seeds, eased_by, obeys=obeys) as recorder:
         recorder.measured |= asdict(computed)
         dataset = load(layout.DATASET, device)
         network = computed.place(networks.of_study(params.study.network, params.network, dataset.form), device)

@@ -35,7 +35,7 @@ def main() -> None:
     pretrain = layout.pretrain_command(seed)
     warmup = layout.rewind_point(seed, "warmup")
     record, eased_by = layout.record(f"seed{seed}", "reference_flow"), ["flow.samples"]
-    with Recorder(record, obeys, device, params.device.threads, seeds, eased_by) as recorder:
+    with Recorder(record, device, params.device.threads, seeds, eased_by, obeys=obeys) as recorder:
         dataset = load(layout.DATASET, device, splits=("train",))
         network = networks.of_study(params.study.network, params.network, dataset.form).to(device)
         masks = checkpoint.load_into(network, layout.rewind_point(seed, "trained"), device, pretrain)

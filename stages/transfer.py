@@ -78,7 +78,7 @@ def main() -> None:
     chain = f"{params.study.dataset} to {name}, seed {seed} {method}"
     iterations = [0] if method == "dense" else list(range(1, len(params.study.iterations) + 1))
     record = layout.record("transfers", name, f"seed{seed}", method)
-    with Recorder(record, obeys, device, params.device.threads, seeds, ["training.sgd.batch_size"]) as recorder:
+    with Recorder(record, device, params.device.threads, seeds, ["training.sgd.batch_size"], obeys=obeys) as recorder:
         recorder.measured |= asdict(computed)
         made_by = f"python stages/prepare_transfer.py --dataset {name}"
         dataset = load(layout.transfer_dataset(name), device, SPLITS, made_by)

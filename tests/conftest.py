@@ -1,11 +1,17 @@
+import pickle
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import settings
 from torch import nn
 
+from hostile import Touch
 from prunus import masks as masking
 from prunus.data.dataset import Dataset, Split
 from prunus.pruning.candidates import Candidates
+from prunus.sources import published
+from prunus.sources.splits import Source
 
 settings.register_profile("prunus", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("prunus")
@@ -44,3 +50,37 @@ def candidates_of():
         return Candidates(network, masks or masking.ones(network), 1, data, 0, lambda point: dense, sample)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def digits() -> Source:
+    """The digits as their reader returns them."""
+    return published.read("digits", Path("nowhere"), Path("nowhere"), 0)
+
+
+@pytest.fixture
+def lagging(small_network):
+    """Batch norm's running statistics are those of a network whose first layer was 1e18 times smaller: in eval mode
+    activations overflow, with the statistics of the batch nothing does."""
+    with torch.no_grad():
+        small_network[0].weight.mul_(1e18)
+        small_network[5].weight.mul_(1e25)
+        small_network[7].weight.mul_(1e-25)
+    return small_network.eval()
+
+
+@pytest.fixture
+def marker(tmp_path):
+    """A file that hostile content would make; the bait itself is tried first."""
+    marker = tmp_path / "executed"
+    pickle.loads(pickle.dumps(Touch(marker)))
+    assert marker.exists()
+    marker.unlink()
+    return marker
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder in which the test runs."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -86,7 +86,7 @@ def _chain(study, seed, method, root):
         for group, size in GROUPS.items():
             keys = {"seed": seed, "method": method, "iteration": t, "group": group}
             channels.append(keys | {"channels": size, "alive": size - removed[group]})
-        collapsed = int(method == COLLAPSING and t == 5)
+        collapsed, rewind = int(method == COLLAPSING and t == 5), "trained" if flow else "initial"
         accuracy = DENSE_ACCURACY - 0.012 * (1 - density) ** 2 - 0.006 * generator.random() - 0.08 * fraction**2
         accuracy = 0.1 if collapsed else accuracy
         rows.append(
@@ -116,8 +116,8 @@ def _chain(study, seed, method, root):
                 "stopped_by": "flow" if flow else "fixed",
                 "distance": distance,
                 "epsilon": 0.2 if flow else np.nan,
-                "rewind": "trained" if flow else "initial",
-                "recipe": f"scope global, rewind {'trained' if flow else 'initial'}, epochs {FIXED_EPOCHS}",
+                "rewind": rewind,
+                "recipe": json.dumps({"scope": "global", "rewind": rewind, "epochs": FIXED_EPOCHS}),
             }
         )
         seconds = {"total": epochs[t - 1] * 0.2 + 1.0, "train": epochs[t - 1] * 0.2, "evaluation": 0.1}

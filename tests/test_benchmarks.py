@@ -88,7 +88,7 @@ def test_a_study_is_grown_by_what_dvc_calls_another_seeds_stages(tmp_path):
     project = trivial.Project(tmp_path / "project", 2, ["sap"], 1)
     outputs = json.loads((project.root / "outputs.json").read_text())
     of_first = [command for command in outputs if "--seed 0" in command]
-    assert len(of_first) == 5
+    assert len(of_first) == 6
     for command in of_first:
         assert outputs[scale.of_seed(command, 1)] == [scale.of_seed(name, 1) for name in outputs[command]]
     assert scale.of_seed("  evaluate@0-sap:", 12) == "  evaluate@12-sap:"

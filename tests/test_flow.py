@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hostile import refusal
+from prunus import flow
 from prunus import masks as masking
 from prunus.flow import (
     flow_distance,
@@ -224,3 +226,16 @@ def test_saliency_leaves_the_network_as_it_was(kind, small_network, images, labe
     assert all(torch.equal(tensor, state[name]) for name, tensor in small_network.state_dict().items())
     assert all(parameter.grad is None for parameter in small_network.parameters())
     assert not any(module._forward_hooks for module in small_network.modules())
+
+
+def test_a_flow_that_is_not_finite_says_why(lagging):
+    images, labels = torch.randn(20, 1, 8, 8), torch.arange(20) % 3
+    found = flow.information_flow(lagging.train(), images, "absolute")
+    said = refusal(flow.finite, found, "the flow", lagging, images, kind="not_finite")
+    assert said.startswith("the flow is not finite in ") and "with the running statistics of batch norm" in said
+    assert lagging.training
+    gradient = flow.gradient_flow(lagging, images, labels)
+    said = refusal(flow.finite, gradient, "the flow", lagging, images, labels, kind="not_finite")
+    assert "running statistics" in said
+    good = torch.tensor([1.0, 0.0])
+    assert flow.finite(good, "the flow", lagging) is good

@@ -1,90 +1,13 @@
-"""Channel groups, channel masks and compaction: names and sizes, brute force, and equal outputs."""
-
-import copy
+"""Channel groups of every kind of network, and the masks that go with them."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.init import normal_, uniform_
 
+from example_networks import BUILDERS, SHAPE, SMALL, assert_compacts, build, half_dead, size
 from prunus import channels, networks
 from prunus import masks as masking
-from prunus.networks.vit import VisionTransformer
-from prunus.networks.wide_resnet import WideResNet
-
-
-class Separable(nn.Module):
-    """A stem, a depthwise and pointwise convolution with a skip connection over both, and flattened maps."""
-
-    def __init__(self, channels: int = 1, classes: int = 10) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(channels, 6, 3, padding=1)
-        self.expand = nn.Conv2d(6, 10, 1)
-        self.depthwise = nn.Conv2d(10, 10, 3, padding=1, groups=10)
-        self.bn = nn.BatchNorm2d(10)
-        self.project = nn.Conv2d(10, 6, 1)
-        self.classifier = nn.Linear(6 * 16, classes)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.stem(images))
-        x = x + self.project(F.relu(self.bn(self.depthwise(F.relu(self.expand(x))))))
-        return self.classifier(F.avg_pool2d(x, 2).flatten(1))
-
-
-SHAPE = (1, 8, 8)
-BUILDERS = {
-    **{name: lambda name=name: networks.build(name, *SHAPE[:2], 10) for name in ("mlp", "lenet5", "vgg11", "vgg11_bn")},
-    **{name: lambda name=name: networks.build(name, *SHAPE[:2], 10) for name in ("resnet18", "resnet50")},
-    "preact_resnet18": lambda: networks.build("preact_resnet18", *SHAPE[:2], 10),
-    "wide_resnet": lambda: WideResNet(1, 10, depth=10, widen=1),
-    "vit": lambda: VisionTransformer(1, 8, 10, width=24, depth=2, heads=4),
-    "separable": Separable,
-}
-SMALL = ("lenet5", "wide_resnet", "vit", "separable")
-
-
-def build(name: str) -> nn.Module:
-    """A network in eval mode in which no bias, norm or statistic is trivial."""
-    network = BUILDERS[name]().eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
-            uniform_(module.weight, 0.5, 1.5)
-            normal_(module.bias, std=0.3)
-        if isinstance(module, nn.BatchNorm2d):
-            normal_(module.running_mean, std=0.3)
-            uniform_(module.running_var, 0.5, 1.5)
-        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-            normal_(module.bias, std=0.3)
-    if isinstance(network, VisionTransformer):
-        for module in network.modules():
-            if isinstance(module, nn.Linear):
-                normal_(module.weight, std=module.in_features**-0.5)
-    return network
-
-
-def half_dead(groups: list[channels.Group], share: float = 0.4) -> masking.Masks:
-    """A random mask per group with about that share dead and at least one channel alive."""
-    alive = {group.name: torch.rand(group.size) >= share for group in groups}
-    for mask in alive.values():
-        mask[-1] = True
-    return alive
-
-
-def assert_compacts(network: nn.Module, masks: masking.Masks) -> nn.Module:
-    small = channels.compact(network, channels.groups(network, SHAPE), masks)
-    masked = copy.deepcopy(network)
-    masking.apply(masked, masks)
-    images = torch.randn(4, *SHAPE)
-    with torch.no_grad():
-        expected = masked(images)
-        torch.testing.assert_close(small(images), expected, atol=1e-5, rtol=1e-5)
-    assert expected.std() > 1e-4
-    return small
-
-
-def size(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def described(name: str, shape: tuple[int, int, int] = SHAPE) -> dict[str, tuple[int, dict]]:
@@ -188,102 +111,6 @@ def test_a_network_without_hidden_channels_has_no_groups():
     network = networks.build("linear", *SHAPE[:2], 10)
     assert channels.groups(network, SHAPE) == []
     assert size(channels.compact(network, channels.groups(network, SHAPE), masking.ones(network))) == size(network)
-
-
-@pytest.mark.parametrize("name", BUILDERS)
-def test_compacted_and_masked_network_agree(name):
-    network = build(name)
-    found = channels.groups(network, SHAPE)
-    alive = half_dead(found)
-    small = assert_compacts(network, channels.expand(found, alive, masking.ones(network)))
-    left = {group.name: group.size for group in channels.groups(small, SHAPE)}
-    assert left == {name: int(mask.sum()) for name, mask in alive.items()}
-    assert size(small) < 0.8 * size(network)
-
-    before = [parameter.detach().clone() for parameter in small.train().parameters()]
-    F.cross_entropy(small(torch.randn(4, *SHAPE)), torch.arange(4)).backward()
-    torch.optim.SGD(small.parameters(), lr=1.0).step()
-    assert all(parameter.requires_grad for parameter in small.parameters())
-    changed = [not torch.equal(old, new) for old, new in zip(before, small.parameters(), strict=True)]
-    assert sum(changed) > 0.8 * len(changed)
-
-
-def test_compacted_lenet5_has_the_size_of_its_formula():
-    network = build("lenet5")
-    found = channels.groups(network, SHAPE)
-    keep = {"conv1": 4, "conv2": 9, "fc1": 50, "fc2": 33}
-    alive = {group.name: torch.randperm(group.size) < keep[group.name] for group in found}
-    small = assert_compacts(network, channels.expand(found, alive, masking.ones(network)))
-    sizes = [4 * 25 + 4, 9 * 4 * 25 + 9, 50 * 9 * 4 + 50, 33 * 50 + 33, 10 * 33 + 10]
-    assert size(small) == sum(sizes)
-    assert (small.conv2.in_channels, small.conv2.out_channels, small.fc1.in_features) == (4, 9, 36)
-
-
-def test_compaction_reduces_heads_and_depthwise_groups():
-    network = build("vit")
-    masks = masking.ones(network)
-    masks["blocks.1.attention.projection.weight"][:, 6:18] = False
-    small = assert_compacts(network, masks)
-    assert [block.attention.heads for block in small.blocks] == [4, 2]
-    assert small.blocks[1].attention.key.weight.shape == (12, 24)
-
-    network = build("separable")
-    masks = masking.ones(network)
-    masks["project.weight"][:, 1:] = False
-    small = assert_compacts(network, masks)
-    assert (small.depthwise.groups, small.depthwise.in_channels, small.bn.num_features) == (1, 1, 1)
-    masks["project.weight"][:, 3] = True
-    assert assert_compacts(network, masks).depthwise.groups == 2
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_ones_compact_to_an_equal_copy(name):
-    network = build(name).requires_grad_(False)
-    small = assert_compacts(network, masking.ones(network))
-    assert {n: p.shape for n, p in small.state_dict().items()} == {n: p.shape for n, p in network.state_dict().items()}
-    theirs = {parameter.data_ptr() for parameter in network.parameters()}
-    assert all(p.requires_grad and p.data_ptr() not in theirs for p in small.parameters())
-
-
-def test_an_unstructured_mask_that_silences_a_channel():
-    network = build("lenet5")
-    masks = {name: torch.rand(mask.shape) < 0.5 for name, mask in masking.ones(network).items()}
-    masks["conv2.weight"][:, 2] = False
-    masks["fc1.weight"][:, 4 * 7 : 4 * 8] = False
-    masks["fc2.weight"][5] = False  # its bias is still passed on: the unit stays, whatever its own weights
-    found = channels.groups(network, SHAPE)
-    alive = channels.alive(found, masks)
-    assert {name: (~mask).nonzero().flatten().tolist() for name, mask in alive.items()} == {
-        "conv1": [2],
-        "conv2": [7],
-        "fc1": [],
-        "fc2": [],
-    }
-    small = assert_compacts(network, masks)
-    assert (small.conv1.out_channels, small.conv2.out_channels) == (5, 15)
-
-
-def test_what_only_dead_channels_read_goes_too():
-    network = build("lenet5")
-    masks = masking.ones(network)
-    masks["classifier.weight"][:, 10:] = False
-    masks["fc2.weight"][:10, 20:] = False
-    small = assert_compacts(network, masks)
-    assert (small.fc2.out_features, small.fc1.out_features) == (10, 20)
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_a_dead_group_keeps_one_channel(name):
-    network = build(name)
-    found = channels.groups(network, SHAPE)
-    for group in found[-1:] if name == "lenet5" else found:
-        alive = {g.name: torch.full((g.size,), g.name != group.name) for g in found}
-        masks = channels.expand(found, alive, masking.ones(network))
-        small = channels.compact(network, channels.groups(network, SHAPE), masks)
-        masking.apply(masked := copy.deepcopy(network), masks)
-        images = torch.randn(4, *SHAPE)
-        torch.testing.assert_close(small(images), masked(images), atol=1e-5, rtol=1e-5)
-        assert {g.name: g.size for g in channels.groups(small, SHAPE)}[group.name] == 1
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from functools import cache
+from pathlib import PurePosixPath
 
 import pytest
 
@@ -19,6 +20,10 @@ PAGES = sorted(
     for path in layout.ROOT.glob(pattern)
 )
 IDS = [str(page.relative_to(layout.ROOT)) for page in PAGES]
+FOLDERS = ("stages", "tests", "tools", "docs", "benchmarks", "studies", "profiles")
+TO_BE_WRITTEN = {"stages/prunus/methods/random_pruning.py"}  # by the reader
+NOT_ROOMS = ("json", "a")  # prunus.json is a file in a network's, prunus.a an example
+STAGES = layout.ROOT / "stages"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -45,6 +50,54 @@ def test_relative_links_and_images_lead_somewhere(page):
         if not path.is_file() or (anchor and anchor not in anchors(path)):
             wrong.append(link)
     assert not wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_a_link_to_a_file_is_called_by_its_name(page):
+    """A file that moves takes its links along, and leaves what they are called."""
+    links = re.findall(r"\[([^\]]+\.(?:py|ya?ml))\]\(([^)#\s]+)", prose(page))
+    assert [(text, target) for text, target in links if text.split("/")[-1] != target.split("/")[-1]] == []
+
+
+@cache
+def tracked():
+    """Files of the checkout and the folders that hold them."""
+    listed = subprocess.run(["git", "ls-files"], cwd=layout.ROOT, capture_output=True, text=True, check=True).stdout
+    files = [PurePosixPath(line) for line in listed.splitlines()]
+    return {str(path) for file in files for path in (file, *file.parents)}
+
+
+def paths_in(text):
+    """What reads as the path of a file or folder of the code, with what it is written after."""
+    return re.findall(rf"(?<![\w/.*}}-])(?:{'|'.join(FOLDERS)})/[\w./-]*\w", text)
+
+
+def modules_in(text):
+    """Room, and file in it, of dotted names such as ``prunus.training.loop``; a name of the room itself has no file."""
+    return [found for found in re.findall(r"\bprunus\.(\w+)(?:\.(\w+))?", text) if found[0] not in NOT_ROOMS]
+
+
+NAMING = sorted({*PAGES, *(layout.ROOT / name for name in ("Makefile", "Snakefile", "dvc.yaml", "params.yaml"))})
+NAMING += sorted(path for folder in ("stages", "tools") for path in (layout.ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("page", NAMING, ids=lambda page: str(page.relative_to(layout.ROOT)))
+def test_paths_and_modules_that_are_named_exist(page):
+    text = page.read_text()
+    assert {path for path in paths_in(text) if path not in tracked() | TO_BE_WRITTEN} == set()
+    for room, name in modules_in(text):
+        place = STAGES / "prunus" / room
+        face = place / "__init__.py"
+        assert face.exists() or place.with_suffix(".py").exists(), f"prunus.{room}"
+        if face.exists() and name:
+            found = (place / name).is_dir() or (place / f"{name}.py").exists() or name in face.read_text()
+            assert found, f"prunus.{room}.{name}"
+
+
+def test_a_path_that_is_not_there_would_be_found():
+    text = "`stages/prunus/nothing.py`, [tests/run](../tests/run) and runs/seed0; data/stages/x.py"
+    assert paths_in(text) == ["stages/prunus/nothing.py", "tests/run"]
+    assert modules_in("``prunus.params``, prunus.training.loop.train") == [("params", ""), ("training", "loop")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

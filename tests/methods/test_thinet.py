@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import nn
 
+import chain_reference
 import evaluate
 import evaluate_dense
 import measure_information
@@ -275,6 +276,7 @@ def study(tmp_path_factory):
         run(reference_flow, "--seed", 0)
         run(evaluate_dense, "--seed", 0)
         for method in ("thinet", "imp_channels"):
+            run(chain_reference, "--seed", 0, "--method", method)
             for t in (1, 2):
                 run(prune_iteration, "--seed", 0, "--method", method, "--iteration", t)
             run(evaluate, "--seed", 0, "--method", method)

@@ -1,36 +1,17 @@
-"""Networks: shapes, published sizes, order and use of layers, pretrained weights, and MACs against torch's counter."""
-
-from pathlib import Path
-from urllib.error import URLError
+"""Networks: shapes, published sizes, order and use of layers, and images that are resized."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode
 
+from example_networks import on_meta
 from prunus import channels, masks, networks
 from prunus.evaluation.macs import multiply_accumulates
 from prunus.flow import gradient_flow, information_flow
-from prunus.networks import pretrained, vit
 from prunus.study import catalogue
 
 NAMES = list(catalogue.SMALLEST_SIDE)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def on_meta(name: str, channels: int, side: int, classes: int) -> nn.Module:
-    """A network with shapes but no numbers, which costs nothing however large it is."""
-    with torch.device("meta"):
-        return networks.build(name, channels, side, classes)
 
 
 def prunable_count(network: nn.Module) -> int:
@@ -194,62 +175,6 @@ def test_impossible_networks_are_refused(arguments, message):
         networks.build(*arguments)
 
 
-@pytest.fixture
-def checkpoints(tmp_path, monkeypatch) -> Path:
-    """An empty hub folder on a machine without a network."""
-
-    def unreachable(*_, **__):
-        raise URLError("no route to host")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    (tmp_path / "checkpoints").mkdir()
-    return tmp_path / "checkpoints"
-
-
-# vgg's 1000-class form alone takes a second to allocate; every name shares the code that loads weights.
-@pytest.mark.parametrize("name", ["resnet18", "resnet34"])
-def test_missing_pretrained_weights_say_what_to_do(name, checkpoints):
-    with pytest.raises(networks.NetworkError) as caught:
-        networks.build(name, 3, 32, 10, pretrained=True)
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in (name, "no route to host", "network.pretrained: false", ".pth", str(checkpoints)):
-        assert part in message
-
-
-def test_broken_pretrained_weights_say_what_to_do(checkpoints):
-    (checkpoints / "resnet18-f37072fd.pth").write_bytes(b"<html>not found</html>")
-    with pytest.raises(networks.NetworkError, match=r"could not load resnet18-f37072fd\.pth"):
-        networks.build("resnet18", 3, 32, 10, pretrained=True)
-
-
-def test_pretrained_weights_are_taken_and_the_last_layer_replaced(checkpoints, monkeypatch):
-    from torchvision.models import resnet18
-
-    monkeypatch.setattr(pretrained, "is_published", lambda file: True)
-    stored = resnet18().state_dict()
-    torch.save(stored, checkpoints / "resnet18-f37072fd.pth")
-    network = networks.build("resnet18", 3, 32, 7, pretrained=True)
-    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 7)
-    assert all(torch.equal(p, stored[name]) for name, p in network.named_parameters() if not name.startswith("fc."))
-
-
-@pytest.mark.parametrize("name", catalogue.PRETRAINED)
-def test_every_pretrained_name_has_weights_and_its_imagenet_form(name, monkeypatch):
-    from torchvision.models import get_model_weights
-
-    def as_published(network: nn.Module, name: str) -> None:
-        published = get_model_weights(name)["IMAGENET1K_V1"].meta["num_params"]
-        assert sum(p.numel() for p in network.parameters()) == published
-
-    monkeypatch.setattr("prunus.networks.vgg.load_imagenet", as_published)
-    monkeypatch.setattr("prunus.networks.resnet.load_imagenet", as_published)
-    with torch.device("meta"):
-        network = networks.build(name, 3, 32, 7, pretrained=True)
-    assert network(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 7)
-
-
 def resized_and_plain(name="resnet18", channels=1, side=8, pretrained=True, resize=32):
     """A network that resizes its images, the same without that, images, and the images as the second takes them."""
     resized = networks.build(name, channels, side, 5, pretrained, download=False, resize=resize)
@@ -319,95 +244,3 @@ def test_a_network_for_native_images_leaves_them_as_they_are():
         ("lenet5", 1, 8, 5, False, True, 8),
     ):
         assert not networks.build(*arguments)._forward_pre_hooks
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 96, 96)])
-def test_macs_match_torch(name, shape):
-    network = on_meta(name, shape[0], shape[1], 10).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.empty(1, *shape, device="meta"))
-    counts = multiply_accumulates(network, shape)
-    tokens = (shape[1] // 4) ** 2
-    attention = 4 * 2 * tokens**2 * 96 if name == "vit" else 0  # query with key and weights with value, four blocks
-    assert sum(counts.values()) + attention == counter.get_total_flops() / 2
-    assert list(counts) == [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-
-
-def test_macs_of_resnet18():
-    assert sum(multiply_accumulates(on_meta("resnet18", 3, 32, 10), (3, 32, 32)).values()) == 555_422_720
-
-
-def test_macs_scale_with_alive_weights():
-    network = networks.build("lenet5", 1, 8, 10)
-    dense = multiply_accumulates(network, (1, 8, 8))
-    masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in network.named_parameters() if p.dim() > 1}
-    assert multiply_accumulates(network, (1, 8, 8), masks) == dense
-    masks["conv2.weight"][:, :3] = False
-    masks["fc1.weight"][:] = False
-    sparse = multiply_accumulates(network, (1, 8, 8), masks)
-    assert sparse == {**dense, "conv2": dense["conv2"] // 2, "fc1": 0}
-    assert multiply_accumulates(network, (1, 8, 8), {"fc1.weight": masks["fc1.weight"]}) == {**dense, "fc1": 0}
-
-
-def test_macs_leave_the_network_as_it_was():
-    network = networks.build("cnn", 1, 8, 10).train()
-    network.bn1.eval()
-    before = {key: value.clone() for key, value in network.state_dict().items()}
-    multiply_accumulates(network, (1, 8, 8))
-    assert network.training
-    assert network.bn2.training
-    assert not network.bn1.training
-    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
-    assert not any(module._forward_hooks for module in network.modules())
-    with pytest.raises(RuntimeError):
-        multiply_accumulates(network, (3, 8, 8))
-    assert network.training
-    assert not any(module._forward_hooks for module in network.modules())
-
-
-def test_vit_has_the_size_of_its_formula():
-    tokens, width, hidden = 49, 96, 192
-    block = 2 * 2 * width + 4 * (width**2 + width) + (2 * width * hidden + hidden + width)
-    ends = (16 * width + width) + tokens * width + 2 * width + (10 * width + 10)
-    assert sum(p.numel() for p in on_meta("vit", 1, 28, 10).parameters()) == 4 * block + ends
-
-
-def test_vit_weights_are_drawn_truncated_normal():
-    network = networks.build("vit", 3, 32, 10)
-    for parameter in (network.position, *(m.weight for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear))):
-        assert parameter.std().item() == pytest.approx(0.02, rel=0.1)
-    assert not any(m.bias.any() for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear))
-
-
-def test_attention_is_torchs_attention():
-    attention = vit.Attention(12, heads=3)
-    theirs = nn.MultiheadAttention(12, 3, batch_first=True)
-    layers = attention.query, attention.key, attention.value
-    theirs.in_proj_weight.data = torch.cat([layer.weight for layer in layers])
-    theirs.in_proj_bias.data = torch.cat([layer.bias for layer in layers])
-    theirs.out_proj = attention.projection
-    tokens = torch.randn(2, 5, 12)
-    torch.testing.assert_close(attention(tokens), theirs(tokens, tokens, tokens)[0])
-
-
-def test_vit_is_twice_differentiable_and_runs_under_functional_transforms():
-    network = vit.VisionTransformer(1, 8, 3, width=8, depth=1, heads=2).double()
-    images = torch.randn(2, 1, 8, 8, dtype=torch.float64)
-    weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
-
-    def outputs(query: torch.Tensor) -> torch.Tensor:
-        return functional_call(network, weights | {"blocks.0.attention.query.weight": query}, images)
-
-    query = (10 * weights["blocks.0.attention.query.weight"]).requires_grad_()
-    assert torch.autograd.gradgradcheck(outputs, query)
-    assert torch.func.jacrev(outputs)(query).shape == (2, 3, 8, 8)
-
-
-def test_a_side_that_patches_do_not_cover_is_refused():
-    with pytest.raises(networks.NetworkError, match=r"^vit needs an image side that is a multiple of 4, got 30$"):
-        networks.build("vit", 1, 30, 10)
-    assert catalogue.misfit("image_folder", "vit", 30, False) == (
-        "needs an image side that is a multiple of 4, image_folder has 30"
-    )
-    assert catalogue.misfit("image_folder", "vit", 32, False) is None

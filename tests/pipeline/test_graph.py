@@ -7,11 +7,12 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from prunus.run.code import ROOT, STAGES, rooms
+from prunus.run.code import STAGES, rooms
 from prunus.study.catalogue import method_names
 
 SCRIPTS = sorted(path.stem for path in STAGES.glob("*.py"))
 METHOD = "stages/prunus/methods/${item.method}.py"
+ROOT = STAGES.parent
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 EXPANDED = {
@@ -19,48 +20,17 @@ EXPANDED = {
     "pretrain@0": ["prepare_data"],
     "reference_flow@0": ["prepare_data", "pretrain@0"],
     "evaluate_dense@0": ["prepare_data", "pretrain@0"],
-    "prune_iteration@0-sap-iteration0": ["prepare_data", "pretrain@0", "reference_flow@0"],
-    "prune_iteration@0-sap-iteration1": [
-        "prepare_data",
-        "pretrain@0",
-        "prune_iteration@0-sap-iteration0",
-        "reference_flow@0",
-    ],
-    "prune_iteration@0-incop_if-iteration0": ["prepare_data", "pretrain@0", "reference_flow@0"],
-    "prune_iteration@0-incop_if-iteration1": [
-        "prepare_data",
-        "pretrain@0",
-        "prune_iteration@0-incop_if-iteration0",
-        "reference_flow@0",
-    ],
-    "evaluate@0-sap": [
-        "evaluate_dense@0",
-        "prepare_data",
-        "pretrain@0",
-        "prune_iteration@0-sap-iteration0",
-        "prune_iteration@0-sap-iteration1",
-    ],
-    "evaluate@0-incop_if": [
-        "evaluate_dense@0",
-        "prepare_data",
-        "pretrain@0",
-        "prune_iteration@0-incop_if-iteration0",
-        "prune_iteration@0-incop_if-iteration1",
-    ],
-    "compare": [
-        "evaluate@0-incop_if",
-        "evaluate@0-sap",
-        "evaluate_dense@0",
-        "prepare_data",
-        "pretrain@0",
-        "prune_iteration@0-incop_if-iteration0",
-        "prune_iteration@0-incop_if-iteration1",
-        "prune_iteration@0-sap-iteration0",
-        "prune_iteration@0-sap-iteration1",
-        "reference_flow@0",
-    ],
-    "report": ["compare"],
 }
+for _method in ("sap", "incop_if"):
+    _first, _second = (f"prune_iteration@0-{_method}-iteration{position}" for position in (0, 1))
+    EXPANDED |= {
+        f"chain_reference@0-{_method}": ["reference_flow@0"],
+        _first: [f"chain_reference@0-{_method}", "prepare_data", "pretrain@0"],
+        _second: [f"chain_reference@0-{_method}", "prepare_data", "pretrain@0", _first],
+        f"evaluate@0-{_method}": ["evaluate_dense@0", "prepare_data", "pretrain@0", _first, _second],
+    }
+EXPANDED["compare"] = sorted({name for name in EXPANDED if not name.startswith("chain_reference")})
+EXPANDED["report"] = ["compare"]
 
 
 def stages_before(project):

@@ -46,6 +46,7 @@ def test_every_stage_sees_the_network_s_images(project):
     stage(project, sys.executable, "-c", PRETRAIN)
     for script, *arguments in (
         ("reference_flow",),
+        ("chain_reference", "--method", "incop_if"),
         ("prune_iteration", "--method", "incop_if", "--iteration", "1"),
         ("evaluate_dense",),
         ("evaluate", "--method", "incop_if"),

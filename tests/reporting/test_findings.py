@@ -6,7 +6,6 @@ import pytest
 
 from prunus.comparing import statistics
 from prunus.comparing.matched import equal_density, from_dense
-from prunus.reporting.caveats import _unlike
 from prunus.reporting.findings import findings
 
 NOTHING_MISSING = pd.DataFrame(columns=["method", "density", "kind"])
@@ -36,7 +35,7 @@ def chain(
                 "stopped_by": stopped_by[t - 1] if stopped_by else ("flow" if flow else "fixed"),
                 "epsilon": 0.1 if flow else np.nan,
                 "rewind": rewind,
-                "recipe": "",
+                "recipe": "{}",
                 "macs": 1,
                 "dense_macs": 2,
                 "bytes": 9,
@@ -265,14 +264,3 @@ def test_never_more_than_eight_sentences():
     said = study(chain("sap"), flow, *others, layers=everything, change=kill)
     assert len(said) == 8
     assert said[0].startswith("At equal density") and "Even retrained" in said[-1]
-
-
-def test_different_rewinding_and_quirks_are_said_among_the_caveats():
-    rows = [("sap", "initial", "p 0.5, q 1.0"), ("incop_if", "trained", "epsilon 0.1, reference_quirks True")]
-    table = pd.DataFrame(rows, columns=["method", "rewind", "recipe"])
-    rewinding, quirks = _unlike(table, ["sap", "incop_if"])
-    assert "to the initial weights: SAP; to the trained weights: InCoP-IF" in rewinding
-    assert quirks.startswith("InCoP-IF ran with reference_quirks")
-    kept = _unlike(table.assign(rewind=["none", "trained"]), ["sap", "incop_if"])[0]
-    assert "(not rewound, they keep their values: SAP; to the trained weights: InCoP-IF)" in kept
-    assert _unlike(table.assign(rewind="trained", recipe=""), ["sap", "incop_if"]) == []

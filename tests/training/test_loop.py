@@ -10,23 +10,11 @@ from prunus import networks
 from prunus.data.batches import batches_per_epoch
 from prunus.data.dataset import Dataset, Split
 from prunus.pruning.settings import PQSettings
-from prunus.run.device import Clock
 from prunus.run.errors import StageError
 from prunus.study import catalogue
-from prunus.study.schema import Sgd
-from prunus.training.accuracy import accuracy
-from prunus.training.loop import train
-from prunus.training.stopping import FixedEpochs, FlowSettings, FlowStop, Plateau
-
-SGD = Sgd(
-    batch_size=16,
-    learning_rate=0.05,
-    momentum=0.9,
-    nesterov=True,
-    weight_decay=0.01,
-    schedule="constant",
-    clip_norm=0.0,
-)
+from prunus.training.stopping import FixedEpochs, Plateau
+from small_data import learnable_dataset
+from small_training import SGD, fit, flow_stop
 
 
 def images(n, channels=1, side=8):
@@ -35,17 +23,7 @@ def images(n, channels=1, side=8):
 
 @pytest.fixture
 def dataset():
-    def split(n):
-        labels = torch.arange(n) % 3
-        return Split((images(n) // 4 + 60 * labels.view(-1, 1, 1, 1).to(torch.uint8)), labels)
-
-    splits = {"train": split(66), "validation": split(12)}
-    return Dataset(splits, torch.full((1,), 0.5), torch.full((1,), 0.25), ["a", "b", "c"])
-
-
-def fit(network, masks, dataset, stop=None, sgd=SGD, augment="none", **options):
-    stop = stop or FixedEpochs(2)
-    return train(network, masks, dataset, sgd, augment, stop, seed=1, clock=Clock(), label="test", **options)
+    return learnable_dataset()
 
 
 def half(network):
@@ -116,101 +94,6 @@ def test_weights_that_are_not_finite_after_the_last_step_are_too(small_network, 
 
     with pytest.raises(StageError, match="weights became infinite or not a number in epoch 1"):
         fit(small_network, masking.ones(small_network), dataset, FixedEpochs(1), sparsifier=Breaking())
-
-
-def flow_stop(distances, accuracy_reached=None, **changes):
-    """A flow rule that sees the given distances to a reference of norm 2, epoch after epoch."""
-    settings = dict(epsilon=0.5, metric="l2", relative=False, every=1, max_epochs=6, reference_quirks=False)
-    reference, values = torch.tensor([0.0, 2.0]), iter(distances)
-    measure = lambda network: reference + torch.tensor([next(values), 0.0])  # noqa: E731
-    return FlowStop(measure, reference, FlowSettings(**settings | changes), accuracy_reached)
-
-
-def looks(stop, network=None):
-    seen = []
-    while not seen or seen[-1].reason is None:
-        seen.append(stop.after_epoch(len(seen) + 1, network, [0.5]))
-    return seen
-
-
-def test_infinite_epsilon_stops_after_one_epoch():
-    assert [look.reason for look in looks(flow_stop([9.0], epsilon=1e9))] == ["flow"]
-
-
-def test_zero_epsilon_never_stops_before_the_cap():
-    assert [look.reason for look in looks(flow_stop([0.1] * 6, epsilon=0.0))] == [None] * 5 + ["cap"]
-
-
-def test_stops_at_the_first_distance_within_epsilon():
-    assert [look.distance for look in looks(flow_stop([2.0, 1.0, 0.5, 0.1]))] == [2.0, 1.0, 0.5]
-
-
-def test_relative_distance_is_divided_by_the_norm_of_the_reference():
-    assert [look.distance for look in looks(flow_stop([2.0, 1.0], relative=True))] == [1.0, 0.5]
-
-
-def test_looks_only_every_k_epochs():
-    distances = [look.distance for look in looks(flow_stop([2.0, 0.1], every=2))]
-    assert distances == [None, 2.0, None, pytest.approx(0.1)]
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_flow_that_is_not_finite_ends_the_stage(value, small_network):
-    with pytest.raises(StageError, match="the flow of the retrained network is not finite in 1 of 2 entries") as raised:
-        looks(flow_stop([2.0, value]), small_network)
-    assert raised.value.kind == "not_finite"
-
-
-def test_no_distance_is_relative_to_a_reference_of_zeros():
-    settings = dict(epsilon=0.5, metric="l2", relative=True, every=1, max_epochs=6, reference_quirks=False)
-    stop = FlowStop(lambda network: torch.ones(2), torch.zeros(2), FlowSettings(**settings))
-    with pytest.raises(StageError, match=r"Phi\* is 0 in every entry.*set relative: false"):
-        looks(stop)
-    settings["relative"] = False
-    absolute = FlowStop(lambda network: torch.ones(2), torch.zeros(2), FlowSettings(**settings))
-    assert looks(absolute)[-1].distance == pytest.approx(2**0.5)
-
-
-def test_a_reference_of_another_network_is_one_clear_error():
-    settings = dict(epsilon=0.5, metric="l2", relative=True, every=1, max_epochs=6, reference_quirks=False)
-    stop = FlowStop(lambda network: torch.ones(3), torch.ones(2), FlowSettings(**settings))
-    with pytest.raises(StageError, match=r"Phi\* has 2 entries and the flow of this network 3"):
-        looks(stop)
-
-
-def test_accuracy_is_a_second_stop_only_where_it_is_given():
-    assert looks(flow_stop([2.0] * 6, accuracy_reached=lambda network: True))[0].reason == "accuracy"
-
-
-def test_accuracy_is_asked_when_a_look_is_due_and_after_the_flow():
-    asked = []
-    stop = flow_stop([2.0, 2.0, 0.1], accuracy_reached=asked.append, every=2)
-    assert [look.reason for look in looks(stop, "network")] == [None] * 5 + ["flow"]
-    assert asked == ["network"] * 2
-
-
-@pytest.mark.parametrize(
-    ("patience", "accuracies", "reason"),
-    [
-        (1, [0.5, 0.6, 0.6], "plateau"),
-        (2, [0.5, 0.5, 0.5], "plateau"),
-        (2, [0.5, 0.4, 0.6, 0.5, 0.6], "plateau"),
-        (2, [0.1, 0.2, 0.2, 0.3, 0.2, 0.4], "cap"),
-        (6, [0.5] * 6, "cap"),
-    ],
-)
-def test_a_plateau_is_patience_epochs_in_a_row_without_a_better_accuracy(patience, accuracies, reason):
-    stop = Plateau(patience, max_epochs=6)
-    seen = [stop.after_epoch(epoch, None, accuracies[:epoch]).reason for epoch in range(1, len(accuracies) + 1)]
-    assert seen == [None] * (len(accuracies) - 1) + [reason]
-
-
-def test_a_plateau_is_judged_by_the_accuracies_of_the_history_and_the_last_weights_stay(small_network, dataset):
-    outcome = fit(small_network, masking.ones(small_network), dataset, Plateau(2, 15))
-    accuracies = [row["validation_accuracy"] for row in outcome.history]
-    assert outcome.reason == "plateau"
-    assert max(accuracies[:-2]) >= max(accuracies[-2:]) and accuracies.index(max(accuracies)) == len(accuracies) - 3
-    assert accuracies[-1] == accuracy(small_network, dataset, "validation")
 
 
 SCOPES = ("neuron", "layer", "global")

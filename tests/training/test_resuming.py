@@ -1,49 +1,32 @@
-"""Training that was stopped goes on to the same bytes: in the loop, in every training stage, and after a real SIGKILL;
-and a checkpoint that is damaged or another computation's is not used."""
+"""Training that was stopped goes on to the same bytes, and a checkpoint that is damaged or another computation's is
+not used."""
 
-import csv
 import errno
 import json
 import random
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import pytest
 import torch
-import yaml
 from safetensors import safe_open
 from torch import nn
 
-import prepare_data
-import prepare_transfer
-import pretrain
-import prune_iteration
-import reference_flow
-import transfer
+from hostile import Killed
 from prunus import channels, networks
 from prunus import masks as masking
-from prunus.data.batches import batches_per_epoch
-from prunus.data.dataset import Dataset, Split, load
 from prunus.methods.oto import HalfSpace, Settings
-from prunus.run import errors
-from prunus.run import record as record_module
-from prunus.run.record import STAGES, Recorder
+from prunus.run.record import Obeys, Recorder
 from prunus.study import layout
 from prunus.study.schema import Sgd
 from prunus.training import resuming
 from prunus.training.loop import train
 from prunus.training.resuming import Resume, fingerprint
 from prunus.training.stopping import FixedEpochs, FlowSettings, FlowStop, Plateau
+from small_data import learnable_dataset
 
 CPU = torch.device("cpu")
-PARAMS = yaml.safe_load((layout.ROOT / layout.PARAMS).read_text())
-GRAPH = yaml.safe_load((layout.ROOT / "dvc.yaml").read_text())["stages"]
 RECORD = layout.record("seed0", "sap", "iteration-1")
 FILE = layout.unfinished(RECORD) / layout.CHECKPOINT
 SGD = Sgd(
@@ -55,10 +38,6 @@ SGD = Sgd(
     schedule="constant",
     clip_norm=0.0,
 )
-
-
-class Killed(Exception):
-    """What stands in for a SIGKILL within one process: nothing after it runs."""
 
 
 class Stopping:
@@ -86,20 +65,8 @@ class Saving(Resume):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def dataset():
-    def split(n):
-        labels = torch.arange(n) % 3
-        images = torch.randint(0, 256, (n, 1, 8, 8), dtype=torch.uint8) // 4
-        return Split(images + 60 * labels.view(-1, 1, 1, 1).to(torch.uint8), labels)
-
-    splits = {"train": split(66), "validation": split(12)}
-    return Dataset(splits, torch.full((1,), 0.5), torch.full((1,), 0.25), ["a", "b", "c"])
+    return learnable_dataset()
 
 
 def convolutions():
@@ -159,7 +126,7 @@ class Case:
                 rewind="trained",
             )
             options["sparsifier"] = HalfSpace(network, groups, masks, settings)
-        recorder = Recorder(RECORD, CPU, 1)
+        recorder = Recorder(RECORD, device=CPU, threads=1)
         outcome = train(
             network,
             masks,
@@ -170,7 +137,7 @@ class Case:
             seed=1,
             clock=recorder.clock,
             label="test",
-            resume=resume and resume(recorder, "settings", []),
+            resume=resume and resume(recorder, []),
             **options,
         )
         end = {"network": network.state_dict(), "kept": outcome.kept or {}}
@@ -246,10 +213,10 @@ def test_seconds_of_epochs_that_count_are_booked_and_where_it_went_on_is_recorde
         facts = json.loads(file.metadata()["facts"])
     assert facts["resumed_after_epochs"] == [1]
     assert set(facts["seconds"]) == {"train", "evaluation", "flow", "checkpoint"}
-    recorder = Recorder(RECORD, CPU, 1)
+    recorder = Recorder(RECORD, device=CPU, threads=1)
     with recorder:
         recorder.clock.seconds["prune"] = 5.0
-        Resume(recorder, "settings", [])
+        Resume(recorder, [])
     record = json.loads(RECORD.read_text())
     assert record["resumed_after_epochs"] == [1, 3]
     total = record["seconds"].pop("total")
@@ -259,18 +226,23 @@ def test_seconds_of_epochs_that_count_are_booked_and_where_it_went_on_is_recorde
 
 
 def test_a_record_of_an_undisturbed_run_says_so(folder):
-    with Recorder(RECORD, CPU, 1) as recorder:
-        Resume(recorder, "settings", [])
+    with Recorder(RECORD, device=CPU, threads=1) as recorder:
+        Resume(recorder, [])
     assert json.loads(RECORD.read_text())["resumed_after_epochs"] == []
 
 
 def test_what_decides_the_numbers_is_in_the_fingerprint(folder, monkeypatch):
     (folder / "input").write_text("one")
+    (folder / "stage.py").write_text("x = 1")
 
-    def found(record=RECORD, params="settings", threads=1, seed=0):
-        return fingerprint(Recorder(record, CPU, threads, {"order": seed}), params, [Path("input"), Path("absent")])
+    def found(record=RECORD, epochs=3, threads=1, seed=0):
+        params = SimpleNamespace(training=SimpleNamespace(epochs=epochs))
+        obeys = Obeys(folder / "stage.py", ["training.epochs"], params)
+        return fingerprint(
+            Recorder(record, CPU, threads, {"order": seed}, obeys=obeys), [Path("input"), Path("absent")]
+        )
 
-    seen = [found(), found(layout.record("seed1", "dense")), found(params="others"), found(threads=2), found(seed=1)]
+    seen = [found(), found(layout.record("seed1", "dense")), found(epochs=4), found(threads=2), found(seed=1)]
     assert found() == seen[0]
     for name, value in (("versions", {"torch": "0"}), ("processor", "another")):
         with monkeypatch.context() as patch:
@@ -280,14 +252,7 @@ def test_what_decides_the_numbers_is_in_the_fingerprint(folder, monkeypatch):
     seen.append(found())
     (folder / "absent").touch()
     seen.append(found())
-    module = ModuleType("prunus.fresh")
-    module.__file__ = str(folder / "stages" / "fresh.py")
-    monkeypatch.setitem(sys.modules, "prunus.fresh", module)
-    (folder / "stages").mkdir()
-    Path(module.__file__).write_text("x = 1")
-    monkeypatch.setattr(record_module, "STAGES", folder / "stages")
-    seen.append(found())
-    Path(module.__file__).write_text("x = 2")
+    (folder / "stage.py").write_text("x = 2")
     seen.append(found())
     assert len(set(seen)) == len(seen)
 
@@ -318,12 +283,12 @@ def test_truncated_or_with_a_flipped_bit_it_is_noticed(folder, dataset, monkeypa
     damaged += [whole + b"\0", bytes(len(whole))]
     for content in damaged:
         FILE.write_bytes(content)
-        recorder = Recorder(RECORD, CPU, 1)
-        resume = Resume(recorder, "settings", [])
+        recorder = Recorder(RECORD, device=CPU, threads=1)
+        resume = Resume(recorder, [])
         assert resume.restore({}) is None and not resume.finished and not recorder.clock.seconds
         assert capsys.readouterr().out == f"{FILE} is damaged; training starts from the beginning\n"
     FILE.write_bytes(whole)
-    assert Resume(Recorder(RECORD, CPU, 1), "settings", []).restore({}) is not None
+    assert Resume(Recorder(RECORD, device=CPU, threads=1), []).restore({}) is not None
 
 
 def test_a_damaged_checkpoint_never_makes_other_bytes(folder, dataset, capsys):
@@ -348,186 +313,3 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(folder, dataset, 
     assert Case().run(dataset, 5, Resume) == undisturbed
     assert "cannot be written ([Errno 28] No space left on device)" in capsys.readouterr().out
     assert FILE.read_bytes() == before and [path.name for path in FILE.parent.iterdir()] == [FILE.name]
-
-
-class Project:
-    """A study of digits in a scratch folder whose stages run in this process, and can be killed."""
-
-    def __init__(self, root, monkeypatch):
-        self.root, self._monkeypatch, self.inputs = root, monkeypatch, {}
-
-    def run(self, script, *arguments, kill=None):
-        """Run a stage; ``kill`` = (what, count): its ``count``-th write by save or finish is its last act."""
-        count = {"save": 0, "finish": 0}
-
-        class Watched(Resume):
-            def __init__(watched, recorder, params, inputs):
-                self.inputs[script.__name__] = list(inputs)
-                super().__init__(recorder, params, inputs)
-
-            def save(watched, *state):
-                super().save(*state)
-                watched.die("save")
-
-            def finish(watched, result):
-                super().finish(result)
-                watched.die("finish")
-
-            def die(watched, what):
-                count[what] += 1
-                if kill == (what, count[what]):
-                    raise Killed
-
-        self._monkeypatch.setattr(sys, "argv", [script.__file__, *map(str, arguments)])
-        if hasattr(script, "Resume"):
-            self._monkeypatch.setattr(script, "Resume", Watched)
-        script.main()
-
-    def bytes(self):
-        """All outputs but records."""
-        files = [path for path in Path("runs").rglob("*") if path.is_file()]
-        return {str(path): path.read_bytes() for path in files if layout.RECORDS not in path.parents}
-
-
-@pytest.fixture
-def project(folder, monkeypatch):
-    """A prepared study with a dense network and its flow; images of digits 0 to 4, and of 5 to 9 to transfer to."""
-    monkeypatch.setattr(layout, "ROOT", folder)
-    content = json.loads(json.dumps(PARAMS))
-    content["study"] |= {"network": "mlp", "methods": ["sap"], "seeds": [0]}
-    content["study"]["iterations"] = PARAMS["study"]["iterations"][:2]
-    content["data"] |= {"classes": [0, 1, 2, 3, 4], "fraction": 0.3}
-    content["training"] |= {"epochs": 3, "warmup_steps": 6}
-    content["flow"]["samples"] = 64
-    content["device"]["accelerator"] = "cpu"
-    content["transfer"] |= {"datasets": ["digits"], "methods": ["sap"], "classes": [5, 6, 7, 8, 9], "epochs": 3}
-    content["transfer"]["fraction"] = 0.3
-    content["methods"]["sap"] |= {"epochs": 4, "rewind": "warmup"}
-    content["methods"]["incop_gf"] |= {"epsilon": 0.0, "max_epochs": 4}
-    content["methods"]["oto"] |= {"epochs": 3, "warmup_epochs": 1, "penalty": 1.0}
-    (folder / layout.PARAMS).write_text(yaml.safe_dump(content))
-    project = Project(folder, monkeypatch)
-    project.run(prepare_data)
-    project.run(pretrain, "--seed", 0)
-    project.run(reference_flow, "--seed", 0)
-    return project
-
-
-def test_pretraining_ends_with_the_same_bytes(project, capsys):
-    undisturbed = project.bytes()
-    for count in (1, 1):
-        with pytest.raises(Killed):
-            project.run(pretrain, "--seed", 0, kill=("save", count))
-    project.run(pretrain, "--seed", 0)
-    assert "seed 0 dense: goes on after epoch 2 of 3" in capsys.readouterr().out
-    assert project.bytes() == undisturbed
-    assert json.loads(layout.iteration_record(0, "dense", 0).read_text())["resumed_after_epochs"] == [1, 2]
-
-
-@pytest.mark.parametrize("method", ["sap", "incop_gf", "oto"])
-def test_an_iteration_ends_with_the_same_bytes(project, method, capsys):
-    arguments = (prune_iteration, "--seed", 0, "--method", method, "--iteration", 1)
-    project.run(*arguments)
-    undisturbed = project.bytes()
-    with (layout.iteration(0, method, 1) / layout.HISTORY).open(newline="") as file:
-        last = len(list(csv.DictReader(file))) - 1
-    capsys.readouterr()
-    for _ in range(last):
-        with pytest.raises(Killed):
-            project.run(*arguments, kill=("save", 1))
-    project.run(*arguments)
-    assert f"seed 0 {method} iteration 1: goes on after epoch {last} of" in capsys.readouterr().out
-    assert last >= 2 and project.bytes() == undisturbed
-
-
-def test_rewound_to_the_warm_up_an_iteration_trains_what_is_left(project):
-    """And rewound to any other point it trains all of its epochs."""
-    content = yaml.safe_load((project.root / layout.PARAMS).read_text())
-    steps = batches_per_epoch(len(load(layout.DATASET, CPU).splits["train"].labels), 64)
-    assert steps <= content["training"]["warmup_steps"] < 2 * steps
-    for rewind, trained in (("warmup", 3), ("initial", 4), ("trained", 4), ("none", 4)):
-        content["methods"]["sap"]["rewind"] = rewind
-        (project.root / layout.PARAMS).write_text(yaml.safe_dump(content))
-        project.run(prune_iteration, "--seed", 0, "--method", "sap", "--iteration", 1)
-        metrics = json.loads((layout.iteration(0, "sap", 1) / layout.METRICS_NAME).read_text())
-        assert metrics["epochs"] == metrics["epoch"] == trained
-    content["methods"]["sap"] |= {"rewind": "warmup", "epochs": 1}
-    (project.root / layout.PARAMS).write_text(yaml.safe_dump(content))
-    with pytest.raises(errors.StageError, match="seed 0 sap iteration 1: .* nothing is left to train"):
-        project.run(prune_iteration, "--seed", 0, "--method", "sap", "--iteration", 1)
-
-
-def test_networks_that_went_to_another_task_do_not_go_again(project, capsys):
-    for t in (1, 2):
-        project.run(prune_iteration, "--seed", 0, "--method", "sap", "--iteration", t)
-    project.run(prepare_transfer, "--dataset", "digits")
-    arguments = (transfer, "--dataset", "digits", "--seed", 0, "--method", "sap")
-    project.run(*arguments)
-    undisturbed = project.bytes()
-    kills = [("save", 1), ("save", 1), ("finish", 1), ("save", 1), ("finish", 1)]
-    for kill in kills:
-        with pytest.raises(Killed):
-            project.run(*arguments, kill=kill)
-    capsys.readouterr()
-    project.run(*arguments)
-    whose = "digits to digits, seed 0 sap"
-    first, last = capsys.readouterr().out.splitlines()
-    assert first == f"{whose}: goes on after 2 of 2 networks" and last.startswith(f"{whose} iteration 2: test accuracy")
-    assert project.bytes() == undisturbed
-    record = json.loads(layout.record("transfers", "digits", "seed0", "sap").read_text())
-    assert record["resumed_after_epochs"] == [1, 2, 0, 1, 0]
-
-
-def test_a_checkpoint_depends_on_the_data_that_dvc_knows_the_stage_to_read(project):
-    """Else it would outlive a change of an input."""
-    (layout.iteration(0, "sap", 1)).mkdir(parents=True)
-    (layout.iteration(0, "sap", 1) / layout.METRICS_NAME).write_text('{"channels_removed": 0.3}')
-    pruning = (prune_iteration, "--seed", 0, "--method", "imp_channels", "--iteration", 1)
-    found = {"pretrain": project.inputs["pretrain"]}
-    for stage, arguments in (("prune_iteration", pruning), ("prune_at_ratio", (*pruning, "--ratio-of", "sap"))):
-        with pytest.raises(Killed):
-            project.run(*arguments, kill=("save", 1))
-        found[stage] = project.inputs["prune_iteration"]
-    project.run(prepare_transfer, "--dataset", "digits")
-    with pytest.raises(Killed):
-        project.run(transfer, "--dataset", "digits", "--seed", 0, "--method", "dense", kill=("save", 1))
-    found["transfer"] = project.inputs["transfer"]
-    item = {"seed": 0, "dataset": "digits", "iteration.after": "../dense", "iteration.t": 1}
-    for stage, inputs in found.items():
-        method = "dense" if stage == "transfer" else "imp_channels"
-        values = {f"item.{key}": value for key, value in item.items()}
-        values |= {"item.method": method, "imposed.ratio_of": "sap"}
-        listed = set()
-        for path in GRAPH[stage]["deps"]:
-            for key, value in values.items():
-                path = path.replace(f"${{{key}}}", str(value))
-            if not path.startswith("stages/") and path != str(layout.CHECKED):  # of which nothing is read
-                listed.add((project.root / path).resolve())
-        inputs = {path.resolve() for path in inputs}
-        covered = {dep for dep in listed for path in inputs if path == dep or dep in path.parents}
-        assert covered == listed, stage
-        assert all(path in listed or listed & set(path.parents) for path in inputs), stage
-
-
-def test_a_stage_killed_for_real_goes_on_to_the_same_bytes(project, tmp_path_factory):
-    content = yaml.safe_load((project.root / layout.PARAMS).read_text())
-    content["training"]["epochs"] = 100
-    (project.root / layout.PARAMS).write_text(yaml.safe_dump(content))
-    root = tmp_path_factory.mktemp("killed")
-    shutil.copytree(project.root / "data", root / "data")
-    shutil.copy(project.root / layout.PARAMS, root)
-    shutil.copytree(STAGES, root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "stages/pretrain.py", "--seed", "0"]
-    file = root / layout.unfinished(layout.iteration_record(0, "dense", 0)) / layout.CHECKPOINT
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL) as process:
-        while not file.exists() and process.poll() is None:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL and not (root / layout.dense(0) / layout.NETWORK).exists()
-    again = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    assert "seed 0 dense: goes on after epoch " in again.stdout
-    record = json.loads((root / layout.iteration_record(0, "dense", 0)).read_text())
-    assert len(record["resumed_after_epochs"]) == 1 and not file.parent.exists()
-    project.run(pretrain, "--seed", 0)
-    for name in ("initial.safetensors", "warmup.safetensors", layout.NETWORK, layout.HISTORY, layout.METRICS_NAME):
-        assert (root / layout.dense(0) / name).read_bytes() == (layout.dense(0) / name).read_bytes(), name

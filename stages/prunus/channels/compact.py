@@ -1,11 +1,11 @@
-"""The network that is left when pruned channels are cut out."""
+"""The network that is left when pruned channels are cut out: smaller, with the same answers."""
 
 import copy
 
 import torch
 from torch import Tensor, nn
 
-from prunus.channels.groups import Group, _entries, alive, expand
+from prunus.channels.groups import Group, alive, entries_of, expand
 from prunus.masks import Masks, alive_count
 from prunus.networks.vit import Attention
 
@@ -33,7 +33,7 @@ def compact(network: nn.Module, groups: list[Group], masks: Masks) -> nn.Module:
         for part in group.slices:
             length = small.get_parameter(part.parameter).shape[part.dim]
             keep = kept.setdefault((part.parameter, part.dim), torch.ones(length, dtype=torch.bool, device=dead.device))
-            keep[_entries(part, dead)] = False
+            keep[entries_of(part, dead)] = False
     for (name, dim), keep in kept.items():
         _select(small, name, dim, keep)
     sizes_from_weights(small)

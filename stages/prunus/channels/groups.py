@@ -1,4 +1,4 @@
-"""Coupled channel groups through Torch-Pruning's dependency graph, channel masks, and physical compaction.
+"""Coupled channel groups through Torch-Pruning's dependency graph, and channel masks.
 
 Which layers share channels is read from the autograd graph of one forward pass (DepGraph: Fang et al. 2023, arXiv
 2301.12900), and then tested on the network rather than trusted.
@@ -155,11 +155,11 @@ def _probe(network: nn.Module, shape: tuple[int, int, int], found: list[Group]) 
         network.load_state_dict(state)
         for group in found:
             for part in group.reads:
-                parameters[part.parameter].index_fill_(1, _entries(part, unread[group.name]), 0)
+                parameters[part.parameter].index_fill_(1, entries_of(part, unread[group.name]), 0)
         yield network(images)
         for group in found:
             for part in group.writes:
-                values, entries = parameters[part.parameter], _entries(part, unread[group.name])
+                values, entries = parameters[part.parameter], entries_of(part, unread[group.name])
                 values[entries] = 1 - 2 * values[entries]
         yield network(images)
 
@@ -173,7 +173,7 @@ def _probe(network: nn.Module, shape: tuple[int, int, int], found: list[Group]) 
                     raise ValueError(f"channels of this {type(network).__name__} depend on each other in unknown ways")
 
 
-def _entries(part: Slice, channels: Tensor) -> Tensor:
+def entries_of(part: Slice, channels: Tensor) -> Tensor:
     """The entries of a slice that belong to the ``channels`` (bool [size]), 1-D."""
     return part.index[channels.to(part.index.device)].flatten()
 
@@ -209,7 +209,7 @@ def expand(groups: list[Group], alive: Masks, masks: Masks) -> Masks:
     for group in groups:
         for part in group.slices:
             if part.parameter in result:
-                result[part.parameter].index_fill_(part.dim, _entries(part, ~alive[group.name]), False)
+                result[part.parameter].index_fill_(part.dim, entries_of(part, ~alive[group.name]), False)
     return result
 
 

@@ -1,1 +1,1 @@
-"""Tables and statistics over seeds and methods."""
+"""What compare makes of a study: tables, statistics over seeds and methods, and what is missing."""

@@ -1,6 +1,7 @@
 """Reading and writing tables, with an error that says which command makes a missing one, and what pictures and words
 both ask."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -88,6 +89,24 @@ def _no_number(column: pd.Series) -> object:
     numbers = pd.to_numeric(column, errors="coerce").astype(float)
     odd = column[column.notna() & ~np.isfinite(numbers)]
     return None if odd.empty else odd.iloc[0]
+
+
+def settings_of(comparison: pd.DataFrame, method: str) -> dict:
+    """The settings that ``method`` ran with, from the JSON of the column ``recipe``; empty where none are known.
+
+    A chain has one set of settings: its first row's. Raises ``StageError`` where that is not a JSON object.
+    """
+    known = comparison.loc[comparison["method"] == method, "recipe"].dropna()
+    if known.empty:
+        return {}
+    try:
+        settings = json.loads(known.iloc[0])
+    except (TypeError, ValueError):
+        settings = None
+    if not isinstance(settings, dict):
+        why = f"column recipe holds {known.iloc[0]!r}, which is not a JSON object"
+        raise StageError(f"the settings of {method} cannot be read ({why}); `dvc repro` evaluates it anew")
+    return settings
 
 
 def removers(summary: pd.DataFrame) -> list[str]:

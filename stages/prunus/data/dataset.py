@@ -86,11 +86,11 @@ class Dataset:
         Drawn on the CPU, the same on any device. At one seed a smaller part lies within a larger one.
         """
         whole = self.splits[split]
-        stays = _drawn(whole.labels.cpu(), dict.fromkeys(range(self.n_classes), fraction), seed, fewest=1)
+        stays = drawn(whole.labels.cpu(), dict.fromkeys(range(self.n_classes), fraction), seed, fewest=1)
         return replace(self, splits=self.splits | {split: whole[stays.to(whole.labels.device)]})
 
 
-def _drawn(labels: Tensor, shares: dict[int, float], seed: int, fewest: int = 0) -> Tensor:
+def drawn(labels: Tensor, shares: dict[int, float], seed: int, fewest: int = 0) -> Tensor:
     """Bool [N]: which images of each class are drawn, its share rounded, ``fewest`` at least where there are."""
     generator = torch.Generator().manual_seed(seed)
     stays = torch.zeros(len(labels), dtype=torch.bool)

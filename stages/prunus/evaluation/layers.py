@@ -1,11 +1,11 @@
-"""How sparse a network's layers are."""
+"""How sparse a network's layers are: one row per prunable parameter, with the PQ and the Gini index of what is left."""
 
 from torch import nn
 
 from prunus.masks import Masks, prunable
 from prunus.sparsity import gini_index, pq_index
 
-# of ``layer_table``, and what is in them
+# The columns of ``layer_table`` and their types.
 LAYER_COLUMNS = {"layer": str, "prunable": int, "alive": int, "density": float}
 LAYER_COLUMNS |= {"pq_index": float | None, "gini_index": float | None, "macs": int}
 

@@ -2,8 +2,8 @@
 2411.00147) claims to preserve, I(X'_l; X_{l+1}) = I(X_l; X_{l+1}), measured for any chain.
 
 X_l are the units of a channel group as the layers that read it see them, X_{l+1} what those layers write as the next
-ones read it (``prunus.readings``), in network t - 1 and of the units alive there; a unit is alive while any weight that
-reads it is. The information is what a predictor explains of the target's variance on held-out images
+ones read it (``prunus.channels.readings``), in network t - 1 and of the units alive there; a unit is alive while any
+weight that reads it is. The information is what a predictor explains of the target's variance on held-out images
 (``predictive_information``), as a share of that variance (at most 1), so that layers and networks compare. Quantities:
 
 ``before``     I(X_l; X_{l+1}) in network t - 1, the one that is pruned.

@@ -1,4 +1,4 @@
-"""Elimination where every cost is a training: features that go in blocks, many trainings side by side."""
+"""Elimination where every cost is a training: many trainings side by side, and features that go in blocks."""
 
 import math
 from collections.abc import Callable

@@ -1,14 +1,5 @@
-"""Predictive mutual information, and the transfer entropy redundancy criterion (TERC) that chooses features by it.
-
-The information in X about Y is what a learned predictor gains over the best constant: E[loss(constant, Y)] -
-E[loss(f(X), Y)] (Covert, Lundberg and Lee 2020). For the Bayes-optimal f it is I(X; Y) with cross-entropy, and the
-explained variance sum_j Var(E[Y_j | X]) with squared error. TERC (Westphal, Hailes and Musolesi) eliminates, one after
-the other, the features without which the rest of them predict the target as well as all do.
-
-What is preserved depends on the predictor. Linear: the best linear reconstruction of the target; a feature that the
-others determine in a bent way looks indispensable, one that helps only together with another (XOR) useless. MLP: what
-50 rectified units can make of the features, so both are seen for what they are, at tens of times the cost.
-"""
+"""The transfer entropy redundancy criterion (TERC; Westphal, Hailes and Musolesi), by which MIPP chooses channels: it
+eliminates, one after the other, the features without which the rest of them predict the target as well as all do."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence

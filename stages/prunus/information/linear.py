@@ -1,4 +1,4 @@
-"""Ridge regression from Gram matrices: the held-out losses without each of the features, in closed form."""
+"""The linear predictor: ridge regression from Gram matrices, and its held-out losses without each of the features."""
 
 import copy
 from dataclasses import dataclass

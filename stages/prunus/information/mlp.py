@@ -1,4 +1,4 @@
-"""A stack of small MLPs, many hypotheses trained side by side, and their held-out losses."""
+"""The MLP predictor: stacks of small networks, many hypotheses trained side by side, and their held-out losses."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What the predictors learn from: standardised features and targets, and the splits."""
+"""What the predictors learn from: standardised features and targets, and the splits on each of which one is fitted."""
 
 from dataclasses import dataclass
 

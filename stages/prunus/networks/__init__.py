@@ -1,4 +1,4 @@
-"""The networks a study can name, by the names in ``prunus.catalogue``.
+"""The networks a study can name, by the names in ``prunus.study.catalogue``.
 
 Each takes any number of channels and classes and any image side from ``catalogue.SMALLEST_SIDE`` up (a multiple of
 ``catalogue.SIDE_MULTIPLE`` where the network is listed there), and maps images [N, channels, side, side] to logits

@@ -1,1 +1,1 @@
-"""What compare and report are made of: tables, statistics, findings in words, figures and the HTML page."""
+"""What the report is made of: findings and caveats in words, charts, and the HTML page; and the page of a sweep."""

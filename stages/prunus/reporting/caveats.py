@@ -1,10 +1,16 @@
 """What has to be kept in mind when reading the findings."""
 
+import json
+
 import pandas as pd
 
+from prunus.comparing.files import settings_of
 from prunus.reporting.names import counted, density, listed, method_name, percent
 
 ENOUGH_SEEDS = 3
+# What decides which weights go and how many; the last three are of the PQ index alone.
+PRUNING = ("score", "index", "scope", "gamma", "beta", "p", "q", "eta")
+OF_PQ = ("p", "q", "eta")
 SAME_DENSITY = 0.005
 CHAINS = ("prune_iteration", "evaluate")
 MADE_BY = {"device": "device", "processor": "processor", "threads": "threads", "torch": "torch version"}
@@ -24,10 +30,30 @@ def _matched(matched: pd.DataFrame, methods: list[str], seeds: int) -> str | Non
     )
 
 
+def _pruned_differently(settings: dict[str, dict]) -> list[str]:
+    """What decides which weights go and is not the same in all methods that are compared for their stop rule.
+
+    Those are the methods whose settings have ``index``, SAP's amount: they prune alike and stop by different rules.
+    ``settings``: by method. A phrase per key, such as "`gamma` 1.0 in SAP, 0.5 in InCoP-IF".
+    """
+    compared = {method: own for method, own in settings.items() if "index" in own}
+    of_pq = {method: own for method, own in compared.items() if own["index"] == "pq"}
+    phrases = []
+    for key in PRUNING:
+        names_by_value = {}
+        for method, own in (of_pq if key in OF_PQ else compared).items():
+            names_by_value.setdefault(json.dumps(own.get(key)), []).append(method_name(method))
+        if len(names_by_value) > 1:
+            parts = [f"{value.strip(chr(34))} in {listed(names)}" for value, names in names_by_value.items()]
+            phrases.append(f"`{key}` {', '.join(parts)}")
+    return phrases
+
+
 def _unlike(comparison: pd.DataFrame, methods: list[str]) -> list[str]:
     """Differences between the methods that are not what they are compared for."""
     methods = [method for method in methods if method in set(comparison["method"])]
-    first, notes = comparison.groupby("method")[["rewind", "recipe"]].first().loc[methods], []
+    settings = {method: settings_of(comparison, method) for method in methods}
+    first, notes = comparison.groupby("method")[["rewind"]].first().loc[methods], []
     if first["rewind"].nunique() > 1:
         points = [
             ("not rewound, they keep their values" if point == "none" else f"to the {point} weights")
@@ -38,7 +64,12 @@ def _unlike(comparison: pd.DataFrame, methods: list[str]) -> list[str]:
             f"Survivors are rewound differently ({'; '.join(points)}). Retraining from trained weights needs fewer "
             "epochs whatever stops it; give the methods one `rewind`, and add `fixed_epochs`, to see the stop rule."
         )
-    if quirky := [method_name(method) for method in methods if "reference_quirks True" in first.loc[method, "recipe"]]:
+    if apart := _pruned_differently(settings):
+        notes.append(
+            f"Methods that differ in when they stop also prune differently ({'; '.join(apart)}): give their blocks the "
+            "same values to see the stop rule."
+        )
+    if quirky := [method_name(method) for method in methods if settings[method].get("reference_quirks")]:
         notes.append(
             f"{listed(quirky)} ran with reference_quirks: the published code's stop rule, which looks at the test set."
         )

@@ -88,12 +88,6 @@ def probability(p: float) -> str:
     return UNKNOWN if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def duration(seconds: float) -> str:
-    if math.isnan(seconds) or seconds < 120:
-        return number(seconds) + (NARROW + "s" if not math.isnan(seconds) else "")
-    return number(seconds / 60) + NARROW + "min" if seconds < 7200 else number(seconds / 3600) + NARROW + "h"
-
-
 def milliseconds(seconds: float) -> str:
     """A latency in milliseconds with three digits, without the unit: 0.412, 35.1."""
     value = 1000 * seconds

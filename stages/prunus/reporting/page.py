@@ -1,11 +1,12 @@
 """The HTML report of one study: what its template shows, as strings, and tables of them."""
 
+import json
 from typing import NamedTuple
 
 import pandas as pd
 import yaml
 
-from prunus.comparing.files import removers
+from prunus.comparing.files import removers, settings_of
 from prunus.comparing.statistics import BASELINES
 from prunus.reporting import frame
 from prunus.reporting.caveats import CHAINS, caveats
@@ -190,17 +191,21 @@ def _tests(tests: pd.DataFrame) -> Table:
 
 
 def _recipes(comparison: pd.DataFrame, methods: list[str], last: int) -> list[dict[str, str]]:
+    def shown(value: object) -> str:  # as params.yaml has it
+        return value if isinstance(value, str) else json.dumps(value)
+
     found = []
     for method in methods:
         mine = comparison[comparison["method"] == method]
         stops = mine.loc[mine["iteration"] == last, "stopped_by"].value_counts()
+        settings = settings_of(comparison, method)
         rewinds = sorted(mine["rewind"].replace("none", "their own values").dropna().unique())
         found.append(
             {
                 "name": method_name(method),
                 "key": method,
                 "rewind": listed(rewinds or [UNKNOWN]),
-                "settings": "; ".join(sorted(mine["recipe"].dropna().unique())) or UNKNOWN,
+                "settings": ", ".join(f"{key} {shown(value)}" for key, value in settings.items()) or UNKNOWN,
                 "stopped": listed([f"{reason} ({count})" for reason, count in stops.items()] or [UNKNOWN]),
             }
         )

@@ -10,9 +10,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from prunus.study.layout import ROOT
-
-STAGES = ROOT / "stages"
+STAGES = Path(__file__).resolve().parents[2]
 PACKAGE = STAGES / "prunus"
 METHODS = PACKAGE / "methods"
 # `from prunus.a import b, c`, also in parentheses, and `import prunus.a`

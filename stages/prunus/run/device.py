@@ -1,4 +1,7 @@
-"""The device a stage computes on, its threads and its clock. torch is imported only where a device is used."""
+"""The device a stage computes on, its threads and its clock.
+
+torch is imported only where a device is used, so that stages which only gather tables start quickly.
+"""
 
 import time
 from contextlib import contextmanager

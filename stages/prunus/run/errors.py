@@ -1,4 +1,4 @@
-"""What a stage says when it cannot go on: one line, with what to do."""
+"""What a stage says when it cannot go on: one line, with what to do. A mistake of ours keeps its traceback."""
 
 import errno
 import sys
@@ -39,7 +39,8 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The kind of an error and the first line of its message."""
     return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
@@ -52,7 +53,7 @@ def explained(error: Exception, path: Path | None = None, label: str = "", relie
         return error
     if _is_out_of_memory(error):
         where, how = f"{label}: " if label else "", relief or "run fewer stages at a time"
-        return StageError(f"{where}out of memory ({_first_line(error)}); {how}", "out_of_memory")
+        return StageError(f"{where}out of memory ({first_line(error)}); {how}", "out_of_memory")
     if not isinstance(error, OSError) or error.errno not in FULL + MENDABLE:
         return None
     name = path or error.filename or "a file"

@@ -1,4 +1,4 @@
-"""Files of stages: written whole or not at all, read with care."""
+"""The files that stages exchange: written whole or not at all, and checked when they are read."""
 
 import csv
 import hashlib

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from prunus import STARTED
 from prunus.run import code, gpus
 from prunus.run.device import Clock
-from prunus.run.errors import StageError, _first_line, explained
+from prunus.run.errors import StageError, explained, first_line
 from prunus.run.files import write_json
 from prunus.study import layout, params
 
@@ -123,11 +123,11 @@ class Recorder:
     def __init__(
         self,
         path: Path,
-        obeys: Obeys | None = None,
         device=None,
         threads: int | None = None,
         seeds: dict[str, int] | None = None,
         eased_by: Sequence[str] = (),
+        obeys: Obeys | None = None,
     ):
         self.path, self.obeys, self.device, self.threads, self.seeds = path, obeys, device, threads, seeds or {}
         self.clock, self.measured, self.earlier_seconds = Clock(device), {}, 0.0
@@ -200,7 +200,7 @@ class Recorder:
         fewer = "lower device.jobs_per_gpu" if gpu else "run fewer stages at a time (snakemake --cores)"
         relief = " or ".join([*(f"lower {key}" for key in self._eased_by), fewer])
         said = explained(error, label=" ".join(self.path.parent.relative_to(layout.RECORDS).parts), relief=relief)
-        note = said or StageError(f"{_first_line(error)}; the stage's output has the traceback")
+        note = said or StageError(f"{first_line(error)}; the stage's output has the traceback")
         with suppress(OSError, StageError):  # the disk may be full
             content = {"kind": note.kind, "message": str(note), "density": note.density}
             write_json(layout.failure(self.path), content)

@@ -1,4 +1,4 @@
-"""The seeds of a stage, one per purpose."""
+"""The seed of every random draw: derived from the run's seed and what is drawn, so that no two draws share one."""
 
 import hashlib
 

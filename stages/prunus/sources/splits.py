@@ -1,4 +1,4 @@
-"""From what a reader returns to the splits of a dataset, cut class by class."""
+"""From what a reader returns to the training, validation and test split of a dataset, cut class by class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from prunus.data.dataset import DataError, Split, _drawn
+from prunus.data.dataset import DataError, Split, drawn
 from prunus.run.seeds import derive_seed
 
 
@@ -15,9 +15,9 @@ from prunus.run.seeds import derive_seed
 class Source:
     """What a reader returns: images on the CPU, ``test`` None where the dataset has no test images of its own.
 
-    Images are a tensor, or what reads them when it is indexed by one (``own_images.Pictures``). ``names``: where images
-    have any, those of the training images and then of the test images; ``passed_over``: by kind, the names of what
-    stands beside them and is not used.
+    Images are a tensor, or what reads them when it is indexed by one (``image_folder.Pictures``). ``names``: where
+    images have any, those of the training images and then of the test images; ``passed_over``: by kind, the names of
+    what stands beside them and is not used.
     """
 
     train: Split
@@ -67,7 +67,7 @@ def _thin(split: Split, fraction: float, imbalance: float, classes: int, seed: i
     The long tail is that of Cui et al. (CVPR 2019, arXiv 1901.05555). At one seed a smaller share is part of a larger.
     """
     shares = {label: fraction * imbalance ** (-label / (classes - 1)) for label in range(classes)}
-    return split[_drawn(split.labels, shares, seed)]
+    return split[drawn(split.labels, shares, seed)]
 
 
 def _cut(split: Split, fraction: float, keep: int, classes: tuple[str, ...], seed: int) -> tuple[Split, Split]:

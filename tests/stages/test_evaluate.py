@@ -1,4 +1,4 @@
-"""What a network answers, whether it answers the same to everything, how long it takes; and that each is asked once."""
+"""The stages that evaluate, on a study of two chains, one of which removes channels."""
 
 import hashlib
 import itertools
@@ -14,6 +14,7 @@ import yaml
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+import chain_reference
 import evaluate
 import evaluate_dense
 import prepare_data
@@ -22,90 +23,13 @@ import prune_iteration
 import reference_flow
 from prunus import masks as masking
 from prunus import networks
-from prunus.data.dataset import Dataset, Split
-from prunus.evaluation import latency as latency_module
-from prunus.evaluation.latency import MOST_RUNS, latency
+from prunus.evaluation.images import load_test
 from prunus.evaluation.layers import layer_table
 from prunus.evaluation.macs import multiply_accumulates
-from prunus.evaluation.test_images import load_test
 from prunus.networks import checkpoint
 from prunus.run.errors import StageError
 from prunus.study import layout
-from prunus.training.accuracy import accuracy, is_constant, logits, share_correct
-
-
-def dataset():
-    images = torch.randint(0, 256, (50, 1, 8, 8), dtype=torch.uint8)
-    split = {"test": Split(images, torch.arange(50) % 3)}
-    return Dataset(split, torch.tensor([0.5]), torch.tensor([0.25]), ("a", "b", "c"))
-
-
-def test_logits_are_those_of_eval_mode_whatever_the_batch(small_network):
-    data = dataset()
-    small_network.train()
-    whole = logits(small_network, data, "test")
-    assert small_network.training
-    torch.testing.assert_close(logits(small_network, data, "test", batch_size=7), whole)
-    torch.testing.assert_close(whole, small_network.eval()(data.normalise(data.splits["test"].images)))
-    assert accuracy(small_network, data, "test") == share_correct(whole, data.splits["test"].labels)
-    assert share_correct(torch.eye(3)[[0, 1, 1, 2]], torch.tensor([0, 1, 2, 2])) == 0.75
-
-
-def test_a_network_with_an_empty_layer_is_constant(small_network):
-    data = dataset()
-    assert not is_constant(logits(small_network, data, "test"))
-    with torch.no_grad():
-        small_network[5].weight.zero_()
-    assert is_constant(logits(small_network, data, "test"))
-
-
-def test_latency_is_of_eval_mode_and_tells_networks_apart():
-    small, large = nn.Linear(8, 8), nn.Sequential(*(nn.Linear(1000, 1000) for _ in range(8)))
-    modes = []
-    large.register_forward_hook(lambda module, inputs, output: modes.append(module.training))
-    (one, same), _ = latency([small, small], torch.zeros(1, 8))
-    (many,), runs = latency([large], torch.zeros(64, 1000))
-    assert 1 <= runs <= MOST_RUNS and len(modes) == runs + 1 and not any(modes)
-    assert many > one > 0 and same > 0
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """Time that passes only where a test's network says so; ``clock[0]`` is what it shows."""
-    now = [0.0]
-    monkeypatch.setattr(latency_module.time, "perf_counter", lambda: now[0])
-    return now
-
-
-class Taking(nn.Module):
-    """Answers in the given seconds, one after the other, the last one for ever."""
-
-    def __init__(self, clock, *seconds):
-        super().__init__()
-        self.clock, self.seconds, self.runs = clock, seconds, 0
-
-    def forward(self, images):
-        self.clock[0] += self.seconds[min(self.runs, len(self.seconds) - 1)]
-        self.runs += 1
-
-
-@pytest.mark.parametrize(
-    ("budget", "dense", "compact", "expected", "runs"),
-    [
-        (1.0, [9.0], [3.0], [9.0, 3.0], 1),  # the first round has taken all the time there is, and counts
-        (0.0, [0.1], [0.1], [0.1, 0.1], 1),
-        (1.0, [0.5, 0.2, 0.4], [0.1], [0.3, 0.1], 2),  # at 0.6 and at 0.9 s there is time for one more round
-        (1.0, [0.9, 0.001], [0.0], [0.001, 0.0], MOST_RUNS),
-        (10.0, [0.5, 1.0, 3.0, 2.0], [0.5], [2.0, 0.5], 4),
-    ],
-)
-def test_latency_takes_no_longer_than_its_budget_and_a_round(clock, budget, dense, compact, expected, runs):
-    networks = [Taking(clock, *dense), Taking(clock, *compact)]
-    medians, counted = latency(networks, torch.zeros(1, 8), budget)
-    assert medians == pytest.approx(expected) and counted == runs
-    assert networks[0].runs == networks[1].runs == (1 if clock[0] >= budget and networks[0].runs == 1 else runs + 1)
-    assert clock[0] < budget + max(dense) + max(compact) + 1e-9
-
+from prunus.training.accuracy import accuracy
 
 # The stages, on a study of two chains, one of which removes channels
 
@@ -134,6 +58,8 @@ def study(tmp_path_factory):
         run(prepare_data)
         run(pretrain, "--seed", 0)
         run(reference_flow, "--seed", 0)
+        for method in CHAINS:
+            run(chain_reference, "--seed", 0, "--method", method)
         for method, t in itertools.product(CHAINS, (1, 2)):
             run(prune_iteration, "--seed", 0, "--method", method, "--iteration", t)
         yield run, content

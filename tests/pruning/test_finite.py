@@ -1,134 +1,42 @@
-"""What is not finite, or cannot be computed at all, ends its stage in one line that names what was measured; a count
-that is not the one asked for does as well."""
+"""Numbers that are not finite, and samples too small, end a pruning step in one line that says why and what to do."""
 
-import json
 import math
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 
 import pytest
 import torch
 import yaml
-from torch import nn
 
+import hostile
 from prune_iteration import asked, say_if_nothing_goes
-from prunus import channels, flow, methods, networks
+from prunus import channels, methods, networks
 from prunus import masks as masking
-from prunus.data.dataset import Dataset, Split
-from prunus.evaluation import layers
 from prunus.information.estimate import TooFewSamples
 from prunus.methods import oto, thinet
-from prunus.networks.inspect import norm_of_one_value, why_not_finite
 from prunus.pruning import scores
 from prunus.pruning.candidates import Candidates
 from prunus.pruning.recipe import Recipe
-from prunus.run import files
-from prunus.run.device import Clock
-from prunus.run.errors import StageError
 from prunus.sparsity import FractionAmount
 from prunus.study import layout, params, schema
-from prunus.study.schema import Sgd
-from prunus.training import accuracy, loop
-from prunus.training.loop import refuse_unanswered, train
 from prunus.training.stopping import FixedEpochs
+from small_data import random_dataset
 
 PROJECT = params.read()
-SGD = Sgd(
-    batch_size=16,
-    learning_rate=0.01,
-    momentum=0.0,
-    nesterov=False,
-    weight_decay=0.0,
-    schedule="constant",
-    clip_norm=0.0,
-)
+
+refusal = partial(hostile.refusal, kind="not_finite")
 
 
 def settings(method, **changes):
     return PROJECT.methods[method].model_copy(update=changes)
 
 
-def refusal(call, *args, kind="not_finite", **options):
-    with pytest.raises(StageError) as raised:
-        call(*args, **options)
-    message = str(raised.value)
-    assert raised.value.kind == kind and message.isprintable() and len(message) < 700
-    return message
-
-
-def data(n=66, images=None):
-    labels = torch.arange(n) % 3
-    images = torch.randint(0, 256, (n, 1, 8, 8), dtype=torch.uint8) if images is None else images
-    whole = Split(images, labels)
-    splits = {"train": whole, "validation": whole[torch.arange(min(n, 12))]}
-    return Dataset(splits, torch.full((1,), 0.5), torch.full((1,), 0.25), ("a", "b", "c"))
-
-
 def candidates(network, n=66):
-    dataset = data(n)
+    dataset = random_dataset(n)
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     sample = dataset.normalise(dataset.splits["train"].images), dataset.splits["train"].labels
     return Candidates(network, masking.ones(network), 1, dataset, 0, lambda point: state, sample)
-
-
-@pytest.fixture
-def lagging(small_network):
-    """Batch norm's running statistics are those of a network whose first layer was 1e18 times smaller: in eval mode
-    activations overflow, with the statistics of the batch nothing does."""
-    with torch.no_grad():
-        small_network[0].weight.mul_(1e18)
-        small_network[5].weight.mul_(1e25)
-        small_network[7].weight.mul_(1e-25)
-    return small_network.eval()
-
-
-# --- what is measured ------------------------------------------------------------------------------------------------
-
-
-def test_running_statistics_that_lag_are_told_from_weights_that_are_too_large(lagging):
-    images, labels = torch.randn(20, 1, 8, 8), torch.arange(20) % 3
-    state = {name: tensor.clone() for name, tensor in lagging.state_dict().items()}
-    said = why_not_finite(lagging, images, labels)
-    assert said.startswith(
-        "with the running statistics of batch norm its activations are not finite from 5 on, with those"
-    )
-    assert "train it for more steps" in said
-    lagging.train()
-    assert "running" not in why_not_finite(lagging, images, labels)
-    assert all(torch.equal(tensor, state[name]) for name, tensor in lagging.state_dict().items())
-    assert lagging.training and not any(module._forward_hooks for module in lagging.modules())
-    lagging.eval()
-    with torch.no_grad():
-        lagging[5].weight.mul_(1e20)  # now they overflow whatever normalises what they read
-    assert why_not_finite(lagging, images, labels) == "its activations are not finite from 5 on"
-
-
-def test_a_gradient_that_overflows_is_told_from_what_is_computed_from_it():
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 3)).eval()
-    images, labels = torch.full((4, 1, 8, 8), 1e5), torch.tensor([0, 1, 2, 0])
-    with torch.no_grad():
-        network[1].weight.zero_(), network[1].bias.zero_(), network[2].weight.fill_(3e38), network[2].bias.zero_()
-        network[2].weight[0].neg_()
-    assert (
-        why_not_finite(network, images, labels)
-        == "its largest answer is 0 and the gradient of the loss is not finite in 1.weight"
-    )
-    assert "the gradient" not in why_not_finite(network, images)
-    with torch.no_grad():
-        network[2].weight.fill_(1.0)
-    assert why_not_finite(network, images, labels).endswith(
-        "the gradient of the loss is finite: the numbers overflow in what is computed from them"
-    )
-
-
-def test_which_norm_has_one_value_depends_on_network_and_image(small_network):
-    image = torch.randn(1, 1, 8, 8)
-    assert norm_of_one_value(small_network, image) is None  # its maps have 8 x 8 entries
-    single = nn.Sequential(nn.Conv2d(1, 4, 8), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3))
-    assert norm_of_one_value(single, image) == "1"
-    assert single.training and not any(module._forward_pre_hooks for module in single.modules())
-    assert norm_of_one_value(networks.build("resnet18", 1, 8, 3), image).startswith("layer4.")
-    assert norm_of_one_value(networks.build("resnet18", 1, 32, 3), torch.randn(1, 1, 32, 32)) is None
 
 
 # --- scores and counts -----------------------------------------------------------------------------------------------
@@ -254,107 +162,6 @@ def test_thinet_and_oto_check_the_number_of_channels_that_went(small_network, mo
     half = oto.HalfSpace(given.network, given.groups, given.masks, settings("oto", fraction=0.5))
     half.chosen = torch.zeros_like(half.zero)
     assert "channels were to be gone, and 0 are" in refusal(half.masks, kind="error")
-
-
-# --- flows and networks ----------------------------------------------------------------------------------------------
-
-
-def test_a_flow_that_is_not_finite_says_why(lagging):
-    images, labels = torch.randn(20, 1, 8, 8), torch.arange(20) % 3
-    found = flow.information_flow(lagging.train(), images, "absolute")
-    said = refusal(flow.finite, found, "the flow", lagging, images)
-    assert said.startswith("the flow is not finite in ") and "with the running statistics of batch norm" in said
-    assert lagging.training
-    gradient = flow.gradient_flow(lagging, images, labels)
-    assert "running statistics" in refusal(flow.finite, gradient, "the flow", lagging, images, labels)
-    good = torch.tensor([1.0, 0.0])
-    assert flow.finite(good, "the flow", lagging) is good
-
-
-def fit(network, dataset, epochs=1, **changes):
-    masks, sgd = masking.ones(network), SGD.model_copy(update=changes)
-    return train(network, masks, dataset, sgd, "none", FixedEpochs(epochs), seed=0, clock=Clock(), label="test")
-
-
-def test_a_loss_that_is_not_finite_from_the_start_is_not_blamed_on_the_learning_rate(small_network):
-    with torch.no_grad():
-        small_network[7].weight.fill_(3e38)
-        small_network[5].weight.fill_(1e10)
-    said = refusal(fit, small_network, data())
-    assert (
-        said.startswith("test: the loss of the first step is ")
-        and "before any weight has moved: its activations" in said
-    )
-    assert "learning_rate" not in said
-
-
-def test_a_divergence_names_the_step_and_the_loss_before_it(small_network):
-    said = refusal(fit, small_network, data(), kind="diverged", learning_rate=1e9)
-    assert "test: the loss became infinite or not a number in epoch 1; lower training.sgd.learning_rate or set" in said
-    assert " in step " in said and "in the step before)" in said
-
-
-def test_statistics_of_norms_that_overflow_are_noticed_where_they_do(small_network):
-    with torch.no_grad():
-        small_network[0].weight.mul_(1e19)  # a variance above 3e38
-        small_network[0].bias.zero_()
-    said = refusal(fit, small_network, data(), kind="diverged", learning_rate=1e-12)
-    assert "the statistics of norms became infinite or not a number in epoch 1" in said and "1.running_var" in said
-
-
-def test_answers_that_are_no_numbers_are_wrong_and_end_a_retraining(lagging, monkeypatch):
-    labels = torch.tensor([0, 0, 1, 1])
-    answers = torch.tensor([[math.nan, 1.0], [2.0, 1.0], [0.0, math.inf], [0.0, 1.0]])
-    assert accuracy.share_correct(answers, labels) == 0.5
-    dataset = data()
-    fine = fit(networks.build("mlp", 1, 8, 3), dataset)
-    assert fine.unanswered == 0
-    refuse_unanswered(fine, lagging, dataset, "test")
-    monkeypatch.setattr(loop, "logits", lambda network, dataset, split: accuracy.logits(lagging, dataset, split))
-    outcome = fit(networks.build("mlp", 1, 8, 3), dataset)
-    assert outcome.unanswered == 12 and outcome.history[-1]["validation_accuracy"] == 0
-    said = refusal(refuse_unanswered, outcome, lagging, dataset, "test")
-    assert "test: once trained, the network answers 12 of 12 validation images" in said and "running statistics" in said
-
-
-def test_an_index_that_is_not_defined_is_an_empty_field(small_network):
-    with torch.no_grad():
-        small_network[5].weight.zero_()
-    macs = {"0": 1, "5": 1, "7": 1}
-    rows = {row["layer"]: row for row in layers.layer_table(small_network, masking.ones(small_network), macs)}
-    assert rows["5"]["pq_index"] is None and rows["5"]["gini_index"] is None
-    assert 0 < rows["7"]["pq_index"] < 1
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_no_file_holds_what_is_not_finite(value, tmp_path):
-    path = tmp_path / "a.json"
-    said = refusal(files.write_json, path, {"flows": {"information": [0.5, value]}, "n": 3})
-    assert said.startswith(f"{path} is not written: flows.information.1 is {value}")
-    said = refusal(files.write_csv, tmp_path / "a.csv", [{"a": 1.0, "b": None}, {"a": 2.0, "b": value}])
-    assert f"a.csv is not written: 1.b is {value}" in said
-    assert not list(tmp_path.iterdir())
-    path.write_text(json.dumps({"flow": [0.5, value]}))
-    assert "is damaged" in refusal(files.read_json, path, "python x.py", {"flow": list[float]}, kind="error")
-    path.write_text('{"flow": [0.5, 1e999]}')  # JSON, and infinite when read
-    said = refusal(files.read_json, path, "python x.py", {"flow": list[float]}, kind="error")
-    assert "a.json is damaged (flow.1: Input should be a finite number)" in said
-
-
-# --- batches and samples of one, more parts than images --------------------------------------------------------------
-
-
-def test_batches_of_one_that_a_norm_cannot_use_are_one_line_before_any_step():
-    network, dataset = networks.build("vgg11_bn", 1, 8, 3), data()
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    said = refusal(fit, network, dataset, kind="error", batch_size=1)
-    assert said.startswith("test: training.sgd.batch_size: 1 leaves features.") and said.endswith("or more")
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    assert len(fit(networks.build("vgg11_bn", 1, 8, 3), data(4), batch_size=2).history) == 1
-    assert len(fit(networks.build("mlp", 1, 8, 3), data(4), batch_size=1).history) == 1
 
 
 @pytest.mark.parametrize(

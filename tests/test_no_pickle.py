@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 MODULES = sorted(
     path
-    for folder in ("stages", "studies", "profiles", "tools", "benchmarks", "docs")
+    for folder in ("stages", "studies", "tools", "benchmarks", "docs")
     for path in (ROOT / folder).rglob("*.py")
     if "__pycache__" not in path.parts
 )
