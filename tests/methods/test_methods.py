@@ -171,14 +171,14 @@ def test_plateau_stops_by_patience_and_at_the_latest_at_the_cap(name, changes, r
     assert reasons == [None] * 8 + ["cap"]
 
 
-def test_fixed_does_not_look_at_patience(retraining):
-    stop = methods.recipe("sap", settings("sap", epochs=5, patience=1)).retrain(retraining)
-    assert [stop.after_epoch(epoch, None, [0.5] * epoch).reason for epoch in range(1, 6)] == [None] * 4 + ["fixed"]
-
-
 @pytest.mark.parametrize(
     ("name", "changes"),
-    [("incop_if", {}), ("incop_if", {"correlation": "signed"}), ("incop_gf", {}), ("incop_gf", {"metric": "cosine"})],
+    [
+        ("incop_if", {}),
+        ("incop_if", {"correlation": "signed"}),
+        ("incop_gf", {}),
+        ("incop_gf", {"metric": "cosine", "relative": None}),
+    ],
 )
 def test_the_dense_network_is_at_distance_zero_of_its_own_flow(name, changes, retraining, small_network):
     stop = methods.recipe(name, settings(name, epsilon=1e-5, **changes)).retrain(retraining)

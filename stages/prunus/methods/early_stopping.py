@@ -5,6 +5,8 @@ Retraining ends after `patience` epochs in a row without a better validation acc
 the last epoch's weights are kept (Prechelt, "Early Stopping - But When?", 1998, criterion UP in its plainest form).
 """
 
+from pydantic import Field
+
 from prunus.pruning.candidates import Retraining
 from prunus.pruning.ranked import Ranked
 from prunus.pruning.recipe import Recipe, Rewind
@@ -15,8 +17,12 @@ from prunus.training.stopping import Plateau
 
 
 class Settings(PQSettings, ScoredSettings):
-    patience: Positive
-    max_epochs: Positive
+    """The alternative: the same masks and rewinding, stopped by validation accuracy."""
+
+    patience: Positive = Field(
+        description="epochs in a row without a better validation accuracy after which retraining ends"
+    )
+    max_epochs: Positive = Field(description="the most epochs of a retraining")
 
 
 def recipe(settings: Settings) -> Recipe:

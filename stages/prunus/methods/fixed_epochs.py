@@ -11,7 +11,7 @@ from prunus.pruning.settings import FixedEpochsSettings, PQSettings
 
 
 class Settings(PQSettings, ScoredSettings, FixedEpochsSettings):
-    pass
+    """The null: SAP's masks and InCoP's rewinding, a fixed number of epochs."""
 
 
 def recipe(settings: Settings) -> Recipe:

@@ -12,6 +12,7 @@ normalised is unconfirmed.
 from typing import Literal
 
 import torch
+from pydantic import Field
 
 from prunus import channels
 from prunus.pruning.candidates import Candidates, Scores
@@ -21,9 +22,16 @@ from prunus.pruning.settings import ChannelSettings, FixedEpochsSettings, Fracti
 
 
 class Settings(ChannelSettings, FractionSettings, FixedEpochsSettings):
-    scope: Literal["layer", "global"]
-    norm: Literal["l1", "l2"]
-    normalise: Literal["mean", "fan_in", "none"]
+    """The channels with the smallest incoming weights go, every iteration."""
+
+    scope: Literal["layer", "global"] = Field(
+        description="what the amount and the threshold are computed on: layer (each group of channels) or global"
+    )
+    norm: Literal["l1", "l2"] = Field(description="of the weights that write a channel: l1 | l2")
+    normalise: Literal["mean", "fan_in", "none"] = Field(
+        description="what makes layers comparable: mean (divides by the mean of the group's living channels) | fan_in "
+        "(the mean over a channel's weights instead of their sum) | none"
+    )
 
 
 def recipe(settings: Settings) -> Recipe:

@@ -10,6 +10,7 @@ norm's scale and statistics as retrained. To be compared with, never to be repor
 """
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from prunus.flow import gradient_flow, stale_gradient_flow
@@ -22,6 +23,13 @@ from prunus.training.stopping import FlowSettings, FlowStop
 
 
 class Settings(PQSettings, ScoredSettings, FlowSettings):
+    """The same with gradient flow: SAP's amount, and retraining stops when it is back near Phi*."""
+
+    reference_quirks: bool = Field(
+        description="true: as for incop_if, and a stale gradient, mean against norm, B-1. To be compared with, "
+        "not to be reported"
+    )
+
     @property
     def held_against(self) -> tuple[str, ...]:
         return (*super().held_against, "sample", "quirks" if self.reference_quirks else "gradient")

@@ -21,6 +21,7 @@ test accuracy of the dense training, here it is that of its last epoch.
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from prunus.flow import information_flow
@@ -34,7 +35,9 @@ from prunus.training.stopping import FlowSettings, FlowStop
 
 
 class Settings(PQSettings, ScoredSettings, FlowSettings):
-    correlation: Literal["absolute", "signed"]
+    """SAP's amount; retraining stops when information flow is back near Phi*."""
+
+    correlation: Literal["absolute", "signed"] = Field(description="absolute | signed (as published; nearly cancels)")
 
     @property
     def held_against(self) -> tuple[str, ...]:

@@ -27,8 +27,12 @@ from prunus.study.schema import Positive
 
 
 class Settings(IteratedSettings):
-    samples_per_class: Positive
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """At initialisation: what the removal does to the gradient's norm."""
+
+    samples_per_class: Positive = Field(description="training images of each class")
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        description="by which the logits are divided before the loss is computed"
+    )
 
 
 def preserved_flow(

@@ -20,7 +20,7 @@ from prunus.pruning.settings import FractionSettings, StopSettings
 
 
 class Settings(FractionSettings, ScoredSettings, StopSettings):
-    pass
+    """Lottery ticket: 20 % of what is left, every iteration."""
 
 
 def recipe(settings: Settings) -> Recipe:

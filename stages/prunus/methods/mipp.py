@@ -55,18 +55,33 @@ FLAT_INPUT = ("linear", "mlp")  # networks whose first layer reads pixels one by
 
 
 class Settings(StructureSettings, FixedEpochsSettings):
-    """``regularisation``: entry t is iteration t's, the last one holds from there on. ``include_input``: also choose
-    among the pixels (linear, mlp) or the colour channels that the network reads."""
+    """Keeps the channels that the next layer's activations need, from the outputs to the inputs."""
 
-    when: Literal["initial", "trained"]
-    predictor: Literal["linear", "mlp"]
-    order: Literal["mi", "plain"]
-    confidence: Annotated[float, Field(gt=0, lt=1)]
-    regularisation: Annotated[list[NonNegative], Field(min_length=1)]
-    repeats: Annotated[int, Field(ge=2, le=1000)]
-    samples: Annotated[int, Field(ge=20, le=LARGEST)]
-    cells: Positive
-    include_input: bool
+    structure: Literal["weight", "channel"] = Field(
+        description="channel (the paper's) | weight (the same test for every unit of the next layer by itself)"
+    )
+    when: Literal["initial", "trained"] = Field(
+        description="trained: the network as retrained last | initial: as drawn, before any training"
+    )
+    predictor: Literal["linear", "mlp"] = Field(
+        description="linear (exact, fast) | mlp (the paper's; also sees redundancy that is not linear)"
+    )
+    order: Literal["mi", "plain"] = Field(description="mi (least informative first) | plain")
+    confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
+        description="level at which a channel must be shown to be needed; high prunes more"
+    )
+    regularisation: Annotated[list[NonNegative], Field(min_length=1)] = Field(
+        description="share of its information a layer may lose, spent on what costs least (0: only what costs nothing "
+        "goes); one entry per iteration, the last one holds on"
+    )
+    repeats: Annotated[int, Field(ge=2, le=1000)] = Field(
+        description="splits of the sample into fitting and held-out images"
+    )
+    samples: Annotated[int, Field(ge=20, le=LARGEST)] = Field(description="training images whose activations are used")
+    cells: Positive = Field(description="a feature map is read as cells x cells means")
+    include_input: bool = Field(
+        description="true: also the pixels (linear, mlp) or colour channels that the first layer reads"
+    )
 
     def misfit(self, network: str, channels: int) -> str | None:
         if not self.include_input:

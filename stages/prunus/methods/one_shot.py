@@ -11,7 +11,7 @@ from prunus.pruning.settings import FractionSettings, StopSettings
 
 
 class Settings(FractionSettings, StopSettings):
-    pass
+    """One cut of the dense trained weights per iteration, nested."""
 
 
 def dense_magnitude(candidates: Candidates) -> Scores:

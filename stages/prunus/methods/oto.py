@@ -43,11 +43,17 @@ TINY = 1e-6
 
 
 class Settings(ChannelSettings, FixedEpochsSettings):
-    form: Literal["hspg", "dhspg"]
-    fraction: PositiveFraction
-    penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    epsilon: Fraction
-    warmup_epochs: Positive
+    """Channels are driven to zero while the network trains."""
+
+    form: Literal["hspg", "dhspg"] = Field(
+        description="dhspg (OTOv2: exactly `fraction` goes) | hspg (OTO: `fraction` is a cap)"
+    )
+    fraction: PositiveFraction = Field(description="of the channels left, of the whole network")
+    penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        description="on channel norms; the published 1e-3 is for 200,000 steps, hspg wants about 0.01 here"
+    )
+    epsilon: Fraction = Field(description="half-space, 0 <= epsilon < 1: larger zeroes more readily")
+    warmup_epochs: Positive = Field(description="before channels may become zero")
 
     @model_validator(mode="after")
     def _warmup_before_the_end(self):

@@ -30,9 +30,11 @@ from prunus.study.schema import Natural, Positive
 
 
 class Settings(IteratedSettings):
-    samples: Positive
-    inner_steps: Natural
-    inner_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """At initialisation: |dL/dc| after a few training steps, through them."""
+
+    samples: Positive = Field(description="training images of each step, and of the loss after them")
+    inner_steps: Natural = Field(description="training steps, of plain SGD; 0 is SNIP")
+    inner_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(description="their learning rate")
 
 
 def meta_gradients(network: nn.Module, masks: Masks, batches: list[tuple[Tensor, Tensor]], inner_rate: float) -> Scores:

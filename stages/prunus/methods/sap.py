@@ -23,7 +23,7 @@ from prunus.pruning.settings import PQSettings, StopSettings
 
 
 class Settings(PQSettings, ScoredSettings, StopSettings):
-    pass
+    """The PQ index of the weights says how many go; the smallest magnitudes do."""
 
 
 def recipe(settings: Settings) -> Recipe:

@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from prunus import channels
@@ -26,8 +27,10 @@ from prunus.study.schema import Positive
 
 
 class Settings(ChannelSettings, FractionSettings, FixedEpochsSettings):
-    scope: Literal["global"]
-    samples: Positive
+    """Second-order sensitivity with all cross-correlations."""
+
+    scope: Literal["global"] = Field(description="what the amount and the threshold are computed on: the whole network")
+    samples: Positive = Field(description="training images")
 
 
 def second_order(

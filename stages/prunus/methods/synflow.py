@@ -18,12 +18,7 @@ from prunus.pruning.recipe import Recipe
 
 
 class Settings(IteratedSettings):
-    def misfit(self, network: str, channels: int) -> str | None:
-        if network == "vit":
-            return (
-                "scores by the size of the outputs, and in vit layer norm makes them independent of the weights' size"
-            )
-        return super().misfit(network, channels)
+    """At initialisation, without data; `steps` scorings an iteration."""
 
 
 def synaptic_flow(network: nn.Module, shape: tuple[int, int, int]) -> Scores:

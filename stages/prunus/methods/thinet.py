@@ -19,6 +19,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from prunus import channels
@@ -38,13 +39,13 @@ NEGLIGIBLE = 1e-10  # of the largest eigenvalue of the samples' Gram matrix: bel
 
 
 class Settings(ChannelSettings, FixedEpochsSettings):
-    """``fraction`` of every group's living channels goes; ``locations``: samples per image and reading layer."""
+    """The channels go that the layers reading them miss least; survivors are scaled to make up."""
 
-    fraction: PositiveFraction
-    scope: Literal["layer"]
-    rewind: Literal["none"]
-    images_per_class: Positive
-    locations: Positive
+    fraction: PositiveFraction = Field(description="of the channels left, of every group alike")
+    scope: Literal["layer"] = Field(description="each group of coupled channels by itself, the only one")
+    rewind: Literal["none"] = Field(description="the scaled survivors are fine-tuned, the only way")
+    images_per_class: Positive = Field(description="training images of each class")
+    locations: Positive = Field(description="samples per image and reading layer")
 
 
 def sampler(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from prunus import channels
@@ -23,8 +24,10 @@ class IteratedSettings(StructureSettings, FractionSettings, FixedEpochsSettings)
     starts every one from the masks of the one before, is one long schedule.
     """
 
-    scope: Literal["global"]
-    steps: Positive
+    scope: Literal["global"] = Field(description="what the amount and the threshold are computed on: the whole network")
+    steps: Positive = Field(
+        description="scorings of an iteration; the density falls exponentially from one to the next"
+    )
 
 
 def as_drawn(candidates: Candidates) -> nn.Module:

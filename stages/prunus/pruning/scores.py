@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from prunus.flow import gradient_saliency, information_saliency
@@ -79,7 +80,10 @@ ON_THE_SAMPLE = ("synaptic", "information_flow", "gradient_flow")
 class ScoredSettings(MethodSettings):
     """The settings of a method whose amount goes by any score of single weights, lowest first."""
 
-    score: Literal["magnitude", "synaptic", "layerwise", "information_flow", "gradient_flow"]
+    score: Literal["magnitude", "synaptic", "layerwise", "information_flow", "gradient_flow"] = Field(
+        description="which weights go first, the lowest: magnitude | synaptic (|w dL/dw|) | layerwise (LAMP) | "
+        "information_flow | gradient_flow (what the removal does to the flow Phi, to first order)"
+    )
 
     @property
     def score_of(self) -> Callable[[Candidates], Scores]:
