@@ -1,5 +1,5 @@
 """What the Snakefile does before it plans and around what it runs: it finds its folder and a place to write, is the
-only Snakemake here, and ends within seconds when it is asked to."""
+only launcher here, and ends within seconds when it is asked to."""
 
 import errno
 import fcntl
@@ -39,8 +39,9 @@ def only_one(path: Path = Path(".snakemake/running")):
     """The open file that says this process runs the study. Ends the process in one line where another one does.
 
     The lock is the system's, unlike Snakemake's own (`nolock` in the profile): it is gone with the process that holds
-    it, however that ends.
+    it, however that ends. What keeps `dvc repro` out is ``dvc_status.Workspace.claim``.
     """
+    path.parent.mkdir(exist_ok=True)
     file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,6 +57,21 @@ def only_one(path: Path = Path(".snakemake/running")):
     file.truncate(0)
     file.write(f"{os.getpid()} {platform.node()}\n")
     file.flush()
+    return file
+
+
+def hold(stage: str, folder: Path = Path(".snakemake/stages")):
+    """The open file that says this process makes ``stage``; waits for another that does, here or on another machine.
+
+    A Snakemake that is killed leaves jobs at work. To start such a stage meanwhile would delete what it has written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / stage).open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"waiting: another process makes {stage}", file=sys.stderr, flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
     return file
 
 
