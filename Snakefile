@@ -69,9 +69,14 @@ if changed:
     session.younger(CHANGED, [path for address in changed for path in dvc_status.outputs(project.stages[address])])
 moving = set(project.following(changed, CONSTANT) if MAIN else project.stages)
 
+
+def at_once():
+    """How many stages run at a time, those that wait for a GPU included."""
+    return workflow.cores // settings.device.threads if workflow.local_exec else workflow.nodes
+
+
 if MAIN:
     before = {address: [stage.addressing for stage in earlier] for address, earlier in project.before.items()}
-    at_once = lambda: workflow.cores // settings.device.threads if workflow.local_exec else workflow.nodes
     remaining = Remaining(before, at_once, logger.info)
     logger.addHandler(remaining)
 

@@ -17,6 +17,7 @@ from contextlib import closing
 from pathlib import Path
 
 import dvc_status
+import session
 
 LOCK, PATHS_LOCK, METADATA = Path("dvc.lock"), Path(".dvc/tmp/rwlock"), Path(".snakemake/metadata")
 
@@ -71,10 +72,11 @@ def main() -> int:
             print(f"{os.path.relpath(path)} {why}: removed", flush=True)
             path.unlink() if path.is_file() else path.rmdir()
 
-    remove(unreadable_notes(), "cannot be read")
-    project = dvc_status.Workspace()
-    with project.claim("python tools/verify.py"):
-        remove(damaged(project), "is damaged")
+    with session.only_one():
+        remove(unreadable_notes(), "cannot be read")
+        project = dvc_status.Workspace()
+        with project.claim("python tools/verify.py"):
+            remove(damaged(project), "is damaged")
     print(f"{len(project.recorded())} outputs checked, {len(found)} things damaged")
     if found:
         print("`dvc repro` brings back what is missing: from the cache where it can, else by running the stage")
@@ -82,4 +84,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except dvc_status.ProjectError as error:
+        sys.exit(f"verify.py: {error}")
