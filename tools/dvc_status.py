@@ -10,7 +10,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from unittest.mock import patch
@@ -83,7 +83,7 @@ class Workspace:
         try:
             self._repo = Repo()
         except (OSError, sqlite3.OperationalError) as error:
-            raise ProjectError(f"DVC cannot start: {error}; mend that, then run the same command again") from error
+            raise ProjectError(f"DVC cannot start: {error}; fix it and run the same command again") from error
         except sqlite3.DatabaseError as error:
             raise ProjectError(f"DVC's database of files: {error}; `{CURE}`, then the same command again") from error
         with patch.object(Lockfile, "load", lambda lockfile: {}):  # read below; DVC takes 1.4 s for 300 stages
@@ -106,20 +106,24 @@ class Workspace:
         DVC is told, in its own lock of paths, that ``command`` reads all of the project. A process that died holds
         nothing; on another machine DVC takes every process for dead.
         """
-        with ExitStack() as stack:
-            try:
-                claimed = rwlock(self._repo.tmp_dir, self._repo.fs, command, [self._repo.root_dir], [], False)
-                stack.enter_context(claimed)
-            except DvcException as error:
-                at_work = re.search(r"\(PID (\d+)\): (.*)", str(error))
-                if at_work is None:
-                    raise ProjectError(f"{error}; `{CURE}`, then the same command again") from None
-                number, other = at_work.groups()
-                raise ProjectError(
-                    f"`{other}` (process {number}) is at work on this study; wait until it has ended, or stop it: "
-                    f"`kill {number}`"
-                ) from None
+        stack = ExitStack()
+        try:
+            stack.enter_context(rwlock(self._repo.tmp_dir, self._repo.fs, command, [self._repo.root_dir], [], False))
+        except DvcException as error:
+            at_work = re.search(r"\(PID (\d+)\): (.*)", str(error))
+            if at_work is None:
+                line = str(error).splitlines()[0]
+                raise ProjectError(f"{line}; `{CURE}`, then the same command again") from None
+            number, other = at_work.groups()
+            raise ProjectError(
+                f"`{other}` (process {number}) is at work on this study; wait until it has ended, or stop it: "
+                f"`kill {number}`"
+            ) from None
+        try:
             yield
+        finally:
+            with suppress(DvcException, AssertionError, KeyError):  # a DVC elsewhere has taken the claim away
+                stack.close()
 
     def following(self, addresses: Iterable[str], same: Iterable[str] = ()) -> list[str]:
         """``addresses`` and the stages that read what they make, directly or not, each after those it reads.

@@ -197,7 +197,7 @@ def test_from_another_folder(finished, tmp_path):
 
 def test_a_home_that_is_none(finished):
     (line,) = refused(finished, "snakemake", "--cores", "1", HOME="/dev/null")
-    assert "DVC cannot start: [Errno 20] Not a directory: '/dev/null/.config/dvc/config'; mend that" in line
+    assert "DVC cannot start: [Errno 20] Not a directory: '/dev/null/.config/dvc/config'; fix it" in line
 
 
 MOUNTED = """
