@@ -135,7 +135,8 @@ onstart:
     except dvc_status.ProjectError as error:
         sys.exit(f"snakemake: {error}")
     atexit.register(only_launcher.close)
-    session.stop_when_asked(jobs_elsewhere=not workflow.local_exec)  # for Snakemake has taken SIGTERM over
+    # Again, for Snakemake has taken SIGTERM over.
+    session.stop_when_asked(jobs_elsewhere=not workflow.local_exec, release=only_launcher.close)
     for address in remaining.left:  # all that are planned
         session.hold(address).close()
     # Snakemake and DVC delete what a stage is to make again. DVC's cache has it, unless a script was run by hand.

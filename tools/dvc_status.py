@@ -1,4 +1,5 @@
-"""Which stages `dvc status` calls changed, and by what. Snakemake plans those and what follows from them, nothing else.
+"""The project as DVC sees it: its stages, which of them `dvc status` calls changed, and by what. Snakemake plans those
+and what follows from them, nothing else. All that the Snakefile and the tools ask of DVC they ask here.
 
 One thing that `dvc status` names is no change here: an output that is there as dvc.lock says, but not in DVC's cache.
 

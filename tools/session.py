@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -99,11 +99,12 @@ def set_aside(paths: Iterable[str], folder: Path = Path("runs/aside")) -> None:
         print(f"{moved[0]}{more}: in no cache, so kept in {folder}", file=sys.stderr)
 
 
-def stop_when_asked(jobs_elsewhere: bool = False) -> None:
+def stop_when_asked(jobs_elsewhere: bool = False, release: Callable[[], None] = lambda: None) -> None:
     """From here on Ctrl-C and SIGTERM end this process and all it started within 5 seconds, in one line.
 
     Snakemake's own handler of SIGTERM waits for the stages that run, and for ever where the signal finds it holding
     its lock. ``jobs_elsewhere``: stages run on a cluster, and Snakemake cancels them; it says a few lines more.
+    ``release``: what is called when all have ended.
     """
     command = os.environ.get(GOES_ON, shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
     line = f"stopped; what is finished stays, and `{command}` goes on from there\n" if command else ""
@@ -123,6 +124,8 @@ def stop_when_asked(jobs_elsewhere: bool = False) -> None:
                 with suppress(psutil.NoSuchProcess):
                     end(process)
             _, mine = psutil.wait_procs(mine, timeout=PATIENCE)
+        with suppress(Exception):  # what it leaves, a dead process holds, which is in nobody's way
+            release()
         os._exit(128 + number)
 
     with suppress(ValueError):  # where Snakemake runs in a thread of somebody else's process
