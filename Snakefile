@@ -2,11 +2,12 @@
 # each rule asks DVC for its stage, so DVC's cache, its lock file and its idea of what is up to date stay the only ones.
 # Nothing but Snakemake's own folder is written until a run starts: -n, --report, --lint and the like only read.
 
+import atexit
 import os
 import re
-import sqlite3
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, os.path.join(workflow.basedir, "tools"))
@@ -21,19 +22,13 @@ MAIN = workflow.is_main_process
 CHECK = "import sys; sys.path.insert(0, 'stages'); from check_params import judge; judge()"
 checking = subprocess.Popen([sys.executable, "-c", CHECK if MAIN else ""])
 
-import networkx
-from dvc.dvcfile import Lockfile
-from dvc.repo import Repo
-from dvc.stage import PipelineStage
-
 sys.path.insert(0, "stages")
 import check_checkout
 import dvc_status
-from prunus.run import gpus
+from prunus.study import layout
 from prunus.study import params as study_params
 from prunus.study.mistakes import ParamsError
 from remaining import Remaining
-from verify import unreadable_records
 
 if MAIN:
     check_checkout.end_where_useless()
@@ -43,9 +38,9 @@ COMPUTING |= {"evaluate_dense", "measure_information", "transfer"}
 
 
 def refuse_mistakes():
-    """End here when params.yaml has mistakes, before any rule exists; Snakemake would bury the lines in a traceback."""
+    """End here when params.yaml has mistakes, before any rule exists: their lines are printed."""
     if checking.wait():
-        os._exit(2)
+        sys.exit(2)
 
 
 try:
@@ -54,94 +49,71 @@ except ParamsError as error:
     refuse_mistakes()
     sys.exit(f"params.yaml: {error}")  # edited since
 
-
 os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
 
-GPU_SLOTS = 0 if settings.device.accelerator == "cpu" else len(gpus.visible()) * settings.device.jobs_per_gpu
-GPUS = min(GPU_SLOTS, 1)  # of a stage that computes
-on_a_cluster = workflow.resource_settings._parsed_default_resources.get("gpu").value  # profiles/slurm
-if on_a_cluster is not None:  # whatever this machine has
-    GPUS = on_a_cluster if settings.device.accelerator != "cpu" else 0
-elif GPU_SLOTS and "gpu" not in workflow.global_resources:
-    workflow.register_resource("gpu", GPU_SLOTS)
-
-Lockfile.load = lambda lockfile: {}  # dvc.yaml has the whole graph, and dvc_status reads dvc.lock
-try:
-    repo = Repo()
-except (OSError, sqlite3.OperationalError) as error:
-    sys.exit(f"snakemake: DVC cannot start: {error}; mend that, then run the same command again")
-except sqlite3.DatabaseError as error:
-    sys.exit(f"snakemake: DVC's database of files: {error}; `python tools/verify.py`, then the same command again")
-index = repo.index
-graph = index.graph
-stages = {stage.addressing: stage for stage in index.stages if isinstance(stage, PipelineStage)}
-made = [os.path.relpath(out.fs_path) for stage in stages.values() for out in stage.outs]
-refuse_mistakes()
-
 changed = {}  # address -> why, of the stages that DVC calls changed
-if MAIN:
-    try:
-        workspace = dvc_status.Workspace(repo, dvc_status.entries(Path("dvc.lock")))
-    except dvc_status.LockError as error:
-        sys.exit(f"snakemake: {error}")
-    changed = workspace.changed(stages.values())
-    uncached = workspace.uncached(stage for address, stage in stages.items() if address not in changed)
-    if uncached:
-        print(f"{len(uncached)} outputs are not in DVC's cache; `dvc commit` puts them there", file=sys.stderr)
-    for path in unreadable_records(Path(".snakemake/metadata")):
-        print(f"{path} is damaged: removed, it only says how an output was made", file=sys.stderr)
-        path.unlink()
+try:
+    project = dvc_status.Workspace()
+    refuse_mistakes()
+    if MAIN:
+        changed = project.changed
+except dvc_status.ProjectError as error:
+    sys.exit(f"snakemake: {error}")
+if MAIN and (uncached := project.uncached()):
+    print(f"{len(uncached)} outputs are not in DVC's cache; `dvc commit` puts them there", file=sys.stderr)
 # Snakemake plans a stage when an input is younger than its outputs. To those that DVC calls changed this file is one;
 # other inputs have no age, unless a stage that makes them is planned.
 CHANGED = Path(".snakemake/changed")
 CONSTANT = {"check_params"}  # stages whose outputs are always the same, so that nothing need run after them
 if changed:
-    session.younger(CHANGED, [out.fs_path for address in changed for out in stages[address].outs])
-moving = set() if MAIN else set(stages)
-for stage in networkx.dfs_postorder_nodes(graph):  # what a stage reads comes before it
-    if stage.addressing in changed or moving & {earlier.addressing for earlier in graph.successors(stage)} - CONSTANT:
-        moving.add(stage.addressing)
+    session.younger(CHANGED, [path for address in changed for path in dvc_status.outputs(project.stages[address])])
+moving = set(project.following(changed, CONSTANT) if MAIN else project.stages)
 
 
 def at_once():
-    """How many stages run at a time."""
-    if not workflow.local_exec:
-        return workflow.nodes
-    by_cores = workflow.cores // settings.device.threads
-    return min(by_cores, GPU_SLOTS) if GPU_SLOTS else by_cores
+    """How many stages run at a time, those that wait for a GPU included."""
+    return workflow.cores // settings.device.threads if workflow.local_exec else workflow.nodes
 
 
 if MAIN:
-    before = {name: [stage.addressing for stage in graph.successors(stages[name])] for name in stages}
-    logger.addHandler(Remaining(before, at_once, logger.info))
+    before = {address: [stage.addressing for stage in earlier] for address, earlier in project.before.items()}
+    remaining = Remaining(before, at_once, logger.info)
+    logger.addHandler(remaining)
 
 
-def relative(path):
-    return os.path.relpath(path)
-
-
-def inputs(stage):
+def inputs(address):
     """Outputs of the stages before this one in DVC's graph. Code and data that no stage makes are for DVC to watch.
 
     Of a stage after one that is planned Snakemake asks no more whether it is younger itself: it must follow from that.
     """
-    found = [str(CHANGED)] if stage.addressing in changed else []
-    for earlier in graph.successors(stage):
-        paths = [relative(out.fs_path) for out in earlier.outs]
-        aged = stage.addressing in changed or earlier.addressing in moving - CONSTANT
+    found = [str(CHANGED)] if address in changed else []
+    for earlier in project.before[address]:
+        paths = dvc_status.outputs(earlier)
+        aged = address in changed or earlier.addressing in moving - CONSTANT
         found += paths if aged else [ancient(path) for path in paths]
     return sorted(found)
 
 
 def what(stage):
     """The line of a stage that is planned, for Snakemake to format."""
-    why = f"{changed[stage.addressing]}; " if stage.addressing in changed else ""
-    return f"{stage.addressing} ({why}log: logs/{stage.addressing}.log)".replace("{", "{{").replace("}", "}}")
+    address, command = stage.addressing, stage.cmd if isinstance(stage.cmd, str) else stage.cmd[-1]
+    given, words = dict(re.findall(r"--(\S+) (\S+)", command)), ""
+    if "iteration" in given:  # which DVC's name counts from 0
+        chain = layout.chain(given["method"], given.get("ratio-of"))
+        words = f"= {chain}, seed {given['seed']}, iteration {given['iteration']} "
+    why = f"{changed[address]}; " if address in changed else ""
+    return f"{address} {words}({why}log: logs/{address}.log)".replace("{", "{{").replace("}", "}}")
 
 
-def reported(out):
+def stages_per_gpu(stage):
+    """What one_stage.py waits for: a GPU with fewer stages than this. On a cluster each job has its own."""
+    if stage.name.split("@")[0] not in COMPUTING or settings.device.accelerator == "cpu":
+        return 0
+    return settings.device.jobs_per_gpu if MAIN else "any"
+
+
+def reported(path):
     """The output, which ``snakemake --report`` shows where reports/captions has a caption for it."""
-    path = relative(out.fs_path)
     caption = Path("reports/captions", f"{Path(path).stem}.rst").resolve()
     if not path.startswith("reports/") or not caption.exists():
         return path
@@ -153,64 +125,76 @@ def reported(out):
 report: "reports/captions/workflow.rst"
 
 
+only_launcher = ExitStack()
+
+
 onstart:
-    global running
-    running = session.only_one()
-    session.stop_when_asked(jobs_elsewhere=not workflow.local_exec)  # for Snakemake has taken SIGTERM over
+    only_launcher.enter_context(session.only_one())
+    try:
+        only_launcher.enter_context(project.claim("snakemake"))
+    except dvc_status.ProjectError as error:
+        sys.exit(f"snakemake: {error}")
+    atexit.register(only_launcher.close)
+    # Again, for Snakemake has taken SIGTERM over.
+    session.stop_when_asked(jobs_elsewhere=not workflow.local_exec, release=only_launcher.close)
+    for address in remaining.left:  # all that are planned
+        session.hold(address).close()
     # Snakemake and DVC delete what a stage is to make again. DVC's cache has it, unless a script was run by hand.
     if not workflow.touch:
-        planned = [stages[job.params.stage] for job in workflow.dag.needrun_jobs() if job.rule.name != "all"]
-        made_anew = [stage for stage in planned if not workspace.restores(stage)]
-        session.set_aside(path for stage in made_anew for path in workspace.unsaved(stage))
-    # The limit on job starts (100 a second) re-runs the scheduler every second once more for each job that has ended:
-    # at 300 stages that takes a core. A cluster keeps it.
+        planned = [project.stages[address] for address in remaining.left]
+        made_anew = [stage for stage in planned if not project.restores(stage)]
+        session.set_aside(path for stage in made_anew for path in project.unsaved(stage))
+    # Else the scheduler runs every second once more for each job that has ended, and no option turns that off: 367 stages
+    # that do nothing take 35 s in place of 22 s. A cluster keeps its limit.
     if workflow.local_exec:
         workflow.scheduler.job_rate_limiter = None
 
 
 onerror:
-    # Not after Ctrl-C, which leaves jobs. On a cluster evaluations are for its nodes, so there the command is named.
-    if workflow.execution_settings.keep_going and workflow.scheduler.failed and not workflow.scheduler.running:
-        gather = [sys.executable, "tools/gather.py"]
-        if workflow.local_exec:
-            Path("logs").mkdir(exist_ok=True)
-            with open("logs/gather.log", "w") as log_of_gather:
-                gathered = subprocess.run(gather, stdout=log_of_gather, stderr=subprocess.STDOUT).returncode == 0
-            lines = Path("logs/gather.log").read_text().splitlines()
-            said = [line for line in lines if line.startswith("missing: ")] if gathered else lines[-1:]
-            print(*said, "(log: logs/gather.log)", file=sys.stderr)
-        else:
-            print("`python tools/gather.py` compares and reports what there is", file=sys.stderr)
+    # On a cluster evaluations are for its nodes, so there the command is named.
+    if remaining.failed and workflow.local_exec:
+        only_launcher.close()
+        Path("logs").mkdir(exist_ok=True)
+        with open("logs/gather.log", "w") as log_of_gather:
+            gather = [sys.executable, "tools/gather.py"]
+            gathered = subprocess.run(gather, stdout=log_of_gather, stderr=subprocess.STDOUT).returncode == 0
+        lines = Path("logs/gather.log").read_text().splitlines()
+        summary = [line for line in lines if line.startswith("missing: ")] if gathered else lines[-1:]
+        print(*summary, "(log: logs/gather.log)", file=sys.stderr)
+    elif remaining.failed:
+        print("`python tools/gather.py` compares and reports what there is", file=sys.stderr)
 
 
 rule all:
     input:
-        made,  # also what the report no longer needs, once it is there
+        # also what the report no longer needs, once it is there
+        [path for stage in project.stages.values() for path in dvc_status.outputs(stage)],
     localrule: True
     message:
         "the study is complete: reports/report.html"
 
 
-for stage in stages.values():
+for address, stage in project.stages.items():
 
     rule:
         name:
-            re.sub(r"\W", "_", stage.addressing)
+            re.sub(r"\W", "_", address)
         input:
-            inputs(stage),
+            inputs(address),
         output:
-            [reported(out) for out in stage.outs],
+            [reported(path) for path in dvc_status.outputs(stage)],
         params:
-            stage=stage.addressing,
+            stage=address,
+            per_gpu=stages_per_gpu(stage),
         log:
-            f"logs/{stage.addressing}.log",
+            f"logs/{address}.log",
         benchmark:
-            f"logs/benchmarks/{stage.addressing}.tsv"
-        localrule: stage.addressing == "check_params"
+            f"logs/benchmarks/{address}.tsv"
+        localrule: address == "check_params"
         threads: settings.device.threads
         resources:
-            gpu=GPUS if stage.name.split("@")[0] in COMPUTING else 0,
+            **({} if stages_per_gpu(stage) else {"gpu": 0}),  # a cluster's profile says what the others ask for
         message:
             what(stage)
         shell:
-            "python tools/one_stage.py {params.stage:q} {resources.gpu} > {log:q} 2>&1"
+            "python tools/one_stage.py {params.stage:q} {params.per_gpu} > {log:q} 2>&1"

@@ -134,7 +134,8 @@ def share_of_flow(data: Dataset, method: str, settings, samples: int, epochs: in
         "gradient": gradient_flow(network, images, subset.labels).tolist(),
     }
     never = settings.model_copy(update={"epsilon": 0.0, "max_epochs": epochs})
-    stop = methods.recipe(method, never).stop(Retraining(alive, 1, reference, images, subset.labels, test=None))
+    given = Retraining(alive, 1, reference, images, subset.labels, as_dense=lambda: lambda network: False)
+    stop = methods.recipe(method, never).retrain(given)
     clock, sgd = Clock(DEVICE), params.read().training.sgd
     with redirect_stdout(StringIO()):
         train(network, alive, data, sgd, "none", stop, seed=0, clock=clock, label="")

@@ -1,101 +1,59 @@
-"""Write docs/reference/params.md: every key of params.yaml with its shipped value, what is allowed and its meaning.
-
-What is allowed comes from the schema, what a key means from its comment in params.yaml, which is said nowhere else.
+"""Write what the schema says of params.yaml: docs/reference/params.md for readers, params.schema.json for editors.
 
 python docs/reference.py
 """
 
 import importlib
+import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import yaml
+from pydantic import Field, create_model
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "stages"))
 
 from prunus.study import reading  # noqa: E402
-from prunus.study.reading import parse  # noqa: E402
+from prunus.study.catalogue import method_names  # noqa: E402
 from prunus.study.schema import Sections  # noqa: E402
+from prunus.study.section import Section  # noqa: E402
 
+COMMAND = "python docs/reference.py"
 PAGE = ROOT / "docs/reference/params.md"
+SCHEMA = ROOT / "docs/reference/params.schema.json"
 INTRODUCTION = """\
 # params.yaml, key by key
 
-<!-- Written by `python docs/reference.py` from params.yaml and its schema. Edit those, not this page. -->
+<!-- Written by `python docs/reference.py` from the schema (stages/prunus/study/schema.py and the methods' own). -->
 
-Every key is required, and a key that is not listed here is an error. *Shipped* is the value in `params.yaml`.
-No integer may be above 10^9.
+Every key is required, and a key that is not listed here is an error. A key that is read *only with* a value of another
+key is required with that value, and an error with any other. *Shipped* is the value in `params.yaml`.
+No integer may be above 10^9. Editors that know YAML schemas complete and check the file with
+[params.schema.json](params.schema.json), which its first line names.
 """
+METHODS = "A block is a method's file under stages/prunus/methods/ and its settings."
 HEAD = "| key | shipped | allowed | meaning |\n|---|---|---|---|\n"
 BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 NAMES = {"integer": "integer", "number": "number", "string": "text"}
-EXPLAINED = re.compile(r" {2}(\w+(?:, \w+)*) {2,}(\S.*)")
-
-Key = tuple[str, ...]
 
 
-def _keys(node: yaml.MappingNode, path: Key = ()) -> Iterator[tuple[int, Key]]:
-    """The line and path of every key in block style; what stands in braces belongs to the key before them."""
-    for key, value in node.value:
-        if not node.flow_style:
-            yield key.start_mark.line, (*path, key.value)
-        if isinstance(value, yaml.MappingNode):
-            yield from _keys(value, (*path, key.value))
+def schema() -> dict[str, Any]:
+    """The JSON schema of params.yaml as a whole, the blocks of all methods included."""
+    settings = {name: importlib.import_module(f"prunus.methods.{name}").Settings for name in method_names()}
+    blocks = {name: (model, Field(default_factory=dict)) for name, model in settings.items()}  # none is required
+    methods = create_model("Methods", __base__=Section, __doc__=METHODS, **blocks)
+    whole = create_model("Params", __base__=Sections, __doc__=Sections.__doc__, methods=(methods, ...))
+    return _untitled(whole.model_json_schema())
 
 
-def _comments(text: str) -> Iterator[tuple[int, bool, int, str]]:
-    """Line, whether anything stands before it, column and text of every comment."""
-    ends = {}
-    for token in yaml.scan(text):
-        if token.start_mark.index < token.end_mark.index:
-            ends[token.end_mark.line] = token.end_mark.column
-    for number, line in enumerate(text.splitlines()):
-        end = ends.get(number, 0)
-        if found := re.search(r"#( ?)(.*)", line[end:]):
-            yield number, end > 0, end + found.start(), found[2]
-
-
-def meanings(text: str) -> tuple[dict[Key, str], dict[Key, dict[str, str]]]:
-    """The comments of params.yaml by key, and by section what its comment says of the keys in the blocks below it.
-
-    A comment belongs to the key on its line, and a comment line below it in the same column goes on with it; comment
-    lines above a key, without an empty line between, belong to that key. Of these, lines `#   name   meaning` explain
-    a key: above a section one of its blocks, within it the next ones.
-    """
-    keys, lines = dict(_keys(yaml.compose(text))), text.splitlines()
-    said: dict[Key, list[str]] = {}
-    waiting, previous, owner, column = [], -2, None, -1
-    for number, beside, at, words in _comments(text):
-        if beside:
-            owner = keys[max(line for line in keys if line <= number)]
-        elif number != previous + 1 or at != column:
-            owner, waiting = None, []
-        if owner is None:
-            waiting.append(words)
-            if number + 1 in keys and lines[number + 1].strip():
-                said[keys[number + 1]] = waiting
-        else:
-            said.setdefault(owner, []).append(words)
-        previous, column = number, at
-    glossaries = {path: glossary for path, words in said.items() if (glossary := _glossary(words))}
-    joined = {path: " ".join(word for word in words if not word.startswith("  ")) for path, words in said.items()}
-    for path in [path for path in glossaries if len(path) > 1]:
-        joined |= {(*path[:-1], name): meaning for name, meaning in glossaries.pop(path).items()}
-    return joined, glossaries
-
-
-def _glossary(words: list[str]) -> dict[str, str]:
-    explained, names = {}, []
-    for line in words:
-        if found := EXPLAINED.fullmatch(line):
-            names = found[1].split(", ")
-            explained |= dict.fromkeys(names, found[2])
-        elif names and line.startswith("   "):
-            explained |= {name: f"{explained[name]} {line.strip()}" for name in names}
-    return explained
+def _untitled(schema: Any) -> Any:
+    """Without the titles, which say each key's name once more."""
+    if isinstance(schema, dict):
+        return {key: _untitled(part) for key, part in schema.items() if key != "title" or not isinstance(part, str)}
+    return [_untitled(part) for part in schema] if isinstance(schema, list) else schema
 
 
 def allowed(schema: dict) -> str:
@@ -122,23 +80,48 @@ def allowed(schema: dict) -> str:
     return " ".join([NAMES[schema["type"]], ", ".join(limits)]).strip()
 
 
-def _rows(schema: dict, definitions: dict, values: dict, path: Key) -> Iterator[tuple[Key, str, str]]:
-    """Path, shipped value and what is allowed, of every key in the order of params.yaml."""
-    for name in values:
-        own, value = schema["properties"][name], values[name]
-        if "$ref" in own:
-            yield (*path, name), "", "the keys below"
-            yield from _rows(definitions[own["$ref"].split("/")[-1]], definitions, value, (*path, name))
-        else:
-            yield (*path, name), _shown(value), allowed(own)
+class Block:
+    """A block of params.yaml as the JSON schema ``whole`` describes it."""
+
+    def __init__(self, whole: dict, reference: dict):
+        self._whole, self._own = whole, whole["$defs"][reference["$ref"].split("/")[-1]]
+        self.about: str = self._own["description"]
+        self.properties: dict[str, dict] = self._own["properties"]
+        self.conditions: dict[str, tuple[str, str]] = {}  # key -> the other key and its value with which it is read
+        for condition in self._own.get("allOf", []):
+            [(key, is_value)] = condition["if"]["properties"].items()
+            self.conditions[condition["then"]["required"][0]] = key, is_value["const"]
+
+    def below(self, name: str) -> "Block | None":
+        """The block that a key holds, or that every entry of its list is."""
+        part = self.properties[name]
+        part = part.get("items", part)
+        return Block(self._whole, part) if "$ref" in part else None
+
+    def rows(self, values: dict, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+        """Key, shipped value, what is allowed and the meaning, in the order of ``values``, those without one last."""
+        for name in [*values, *(name for name in self.properties if name not in values)]:
+            part, below = self.properties[name], self.below(name)
+            is_list, kind = "items" in part, "the keys below"
+            if is_list or not below:
+                kind = allowed(part)
+            if name in self.conditions:
+                key, value = self.conditions[name]
+                kind += f"; only with `{key}: {value}`"
+            shown = _shown(values[name]) if name in values and (is_list or not below) else ""
+            yield prefix + name, shown, kind, part["description"]
+            if below:
+                inner = values[name][0] if is_list else values[name]
+                for key, shown, kind, meaning in below.rows(inner, f"{prefix}{name}{'[]' if is_list else ''}."):
+                    yield key, "" if is_list else shown, kind, meaning
 
 
 def _shown(value: object) -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return f"{_shown(value[0])} and so on, {len(value)} entries"
-    text = yaml.safe_dump(value, default_flow_style=True, width=1000, sort_keys=False)
-    text = text.removesuffix("...\n").strip()
-    return f"`{text}`"
+    if isinstance(value, dict):
+        return "`{" + ", ".join(f"{key}: {entry}" for key, entry in value.items()) + "}`"
+    return "`" + json.dumps(value).replace('"', "") + "`"
 
 
 def _text(text: str) -> str:
@@ -148,19 +131,18 @@ def _text(text: str) -> str:
     return "`".join(parts).replace("|", r"\|")
 
 
-def _sentence(text: str) -> str:
-    """A block's comment as a sentence."""
-    return f"{text[0].upper()}{text[1:].removesuffix('.')}." if text else ""
+def _joined(text: str) -> str:
+    """A docstring in one line."""
+    return " ".join(text.split())
 
 
-def _table(model: type, values: dict, path: Key, said: dict, shared: dict) -> str:
-    schema, lines = model.model_json_schema(), []
-    for key, shipped, kind in _rows(schema, schema.get("$defs", {}), values, path):
-        meaning = _text(said.get(key, "[shared](#shared-settings)" if key[-1] in shared else ""))
+def _table(block: Block, values: dict) -> str:
+    lines = []
+    for key, shipped, kind, meaning in block.rows(values):
+        meaning = _text(meaning)
         if meaning.replace(r" \| ", ", ") == kind.replace("`", ""):
             meaning = ""  # it says what is allowed
-        name = ".".join(key[len(path) :])
-        lines.append(f"| `{name}` | {shipped} | {kind} | {meaning} |\n")
+        lines.append(f"| `{key}` | {shipped} | {kind} | {meaning} |\n")
     return HEAD + "".join(lines)
 
 
@@ -174,28 +156,26 @@ def _described(method: str) -> str:
 
 def page() -> str:
     """The content of docs/reference/params.md."""
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    values = parse(text, "params.yaml")
-    said, glossaries = meanings(text)
-    parts = [INTRODUCTION]
+    values, whole, parts = reading.read_file(ROOT / "params.yaml"), schema(), [INTRODUCTION]
     for section, content in values.items():
-        shared = glossaries.get((section,), {})
-        parts += [f"## `{section}`\n", _sentence(_text(said.get((section,), ""))) + "\n"]
-        if shared:
-            names = {text: [f"`{key}`" for key in shared if shared[key] == text] for text in shared.values()}
-            lines = [f"| {', '.join(own)} | {_text(meaning)} |\n" for meaning, own in names.items()]
-            parts += ["### Shared settings\n", "| key | meaning |\n|---|---|\n" + "".join(lines)]
+        block = Block(whole, whole["properties"][section])
+        parts += [f"## `{section}`\n", _text(_joined(block.about)) + "\n"]
         if section != "methods":
-            parts.append(_table(Sections.model_fields[section].annotation, content, (section,), said, shared))
+            parts.append(_table(block, content))
             continue
-        for method, block in content.items():
-            model = importlib.import_module(f"prunus.methods.{method}").Settings
-            about = [_sentence(_text(said.get((section, method), ""))), _described(method)]
-            table = _table(model, block, (section, method), said, shared)
-            parts += [f"### `{method}`\n", " ".join(filter(None, about)) + "\n", table]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(parts))
+        for method, settings in content.items():
+            about = [_text(_joined(block.below(method).about)), _described(method)]
+            parts += [f"### `{method}`\n", " ".join(filter(None, about)) + "\n"]
+            parts.append(_table(block.below(method), settings))
+    return "\n".join(parts)
+
+
+def schema_text() -> str:
+    """The content of docs/reference/params.schema.json."""
+    return json.dumps(schema(), indent=1) + "\n"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    print(f"wrote {PAGE.relative_to(ROOT)}")
+    for path, content in ((PAGE, page()), (SCHEMA, schema_text())):
+        path.write_text(content, encoding="utf-8")
+        print(f"wrote {path.relative_to(ROOT)}")

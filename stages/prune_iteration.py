@@ -17,6 +17,7 @@ from prunus.data.batches import batches_per_epoch
 from prunus.data.dataset import load
 from prunus.networks import checkpoint
 from prunus.pruning.candidates import Candidates, Retraining
+from prunus.pruning.recipe import Pruned
 from prunus.run.device import open_device
 from prunus.run.errors import StageError, labelled, one_line_errors
 from prunus.run.files import read_json, write_csv, write_json
@@ -108,12 +109,6 @@ def say_if_nothing_goes(kept, candidates, label, method, settings, ratio_of):
     print(f"{label}: nothing is pruned, and the network is retrained as it was: {why}", flush=True)
 
 
-def changed(network, kept, before):
-    """The prunable weights whose survivors are not those of ``before``, pruned ones at zero."""
-    pruned = {name: masks.prunable(network)[name].detach() * kept[name] for name in before}
-    return {name: weight for name, weight in pruned.items() if not weight.equal(before[name] * kept[name])}
-
-
 class Reference(dict):
     """A chain's part of reference_flow.json. Raises ``StageError`` for what is no part of it, and so no dependency."""
 
@@ -201,16 +196,15 @@ def main() -> None:
             realised = read_json(inputs[-1], command, {"channels_removed": float})
             settings = at_ratio(settings, t, realised["channels_removed"])
         recipe = methods.recipe(method, settings)
-        weights = {name: weight.clone() for name, weight in candidates.current.items()} if recipe.select else {}
         with recorder.clock.time("prune"), labelled(label):
-            kept = recipe.masks(candidates)
+            pruned = Pruned.of(recipe.prune(candidates))
+        kept = pruned.masks
         refuse_empty_layers(kept, label, method, settings, ratio_of, t)
-        if not recipe.sparsify:
+        if not recipe.while_training:
             say_if_nothing_goes(kept, candidates, label, method, settings, ratio_of)
-        pruned = changed(network, kept, weights)
-        if recipe.rewind != "none":
-            recipe.restart(network, dense_state(recipe.rewind))
-        stop = recipe.stop(
+        network.load_state_dict(pruned.weights, strict=False)
+        recipe.rewind.restart(network, dense_state)
+        stop = recipe.retrain(
             Retraining(
                 masks=kept,
                 batches=batches_per_epoch(len(dataset.splits["train"].labels), params.training.sgd.batch_size),
@@ -220,7 +214,7 @@ def main() -> None:
                 as_dense=as_dense,
             )
         )
-        sparsifier = recipe.sparsify and recipe.sparsify(candidates, network)
+        sparsifier = recipe.while_training and recipe.while_training(candidates.at(kept))
         outcome = train(
             network,
             kept,
@@ -232,7 +226,7 @@ def main() -> None:
             clock=recorder.clock,
             label=label,
             precision=computed.dtype,
-            start=reference["warmup"]["steps"] if recipe.rewind == "warmup" else 0,
+            start=reference["warmup"]["steps"] if recipe.rewind.point == "warmup" else 0,
             sparsifier=sparsifier,
             moved_by=[f"methods.{method}.{name}" for name in MOVING if sparsifier and hasattr(settings, name)],
             resume=Resume(recorder, inputs),
@@ -244,7 +238,7 @@ def main() -> None:
             say_if_nothing_goes(kept, candidates, label, method, settings, ratio_of)
             masks.apply(network, kept)
         refuse_unanswered(outcome, network, dataset, label)
-        checkpoint.save(folder / layout.PRUNED, pruned)
+        checkpoint.save(folder / layout.PRUNED, pruned.weights)
         checkpoint.save(folder / layout.NETWORK, network.state_dict(), kept)
         write_csv(folder / layout.HISTORY, outcome.history)
         metrics = {

@@ -20,9 +20,13 @@ def names() -> list[str]:
 
 
 def merged(base: dict, changes: dict) -> dict:
-    """``base`` with ``changes`` put over it, block by block; a list or a plain value is replaced as a whole."""
+    """``base`` with ``changes`` put over it, block by block; a list or a plain value is replaced as a whole, and a key
+    of value None (null in YAML) is taken away: that of a setting that does nothing beside another one."""
     result = copy.deepcopy(base)
     for key, value in changes.items():
+        if value is None:
+            result.pop(key, None)
+            continue
         blocks = isinstance(value, dict) and isinstance(result.get(key), dict)
         result[key] = merged(result[key], value) if blocks else copy.deepcopy(value)
     return result

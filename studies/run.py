@@ -34,7 +34,7 @@ import check_checkout
 import overlay
 from prunus.run.files import write_atomically
 from prunus.study import layout
-from prunus.study.checks import validate
+from prunus.study.checks import of_content, used_methods, validate
 from prunus.study.mistakes import ParamsError, shortened
 
 KEPT = layout.ROOT / "params.yaml.before-study"
@@ -236,7 +236,7 @@ def main() -> None:
     try:
         content = overlay.of_study(arguments.study, arguments.scale)
         inherited = [] if arguments.keep else left_behind(arguments.study, arguments.scale)
-        validate(content)
+        validate(content, used_methods(of_content(content)))
     except ParamsError as error:
         sys.exit(f"studies/{arguments.study}: " + "\n".join(str(error).splitlines()))
     if inherited:

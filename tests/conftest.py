@@ -39,6 +39,16 @@ def small_network():
 
 
 @pytest.fixture
+def network(small_network):
+    """``small_network`` in float64, its batch norm with parameters and statistics that are not 0 and 1."""
+    with torch.no_grad():
+        for name, tensor in small_network[1].state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.tensor([0.5, 1.5, 0.8, 2.0]) * (1 if name in ("weight", "running_var") else -0.3))
+    return small_network.double()
+
+
+@pytest.fixture
 def candidates_of():
     """A function: what a method is given of a network for 1x8x8 images, dense weights the same turned upside down."""
 

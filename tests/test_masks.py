@@ -12,7 +12,7 @@ from torch import nn
 
 from prunus import masks as masking
 from prunus.masks import density, magnitude_masks
-from prunus.pruning.settings import dense_magnitude
+from prunus.methods.one_shot import dense_magnitude
 from prunus.sparsity import FractionAmount, PQAmount, floor_count, prune_count
 
 SCOPES = ("neuron", "layer", "global")

@@ -73,7 +73,7 @@ def end_where_useless(root: Path = ROOT, to_git: bool = False, experiments: bool
         (ending if experiments else saying).extend(no_experiments(root))
     print(*saying, *ending, sep="\n", end="\n" * bool(saying + ending), file=sys.stderr, flush=True)
     if ending:
-        os._exit(2)  # Snakemake would bury the line in a traceback
+        sys.exit(2)
 
 
 if __name__ == "__main__":

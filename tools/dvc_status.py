@@ -1,4 +1,5 @@
-"""Which stages `dvc status` calls changed, and by what. Snakemake plans those and what follows from them, nothing else.
+"""The project as DVC sees it: its stages, which of them `dvc status` calls changed, and by what. Snakemake plans those
+and what follows from them, nothing else. All that the Snakefile and the tools ask of DVC they ask here.
 
 One thing that `dvc status` names is no change here: an output that is there as dvc.lock says, but not in DVC's cache.
 
@@ -7,26 +8,37 @@ Here each is looked at once, with DVC's hashes and its memory of them, and nothi
 """
 
 import os
-from collections.abc import Iterable
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
+from unittest.mock import patch
 
+import networkx
 from dvc.dependency.param import ParamsDependency, read_param_file
+from dvc.dirs import site_cache_dir
+from dvc.dvcfile import Lockfile
 from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.rwlock import rwlock
+from dvc.stage import PipelineStage
 from dvc.utils.serialize import loads_yaml
 from dvc_data.hashfile.hash import hash_file
 from ruamel.yaml import YAMLError
 
-from verify import cut_short
+from lockfile import CURE
 
 MISSING = object()  # a key that is not in params.yaml
 
 
-class LockError(Exception):
-    """dvc.lock is no list of stages; the message is one line that says what mends it."""
+class ProjectError(Exception):
+    """DVC cannot work here; the message is one line with the cure."""
 
 
 def entries(lock: Path) -> dict[str, dict]:
-    """What dvc.lock says of each stage, by its name; nothing where there is no file. Raises ``LockError``."""
+    """What dvc.lock says of each stage, by its name; nothing where there is no file. Raises ``ProjectError``."""
     try:
         text = lock.read_text(encoding="utf-8")
         found = loads_yaml(text)["stages"] or {} if text.strip() else {}
@@ -36,7 +48,13 @@ def entries(lock: Path) -> dict[str, dict]:
         return {}
     except (YAMLError, ValueError, TypeError, KeyError, AttributeError):  # in whose words is no cure
         pass
-    raise LockError(f"{lock.name} is damaged; `python tools/verify.py` removes it, then run the same command again")
+    raise ProjectError(f"{lock.name} is damaged; `{CURE}` removes it, then run the same command again")
+
+
+def cut_short(text: str) -> bool:
+    """Whether dvc.lock ends within an entry: plain DVC, killed while it wrote the file anew, leaves it so."""
+    last = re.split(r"(?m)^  (?=\S)", text)[-1]
+    return "stages:" in text and last.strip() != "stages: {}" and not ("\n    outs:\n" in last and text.endswith("\n"))
 
 
 def _is_entry(entry: dict) -> bool:
@@ -45,26 +63,105 @@ def _is_entry(entry: dict) -> bool:
     return all("path" in item for item in items) and all(isinstance(item, dict) for item in items + params)
 
 
+def databases() -> list[Path]:
+    """DVC's memory of which file had which hash, of all of this machine's projects."""
+    return list(Path(site_cache_dir()).rglob("cache.db"))
+
+
+def outputs(stage) -> list[str]:
+    """Paths of what a stage of DVC's makes."""
+    return [os.path.relpath(out.fs_path) for out in stage.outs]
+
+
 class Workspace:
-    """What the files of a project are now. ``repo``: DVC's; ``lock``: the entries of its dvc.lock."""
+    """The project in the current folder as DVC sees it. Raises ``ProjectError`` where DVC cannot start.
 
-    def __init__(self, repo, lock: dict[str, dict]):
-        self._repo, self._lock, self._hashes, self._params = repo, lock, {}, {}
+    ``stages``: address -> DVC's stage, one that others read before those; ``before``: address -> the stages that it
+    reads in DVC's graph, data that are tracked as such among them; ``cache``: the folder of DVC's cache.
+    """
 
-    def changed(self, stages: Iterable) -> dict[str, str]:
-        """Address -> what has changed, in words, for those of DVC's ``stages`` whose outputs are not as dvc.lock says
-        or were not made from what is there now."""
-        found = {stage.addressing: self._why(stage) for stage in stages}
+    def __init__(self):
+        try:
+            self._repo = Repo()
+        except (OSError, sqlite3.OperationalError) as error:
+            raise ProjectError(f"DVC cannot start: {error}; fix it and run the same command again") from error
+        except sqlite3.DatabaseError as error:
+            raise ProjectError(f"DVC's database of files: {error}; `{CURE}`, then the same command again") from error
+        with patch.object(Lockfile, "load", lambda lockfile: {}):  # read below; DVC takes 1.4 s for 300 stages
+            graph = self._repo.index.graph
+        in_order = [stage for stage in networkx.dfs_postorder_nodes(graph) if isinstance(stage, PipelineStage)]
+        self.stages = {stage.addressing: stage for stage in in_order}
+        self.before = {stage.addressing: list(graph.successors(stage)) for stage in in_order}
+        self.cache = Path(self._repo.cache.legacy.path)
+        self._hashes, self._params = {}, {}
+
+    @cached_property
+    def _lock(self) -> dict[str, dict]:
+        return entries(Path("dvc.lock"))
+
+    @contextmanager
+    def claim(self, command: str) -> Iterator[None]:
+        """Within the block `dvc` runs no stage here and changes no output, but may look. Raises ``ProjectError`` where
+        one is at work.
+
+        DVC is told, in its own lock of paths, that ``command`` reads all of the project. A process that died holds
+        nothing; on another machine DVC takes every process for dead.
+        """
+        stack = ExitStack()
+        try:
+            stack.enter_context(rwlock(self._repo.tmp_dir, self._repo.fs, command, [self._repo.root_dir], [], False))
+        except DvcException as error:
+            at_work = re.search(r"\(PID (\d+)\): (.*)", str(error))
+            if at_work is None:
+                line = str(error).splitlines()[0]
+                raise ProjectError(f"{line}; `{CURE}`, then the same command again") from None
+            number, other = at_work.groups()
+            raise ProjectError(
+                f"`{other}` (process {number}) is at work on this study; wait until it has ended, or stop it: "
+                f"`kill {number}`"
+            ) from None
+        try:
+            yield
+        finally:
+            with suppress(DvcException, AssertionError, KeyError):  # a DVC elsewhere has taken the claim away
+                stack.close()
+
+    def following(self, addresses: Iterable[str], same: Iterable[str] = ()) -> list[str]:
+        """``addresses`` and the stages that read what they make, directly or not, each after those it reads.
+
+        ``same``: stages whose outputs are always the same, so that nothing follows from them.
+        """
+        found, start, same = {}, set(addresses), set(same)
+        for address, earlier in self.before.items():
+            if address in start or any(stage.addressing in found for stage in earlier if stage.addressing not in same):
+                found[address] = True
+        return list(found)
+
+    @cached_property
+    def changed(self) -> dict[str, str]:
+        """Address -> what has changed, in words, for the stages whose outputs are not as dvc.lock says or were not made
+        from what is there now. Raises ``ProjectError`` where dvc.lock is damaged."""
+        found = {address: self._why(stage) for address, stage in self.stages.items()}
         return {address: why for address, why in found.items() if why}
 
-    def uncached(self, stages: Iterable) -> list[str]:
-        """Outputs of ``stages`` that are as dvc.lock says and that DVC's cache does not hold."""
+    def uncached(self) -> list[str]:
+        """Outputs of unchanged stages that DVC's cache does not hold."""
         return [
             item["path"]
-            for stage in stages
+            for address, stage in self.stages.items()
+            if address not in self.changed
             for out, item in zip(stage.outs, self._recorded(stage, "outs"), strict=True)
             if item and not self._cached(out, item.get("md5"))
         ]
+
+    def recorded(self) -> dict[Path, str]:
+        """Every output in dvc.lock -> its MD5."""
+        outs = [item for entry in self._lock.values() for item in entry.get("outs") or []]
+        return {Path(item["path"]): item["md5"] for item in outs if "md5" in item}
+
+    def objects(self) -> list[Path]:
+        """What DVC's cache holds, each named after its MD5."""
+        return [path for path in (self.cache / "files/md5").glob("??/*") if len(path.parent.name + path.stem) == 32]
 
     def unsaved(self, stage) -> list[str]:
         """Outputs of ``stage`` that are there and whose content DVC's cache does not hold: a script run by hand."""

@@ -2,10 +2,9 @@
 
 dvc repro --keep-going; python tools/gather.py   # snakemake does it by itself
 
-What DVC does not know to be of this study, a leftover of other settings that a failure kept from being made anew,
-leaves the workspace first, so that nothing takes it for a result: DVC's cache has it, else runs/aside. Every stage runs
-through DVC and nothing is trained; once the cause is mended, `dvc repro` or `snakemake` makes what is missing and what
-depends on it.
+Outputs that are not of this study as it stands, leftovers of other settings, leave the workspace first, so that none is
+taken for a result: DVC's cache has them, else runs/aside. Nothing is trained. Once the cause is mended, `dvc repro` or
+`snakemake` makes what is missing and what depends on it.
 """
 
 import os
@@ -13,53 +12,47 @@ import subprocess
 import sys
 from pathlib import Path
 
-import networkx
-from dvc.lock import LockError
-from dvc.repo import Repo, lock_repo
-from dvc.stage import PipelineStage
-
 import dvc_status
 import session
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "stages"))
+from prunus.study import layout  # noqa: E402
+
 EVALUATING, GATHERING = ("evaluate_dense", "evaluate", "evaluate_at_ratio"), ("compare", "report")
-CHECK = "check_params"  # says nothing of what was made
+CHECK = "check_params"  # whose output is always the same
 
 
-def name(stage: PipelineStage) -> str:
-    return stage.addressing.split("@")[0]
+def clear(project: dvc_status.Workspace) -> list[str]:
+    """Remove what is not of this study; addresses of the stages that evaluate its networks, in order.
 
-
-def clear(repo: Repo) -> list[str]:
-    """Remove the outputs that are not of this study as it stands, those of compare and report apart, and what follows
-    from them; the stages that evaluate such networks, each after those it reads.
-
-    Raises ``LockError`` while a stage is running.
+    A stage that waits for another has not run, so the note of why it failed is of an earlier run and goes, too.
     """
-    with lock_repo(repo):
-        changed, unmade, workspace = repo.status(), {}, dvc_status.Workspace(repo, {})
-        for stage in networkx.dfs_postorder_nodes(repo.index.graph):  # what a stage reads comes before it
-            if stage.addressing == CHECK:
-                continue
-            if stage.addressing in changed or any(earlier in unmade for earlier in repo.index.graph.successors(stage)):
-                unmade[stage] = True  # in order
-                if isinstance(stage, PipelineStage) and name(stage) not in GATHERING:
-                    session.set_aside(workspace.unsaved(stage))
-                    stage.remove_outs(ignore_remove=False, force=False)
-    return [stage.addressing for stage in unmade if name(stage) in EVALUATING]
+    unmade = project.following(set(project.changed) - {CHECK}, [CHECK])
+    for address in set(unmade) - {*GATHERING}:
+        waits = any(earlier.addressing in unmade for earlier in project.before[address])
+        session.set_aside(project.unsaved(project.stages[address]))
+        for path in map(Path, dvc_status.outputs(project.stages[address])):
+            path.unlink(missing_ok=True)
+            if waits and path.name == "record.json":
+                layout.failure(path).unlink(missing_ok=True)
+    return [address for address in unmade if address.split("@")[0] in EVALUATING]
 
 
 def repro(*arguments: str) -> None:
     done = subprocess.run([sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *arguments])
     if done.returncode:
-        sys.exit(f"{Path(__file__).name}: `dvc repro {arguments[-1]}` ended with status {done.returncode}; see above")
+        sys.exit(f"gather.py: `dvc repro {arguments[-1]}` ended with status {done.returncode}; see above")
 
 
 def main() -> None:
-    os.chdir(Path(__file__).resolve().parents[1])
+    os.chdir(ROOT)
     try:
-        chains = clear(Repo(_wait_for_lock=True))
-    except LockError:
-        sys.exit(f"{Path(__file__).name}: another dvc or snakemake is at work here; run this when it has ended")
+        project = dvc_status.Workspace()
+        with session.only_one(), project.claim("python tools/gather.py"):
+            chains = clear(project)
+    except dvc_status.ProjectError as error:
+        sys.exit(f"gather.py: {error}")
     if chains:
         repro("--ignore-errors", *chains)  # a chain without any iteration cannot be evaluated
     for stage in GATHERING:

@@ -71,6 +71,7 @@ class Remaining(logging.Handler):
         self.left: set[str] = set()
         self.started: dict[str, float] = {}
         self.running: dict[int, str] = {}
+        self.failed = False
         self.said = -math.inf
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -81,6 +82,7 @@ class Remaining(logging.Handler):
         elif event == "job_info" and stage:
             self.running[record.jobid], self.started[stage] = stage, time.monotonic()
         elif event == "job_error" and stage:
+            self.failed = True
             self._give_up(stage)
         elif event == "job_finished" and (ended := self.running.pop(record.job_id, None)):
             self.now.add(ended, time.monotonic() - self.started.pop(ended))

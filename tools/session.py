@@ -1,5 +1,5 @@
 """What the Snakefile does before it plans and around what it runs: it finds its folder and a place to write, is the
-only Snakemake here, and ends within seconds when it is asked to."""
+only launcher here, and ends within seconds when it is asked to."""
 
 import errno
 import fcntl
@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,8 +39,9 @@ def only_one(path: Path = Path(".snakemake/running")):
     """The open file that says this process runs the study. Ends the process in one line where another one does.
 
     The lock is the system's, unlike Snakemake's own (`nolock` in the profile): it is gone with the process that holds
-    it, however that ends.
+    it, however that ends. What keeps `dvc repro` out is ``dvc_status.Workspace.claim``.
     """
+    path.parent.mkdir(exist_ok=True)
     file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,6 +57,21 @@ def only_one(path: Path = Path(".snakemake/running")):
     file.truncate(0)
     file.write(f"{os.getpid()} {platform.node()}\n")
     file.flush()
+    return file
+
+
+def hold(stage: str, folder: Path = Path(".snakemake/stages")):
+    """The open file that says this process makes ``stage``; waits for another that does, here or on another machine.
+
+    A Snakemake that is killed leaves jobs at work. To start such a stage meanwhile would delete what it has written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / stage).open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"waiting: another process makes {stage}", file=sys.stderr, flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
     return file
 
 
@@ -83,11 +99,12 @@ def set_aside(paths: Iterable[str], folder: Path = Path("runs/aside")) -> None:
         print(f"{moved[0]}{more}: in no cache, so kept in {folder}", file=sys.stderr)
 
 
-def stop_when_asked(jobs_elsewhere: bool = False) -> None:
+def stop_when_asked(jobs_elsewhere: bool = False, release: Callable[[], None] = lambda: None) -> None:
     """From here on Ctrl-C and SIGTERM end this process and all it started within 5 seconds, in one line.
 
     Snakemake's own handler of SIGTERM waits for the stages that run, and for ever where the signal finds it holding
     its lock. ``jobs_elsewhere``: stages run on a cluster, and Snakemake cancels them; it says a few lines more.
+    ``release``: what is called when all have ended.
     """
     command = os.environ.get(GOES_ON, shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
     line = f"stopped; what is finished stays, and `{command}` goes on from there\n" if command else ""
@@ -107,6 +124,8 @@ def stop_when_asked(jobs_elsewhere: bool = False) -> None:
                 with suppress(psutil.NoSuchProcess):
                     end(process)
             _, mine = psutil.wait_procs(mine, timeout=PATIENCE)
+        with suppress(Exception):  # what it leaves, a dead process holds, which is in nobody's way
+            release()
         os._exit(128 + number)
 
     with suppress(ValueError):  # where Snakemake runs in a thread of somebody else's process

@@ -3,22 +3,23 @@
 python tools/verify.py      # also `make verify`; reads every byte, while nothing else runs
 
 DVC trusts a cached object that is read-only, and takes a file's age for its content: it would restore a damaged object
-as it is. What is removed here, the next `snakemake` or `dvc repro` restores from what is left or makes again.
+as it is. What is removed here, the next `snakemake` or `dvc repro` restores from what is left or makes again. So it is
+with what DVC and Snakemake note for themselves and stumble over where a kill or a disk has damaged it.
 """
 
 import hashlib
 import json
 import os
-import re
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from tqdm import tqdm
+import dvc_status
+import session
 
-LOCK, CACHE = Path("dvc.lock"), Path("files/md5")
+LOCK, PATHS_LOCK, METADATA = Path("dvc.lock"), Path(".dvc/tmp/rwlock"), Path(".snakemake/metadata")
 
 
 def md5(path: Path) -> str:
@@ -26,142 +27,64 @@ def md5(path: Path) -> str:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-def recorded(text: str) -> dict[str, tuple[str, str]]:
-    """Path of every output -> the stage that made it and its MD5, of a dvc.lock as DVC writes it.
-
-    Not parsed as YAML: that takes seconds for a thousand stages, and lines that are no entries do not stop it.
-    """
-    found, stage, section, path = {}, "", "", ""
-    for line in text.splitlines():
-        indent = len(line) - len(line.lstrip(" "))
-        if indent == 2:
-            stage = line.strip().removesuffix(":")
-        elif indent == 4 and not line.startswith("    - "):
-            section = line.strip()
-        elif section == "outs:" and line.startswith("    - path: "):
-            path = line.removeprefix("    - path: ")
-        elif section == "outs:" and line.startswith("      md5: "):
-            found[path] = stage, line.removeprefix("      md5: ")
-    return found
-
-
-def cut_short(text: str) -> bool:
-    """Whether dvc.lock ends within an entry: plain DVC, killed while it wrote the file anew, leaves it so."""
-    last = re.split(r"(?m)^  (?=\S)", text)[-1]
-    return "stages:" in text and last.strip() != "stages: {}" and not ("\n    outs:\n" in last and text.endswith("\n"))
-
-
-def unreadable_records(metadata: Path) -> Iterator[Path]:
-    """Snakemake's records that are no text, over which it stumbles; those that are no JSON it passes over."""
-    for path in metadata.rglob("*"):
-        try:
-            path.is_file() and path.read_bytes().decode()
-        except UnicodeDecodeError:
-            yield path
-
-
-def damaged_objects(cache: Path) -> Iterator[Path]:
-    """Cached objects under ``cache`` (DVC's) whose content is not what they are named after."""
-    objects = sorted(path for path in (cache / CACHE).glob("??/*") if path.is_file())
-    for path in tqdm(objects, "cached objects", unit="file", disable=not sys.stderr.isatty()):
-        name = path.parent.name + path.name.removesuffix(".dir")
-        if len(name) == 32 and md5(path) != name:
-            yield path
-
-
-def damaged_runs(cache: Path) -> Iterator[Path]:
-    """Entries of DVC's run cache, which say what a stage once made, that are not what they are named after."""
-    from dvc.exceptions import DvcException
-    from dvc.utils import dict_sha256
-    from dvc.utils.serialize import load_yaml
-
-    for path in sorted((cache / "runs").glob("??/*/*")):
-        try:
-            name = dict_sha256(load_yaml(path), exclude=["size", "nfiles"])
-        except (DvcException, AttributeError, ValueError):
-            name = None
-        if name != path.name:
-            yield path
-
-
-def unreadable(lock: Path, repo) -> bool:
-    from dvc.dvcfile import Lockfile
-    from dvc.exceptions import DvcException
-
+def readable(read: Callable[[], object]) -> bool:
     try:
-        Lockfile(repo, str(lock)).load()
-    except (DvcException, UnicodeDecodeError):
+        read()
+    except sqlite3.OperationalError:  # in use
         return True
-    return False
+    except (ValueError, sqlite3.DatabaseError, dvc_status.ProjectError):
+        return False
+    return True
 
 
-def torn(path: Path) -> bool:
-    try:
-        json.loads(path.read_bytes())
-    except ValueError:
-        return True
-    return False
+def quick_check(database: Path) -> None:
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as opened:
+        if (said := opened.execute("PRAGMA quick_check").fetchone()) != ("ok",):
+            raise ValueError(said)
 
 
-def damaged_databases() -> Iterator[Path]:
-    """DVC's databases of file hashes that SQLite cannot read. (A ``Repo`` that opened them would stumble.)"""
-    from dvc.repo import Repo
-    from dvc_data.hashfile import state
+def unreadable_notes() -> Iterator[Path]:
+    """Of DVC's databases of file hashes, Snakemake's records, DVC's lock of paths and dvc.lock."""
+    for database in dvc_status.databases():
+        if not readable(lambda: quick_check(database)):  # noqa: B023 - called at once
+            yield from database.parent.glob("cache.db*")
+    yield from (path for path in METADATA.rglob("*") if path.is_file() and not readable(path.read_text))
+    if PATHS_LOCK.exists() and not readable(lambda: json.loads(PATHS_LOCK.read_bytes())):
+        yield PATHS_LOCK
+    if not readable(lambda: dvc_status.entries(LOCK)):
+        yield LOCK
 
-    opening, state.State = state.State, lambda *_: state.StateNoop()
-    try:
-        folder = Path(Repo().site_cache_dir)
-    finally:
-        state.State = opening
-    for path in folder.rglob("cache.db"):
-        try:
-            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-                sound = database.execute("PRAGMA quick_check").fetchone() == ("ok",)
-        except sqlite3.DatabaseError:
-            sound = False
-        if not sound:
-            yield path
+
+def damaged(project: dvc_status.Workspace) -> Iterator[Path]:
+    """Cached objects, outputs, and empty folders in the run cache, which a DVC that was killed leaves."""
+    yield from (path for path in project.objects() if md5(path) != path.parent.name + path.name.removesuffix(".dir"))
+    yield from (path for path, expected in project.recorded().items() if path.is_file() and md5(path) != expected)
+    yield from (folder for folder in (project.cache / "runs").glob("??/*") if not any(folder.iterdir()))
 
 
 def main() -> int:
     os.chdir(Path(__file__).resolve().parents[1])
-    damaged = []
-    for path in damaged_databases():
-        damaged.append(f"DVC's database {path} is damaged: removed")
-        for part in path.parent.glob("cache.db*"):
-            part.unlink()
-    from dvc.repo import Repo
+    found = []
 
-    repo = Repo()
+    def remove(paths: Iterator[Path], why: str) -> None:
+        for path in paths:
+            found.append(path)
+            print(f"{os.path.relpath(path)} {why}: removed", flush=True)
+            path.unlink() if path.is_file() else path.rmdir()
 
-    def remove(path: Path, why: str) -> None:
-        damaged.append(f"{os.path.relpath(path)} {why}: removed")
-        path.unlink() if path.is_file() else path.rmdir()
-
-    with repo.lock:
-        cache = Path(repo.cache.legacy.path)
-        for path in damaged_objects(cache):
-            remove(path, "is damaged")
-        for path in damaged_runs(cache):
-            remove(path, "is damaged")
-        for folder in (cache / "runs").glob("??/*"):
-            if not any(folder.iterdir()):  # of a DVC that was killed; the next one would stumble over it
-                remove(folder, "is empty")
-        outputs = recorded(LOCK.read_text(encoding="utf-8", errors="replace")) if LOCK.exists() else {}
-        there = {Path(path): entry for path, entry in outputs.items() if Path(path).is_file()}
-        for path, (stage, expected) in tqdm(there.items(), "outputs", unit="file", disable=not sys.stderr.isatty()):
-            if md5(path) != expected:
-                remove(path, f"is not what {stage} made")
-        if LOCK.exists() and unreadable(LOCK, repo):
-            remove(LOCK, "cannot be read")
-        locks = Path(repo.tmp_dir, "rwlock")
-        if locks.exists() and torn(locks):  # by a plain `dvc` that was killed; the next one would stumble over it
-            remove(locks, "cannot be read")
-    print("\n".join(damaged + [f"{len(there)} outputs checked, {len(damaged)} things damaged"]))
-    if damaged:
+    with session.only_one():
+        remove(unreadable_notes(), "cannot be read")
+        project = dvc_status.Workspace()
+        with project.claim("python tools/verify.py"):
+            remove(damaged(project), "is damaged")
+    print(f"{len(project.recorded())} outputs checked, {len(found)} things damaged")
+    if found:
         print("`dvc repro` brings back what is missing: from the cache where it can, else by running the stage")
-    return 1 if damaged else 0
+    return 1 if found else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except dvc_status.ProjectError as error:
+        sys.exit(f"verify.py: {error}")

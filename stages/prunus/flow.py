@@ -9,11 +9,10 @@ weight means for a flow is the flow's derivative, ``information_saliency`` and `
 import copy
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunus.masks import Masks, prunable
-from prunus.networks.inspect import why_not_finite
+from prunus.networks.inspect import evaluating, hooked, loss_gradients, why_not_finite
 from prunus.run.errors import StageError
 
 SHORTCUTS = ("downsample", "shortcut")
@@ -33,31 +32,18 @@ def _pooled_outputs(network: nn.Module, images: Tensor, batch_size: int, graph: 
 
     With ``graph`` they can be differentiated.
     """
-    collected = [[] for _ in flow_layers(network)]
+    layers = flow_layers(network)
+    pooled = {name: [] for name in layers}
 
-    def collect(store: list[Tensor]):
-        def pool(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if output.dim() > 2:
-                output = output.flatten(2).mean(2) if isinstance(module, nn.Conv2d) else output.flatten(1, -2).mean(1)
-            store.append(output)
+    def pool(name: str, layer: nn.Module, read: Tensor, written: Tensor) -> None:
+        if written.dim() > 2:
+            written = written.flatten(2).mean(2) if isinstance(layer, nn.Conv2d) else written.flatten(1, -2).mean(1)
+        pooled[name].append(written)
 
-        return pool
-
-    hooks = [
-        module.register_forward_hook(collect(store))
-        for module, store in zip(flow_layers(network).values(), collected, strict=True)
-    ]
-    was_training = network.training
-    try:
-        network.eval()
-        with torch.set_grad_enabled(graph):
-            for batch in images.split(batch_size):
-                network(batch)
-    finally:
-        network.train(was_training)
-        for hook in hooks:
-            hook.remove()
-    return [torch.cat(batches) for batches in collected]
+    with evaluating(network), hooked(layers, pool), torch.set_grad_enabled(graph):
+        for batch in images.split(batch_size):
+            network(batch)
+    return [torch.cat(batches) for batches in pooled.values()]
 
 
 def _standardise(activations: Tensor) -> Tensor:
@@ -107,23 +93,6 @@ def information_flow(network: nn.Module, images: Tensor, correlation: str = "sig
     return _connectivity(_pooled_outputs(network, images, batch_size), correlation)
 
 
-def _loss_gradients(
-    network: nn.Module, images: Tensor, labels: Tensor, batch_size: int, graph: bool = False
-) -> dict[str, Tensor]:
-    """The gradient of the mean cross-entropy of the network in eval mode; with ``graph`` it can be differentiated."""
-    weights = prunable(network)
-    totals = [torch.zeros_like(weight, requires_grad=False) for weight in weights.values()]
-    was_training = network.training
-    network.eval()
-    try:
-        for image, label in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-            loss = F.cross_entropy(network(image), label, reduction="sum") / len(images)
-            torch._foreach_add_(totals, torch.autograd.grad(loss, list(weights.values()), create_graph=graph))
-    finally:
-        network.train(was_training)
-    return dict(zip(weights, totals, strict=True))
-
-
 def gradient_flow(
     network: nn.Module, images: Tensor, labels: Tensor, masks: Masks | None = None, batch_size: int = 256
 ) -> Tensor:
@@ -134,7 +103,8 @@ def gradient_flow(
     Returns a float64 tensor, one entry per prunable parameter. The gradient is that of the network in eval mode; the
     stored ``.grad`` of the parameters is left alone.
     """
-    return _norms(_loss_gradients(network, images, labels, batch_size), masks)
+    with evaluating(network):
+        return _norms(loss_gradients(network, images, labels, batch_size), masks)
 
 
 def _norms(gradients: dict[str, Tensor], masks: Masks | None) -> Tensor:
@@ -169,7 +139,8 @@ def gradient_saliency(
 
     A layer whose masked gradient is zero has no direction to move in and counts as still.
     """
-    return _removal_effects(network, _norms(_loss_gradients(network, images, labels, len(images), True), masks))
+    with evaluating(network):
+        return _removal_effects(network, _norms(loss_gradients(network, images, labels, graph=True), masks))
 
 
 def stale_gradient_flow(network: nn.Module, batches: int) -> dict[str, Tensor]:

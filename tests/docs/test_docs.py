@@ -120,38 +120,13 @@ def test_make_help_lists_every_target():
     assert sorted(re.findall(r"^make (\w+) +\S.*$", shown, re.MULTILINE)) == sorted(targets)
 
 
-def test_the_reference_of_params_yaml_is_current():
-    written, wanted = reference.PAGE.read_text(), reference.page()
+@pytest.mark.parametrize(
+    ("path", "content"), [(reference.PAGE, reference.page), (reference.SCHEMA, reference.schema_text)]
+)
+def test_what_is_written_from_the_schema_is_current(path, content):
+    written, wanted = path.read_text(), content()
     diff = difflib.unified_diff(written.splitlines(), wanted.splitlines(), "is", "should be", lineterm="")
-    assert written == wanted, "run `python docs/reference.py`\n" + "\n".join(diff)
-
-
-def test_a_comment_belongs_to_its_key():
-    text = """\
-# of the file, of no key
-
-# Of the block, in
-# two lines.
-#   a, b   shared by two
-#          keys
-block:                 # and beside it
-  one: {x: 1, y: "#"}  # of one
-                       # and going on
-  # of two
-  two: 2
-  #   three, four   of the two below
-  three: 3
-  four: 4
-"""
-    said, shared = reference.meanings(text)
-    assert said == {
-        ("block",): "Of the block, in two lines. and beside it",
-        ("block", "one"): "of one and going on",
-        ("block", "two"): "of two",
-        ("block", "three"): "of the two below",
-        ("block", "four"): "of the two below",
-    }
-    assert shared == {("block",): {"a": "shared by two keys", "b": "shared by two keys"}}
+    assert written == wanted, f"run `{reference.COMMAND}`\n" + "\n".join(diff)
 
 
 def test_every_method_has_its_section():

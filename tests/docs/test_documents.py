@@ -23,7 +23,7 @@ def test_the_method_that_the_documentation_adds_works(tmp_path, monkeypatch, sma
         settings = random_pruning.Settings.model_validate(parse(block, "add-a-method.md"))
         recipe = random_pruning.recipe(settings)
         full = masks.ones(small_network)
-        kept = recipe.masks(candidates_of(small_network))
+        kept = recipe.prune(candidates_of(small_network))
         total = masks.alive_count(full)
         assert masks.alive_count(kept) == total - int(0.2 * total)
         assert not torch.equal(kept["5.weight"], full["5.weight"])

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 from project import make_project
-from prunus.study import layout
+from prunus.study import checks, layout
 from prunus.study.mistakes import ParamsError
+from prunus.study.reading import read_file
 
 COMMANDS = {
     "stage script": [sys.executable, "stages/pretrain.py", "--seed", "0"],
@@ -34,6 +35,18 @@ def trained(root: Path) -> list[Path]:
     """What any stage after check_params and the data's has left behind."""
     files = {path for path in (root / "runs").rglob("*") if path.is_file() and "data" not in path.parts}
     return sorted(files - {root / layout.CHECKED})
+
+
+def mistake(path: Path, name: str) -> ParamsError | None:
+    """What a command has to say of the params.yaml at ``path``: pretrain runs no method and judges no method's block,
+    the others judge those of the study's methods."""
+    try:
+        content = read_file(path)
+        used = checks.used_methods(checks.of_content(content))
+        checks.validate(content, [] if name == "stage script" else used)
+    except ParamsError as error:
+        return error
+    return None
 
 
 def refused(root: Path, name: str, content: bytes, error: ParamsError) -> str:

@@ -14,7 +14,7 @@ from prunus.study.mistakes import LONGEST_LINE, MOST_LINES, ParamsError
 # "study.seeds[0]: ...", "params.yaml, line 3, column 1: ..."; a key that is not the study's may be anything.
 PLACE = re.compile(r"params\.yaml(, line \d+, column \d+)?: |.{1,200}?: ")
 SECTIONS = set(mutations.CONTENT)
-OF_ANY_NAME = ("is an unknown key", "the key is written twice", "keys should be strings", "no such method")
+OF_ANY_NAME = ("is an unknown key", "keys should be strings", "no such method")
 
 
 def lines_of(error: ParamsError) -> list[str]:

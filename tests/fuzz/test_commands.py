@@ -4,8 +4,6 @@ import pytest
 
 import commands
 import mutations
-from prunus.study import params
-from prunus.study.mistakes import ParamsError
 
 SETTING = mutations.written(mutations.put(("methods", "sap", "p"), -1))
 NO_YAML = mutations.REAL + b"["
@@ -22,6 +20,5 @@ def project(tmp_path_factory):
 )
 def test_a_bad_file_starts_nothing(project, command, content, by):
     (project / "params.yaml").write_bytes(content)
-    with pytest.raises(ParamsError) as error:
-        params.read(project / "params.yaml")
-    assert commands.refused(project, command, content, error.value) == by
+    error = commands.mistake(project / "params.yaml", command)
+    assert commands.refused(project, command, content, error) == by

@@ -9,6 +9,7 @@ from prunus import channels, methods, networks
 from prunus import masks as masking
 from prunus.data.dataset import Dataset, Split
 from prunus.pruning.candidates import Candidates
+from prunus.pruning.recipe import Pruned
 from prunus.pruning.scores import SCORES
 from prunus.run.device import Clock
 from prunus.sparsity import floor_count, gini_index, hoyer_index, prune_count
@@ -105,8 +106,10 @@ def test_prunes_compacts_and_trains(name, changes, network_name, dataset, large)
     candidates = Candidates(network, masking.ones(network), 1, seen, 0, lambda point: state, sample)
     expected = asked(settings, candidates)
     recipe = methods.recipe(name, settings)
-    masks = recipe.masks(candidates)
-    sparsifier = recipe.sparsify and recipe.sparsify(candidates, network)
+    pruned = Pruned.of(recipe.prune(candidates))
+    masks = pruned.masks
+    network.load_state_dict(pruned.weights, strict=False)
+    sparsifier = recipe.while_training and recipe.while_training(candidates)
     train(
         network, masks, dataset, SGD, "none", FixedEpochs(2), seed=0, clock=Clock(), label=name, sparsifier=sparsifier
     )

@@ -16,6 +16,8 @@ from prunus import masks as masking
 from prunus.data.dataset import Dataset, Split
 from prunus.flow import gradient_flow, information_flow
 from prunus.pruning.candidates import Retraining
+from prunus.pruning.recipe import Pruned, Rewind
+from prunus.run.code import METHODS, closure
 from prunus.study import params
 from prunus.training.accuracy import logits
 
@@ -61,7 +63,7 @@ def test_a_fraction_leaves_its_share_of_every_group_after_every_iteration(case, 
     scope = getattr(chosen, "scope", "global")
     for t in range(1, 31):
         candidates = replace(candidates, iteration=t)
-        candidates = candidates.at(recipe.masks(candidates))
+        candidates = candidates.at(Pruned.of(recipe.prune(candidates)).masks)
         masks = candidates.masks
         if chosen.prunes_channels:
             masks = channels.alive(candidates.groups, masks)
@@ -80,7 +82,7 @@ def test_an_imposed_ratio_is_met_at_every_iteration_whatever_the_fraction(method
     for t, gone in ((1, 0), (2, 5), (3, 5), (4, 6), (5, 14), (6, 15)):
         candidates = replace(candidates, iteration=t)
         imposed = at_ratio(settings(method, **({"samples": 12} if method == "sosp_h" else {})), t, gone / 17)
-        candidates = candidates.at(methods.recipe(method, imposed).masks(candidates))
+        candidates = candidates.at(methods.recipe(method, imposed).prune(candidates))
         assert channels.share_removed(candidates.groups, candidates.masks) == pytest.approx(gone / 17)
 
 
@@ -109,7 +111,7 @@ def test_masks_are_nested_and_lose_something(name, small_network, candidates_of)
     candidates = candidates_of(small_network)
     for t in (1, 2):
         candidates = replace(candidates, iteration=t)
-        new = recipe.masks(candidates)
+        new = recipe.prune(candidates)
         assert 0 < masking.alive_count(new) < masking.alive_count(candidates.masks)
         assert all(not (new[key] & ~candidates.masks[key]).any() for key in new)
         candidates = candidates.at(new)
@@ -118,7 +120,7 @@ def test_masks_are_nested_and_lose_something(name, small_network, candidates_of)
 def test_one_shot_looks_at_the_dense_weights_and_lth_at_the_current_ones(small_network, candidates_of):
     candidates = candidates_of(small_network)
     for name, scored in (("lth", candidates.current), ("one_shot", candidates.dense)):
-        kept = methods.recipe(name, settings(name)).masks(candidates)
+        kept = methods.recipe(name, settings(name)).prune(candidates)
         expected = masking.magnitude_masks(scored, candidates.masks, "global", settings(name).amount)
         assert all(torch.equal(kept[key], expected[key]) for key in kept)
 
@@ -149,7 +151,7 @@ def test_samples_are_training_images_the_same_every_time_and_per_class_balanced(
 
 @pytest.mark.parametrize("name", ["one_shot", "lth", "sap", "fixed_epochs"])
 def test_fixed_rules_stop_at_their_epochs(name, retraining):
-    stop = methods.recipe(name, settings(name, epochs=3)).stop(retraining)
+    stop = methods.recipe(name, settings(name, epochs=3)).retrain(retraining)
     assert [stop.after_epoch(epoch, None, [0.5] * epoch).reason for epoch in (1, 2, 3)] == [None, None, "fixed"]
 
 
@@ -160,26 +162,26 @@ def test_fixed_rules_stop_at_their_epochs(name, retraining):
 )
 def test_plateau_stops_by_patience_and_at_the_latest_at_the_cap(name, changes, retraining):
     recipe = methods.recipe(name, settings(name, patience=3, **changes))
-    stop = recipe.stop(retraining)
+    stop = recipe.retrain(retraining)
     assert stop.max_epochs == 9
     reasons = [stop.after_epoch(epoch, None, [0.5] * epoch).reason for epoch in range(1, 5)]
     assert reasons == [None, None, None, "plateau"]
-    better = recipe.stop(retraining)
+    better = recipe.retrain(retraining)
     reasons = [better.after_epoch(epoch, None, list(range(epoch))).reason for epoch in range(1, 10)]
     assert reasons == [None] * 8 + ["cap"]
 
 
-def test_fixed_does_not_look_at_patience(retraining):
-    stop = methods.recipe("sap", settings("sap", epochs=5, patience=1)).stop(retraining)
-    assert [stop.after_epoch(epoch, None, [0.5] * epoch).reason for epoch in range(1, 6)] == [None] * 4 + ["fixed"]
-
-
 @pytest.mark.parametrize(
     ("name", "changes"),
-    [("incop_if", {}), ("incop_if", {"correlation": "signed"}), ("incop_gf", {}), ("incop_gf", {"metric": "cosine"})],
+    [
+        ("incop_if", {}),
+        ("incop_if", {"correlation": "signed"}),
+        ("incop_gf", {}),
+        ("incop_gf", {"metric": "cosine", "relative": None}),
+    ],
 )
 def test_the_dense_network_is_at_distance_zero_of_its_own_flow(name, changes, retraining, small_network):
-    stop = methods.recipe(name, settings(name, epsilon=1e-5, **changes)).stop(retraining)
+    stop = methods.recipe(name, settings(name, epsilon=1e-5, **changes)).retrain(retraining)
     look = stop.after_epoch(1, small_network, [0.5])
     assert (look.reason, look.distance) == ("flow", pytest.approx(0, abs=1e-6))
 
@@ -191,7 +193,7 @@ def test_relative_is_absolute_over_the_norm_of_the_reference(name, retraining, s
             parameter += 0.1 * torch.randn_like(parameter)
     relative, absolute = (
         methods.recipe(name, settings(name, relative=flag))
-        .stop(retraining)
+        .retrain(retraining)
         .after_epoch(1, small_network, [0.5])
         .distance
         for flag in (True, False)
@@ -208,7 +210,7 @@ def test_quirks_of_gradient_flow_are_the_published_code(retraining, small_networ
     rule = methods.recipe("incop_gf", settings("incop_gf", reference_quirks=True, relative=False, epsilon=0.0))
     norms = torch.stack([w.grad.double().norm() for w in masking.prunable(small_network).values()])
     expected = (4 / 3 * norms - torch.tensor([0.001, 0.002, 0.003])).norm().item()
-    look = rule.stop(retraining).after_epoch(1, small_network, [0.5])
+    look = rule.retrain(retraining).after_epoch(1, small_network, [0.5])
     assert (look.reason, look.distance) == (None, pytest.approx(expected, rel=1e-6))
 
 
@@ -219,7 +221,7 @@ def test_test_accuracy_stops_only_with_quirks(name, quirks, retraining, small_ne
         small_network[-1].weight += torch.randn(3, 8)
     recipe = methods.recipe(name, settings(name, reference_quirks=quirks, epsilon=0.0))
     for as_accurate, reason in ((False, None), (True, "accuracy" if quirks else None)):
-        rule = recipe.stop(replace(retraining, as_dense=lambda answer=as_accurate: lambda network: answer))
+        rule = recipe.retrain(replace(retraining, as_dense=lambda answer=as_accurate: lambda network: answer))
         assert rule.after_epoch(1, small_network, [0.5]).reason == reason
 
 
@@ -243,7 +245,20 @@ def test_a_rewind_leaves_norms_alone_only_with_quirks(name, quirks, small_networ
         for parameter in small_network.parameters():
             parameter += 1
     small_network(torch.randn(8, 1, 8, 8))  # moves the statistics
-    methods.recipe(name, settings(name, reference_quirks=quirks)).restart(small_network, dense)
+    methods.recipe(name, settings(name, reference_quirks=quirks)).rewind.restart(small_network, lambda point: dense)
     moved = [key for key, tensor in small_network.state_dict().items() if not torch.equal(tensor, dense[key])]
     scale_and_statistics = ["1.weight", "1.running_mean", "1.running_var", "1.num_batches_tracked"]
     assert moved == (scale_and_statistics if quirks else [])
+
+
+def test_a_rewind_to_none_asks_for_no_state_and_leaves_the_network(small_network):
+    before = {key: tensor.clone() for key, tensor in small_network.state_dict().items()}
+    Rewind("none").restart(small_network, lambda point: pytest.fail(f"asked for {point}"))
+    assert all(torch.equal(tensor, before[key]) for key, tensor in small_network.state_dict().items())
+
+
+@pytest.mark.parametrize("name", PROJECT.methods)
+def test_a_method_runs_no_other_methods_file(name):
+    """An edit of one method reruns that method only."""
+    own = METHODS / f"{name}.py"
+    assert {path for path in closure(own) if METHODS in path.parents} == {own}

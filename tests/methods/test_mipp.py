@@ -113,7 +113,7 @@ def test_masks_cover_whole_groups_and_nest(name):
     recipe = methods.recipe("mipp", settings(samples=400, cells=1, regularisation=[0.2]))
     before = candidates(network, data)
     for _ in range(2):
-        masks = recipe.masks(before)
+        masks = recipe.prune(before)
         assert all(not (masks[key] & ~before.masks[key]).any() for key in masks)
         alive = channels.alive(before.groups, masks)
         whole = channels.expand(before.groups, alive, before.masks)
@@ -126,7 +126,7 @@ def test_masks_cover_whole_groups_and_nest(name):
 def test_pixels_that_say_nothing_go_with_include_input():
     data = dataset(1500)
     network = networks.build("mlp", *data.form)
-    masks = methods.recipe("mipp", settings(include_input=True, regularisation=[1e-4])).masks(candidates(network, data))
+    masks = methods.recipe("mipp", settings(include_input=True, regularisation=[1e-4])).prune(candidates(network, data))
     read = masks["hidden1.weight"].any(0).view(8, 8)
     assert not read[:, -1].any()
     assert (read[:, 0] ^ read[:, 1]).all()
@@ -138,10 +138,10 @@ def test_before_training_the_initial_weights_decide():
     network, other = (networks.build("mlp", *data.form) for _ in range(2))
     dense = other.state_dict()
     by = {
-        when: methods.recipe("mipp", settings(when=when, samples=600)).masks(candidates(network, data, dense))
+        when: methods.recipe("mipp", settings(when=when, samples=600)).prune(candidates(network, data, dense))
         for when in ("initial", "trained")
     }
-    alone = methods.recipe("mipp", settings(when="trained", samples=600)).masks(candidates(other, data))
+    alone = methods.recipe("mipp", settings(when="trained", samples=600)).prune(candidates(other, data))
     assert all(torch.equal(by["initial"][key], alone[key]) for key in alone)
     assert any(not torch.equal(by["initial"][key], by["trained"][key]) for key in alone)
 
@@ -153,7 +153,7 @@ def test_each_iteration_has_its_regularisation_and_the_last_one_holds():
     counts = []
     for iteration in (1, 2, 5):
         given = Candidates(network, masking.ones(network), iteration, data, 0, None)
-        counts.append(masking.alive_count(methods.recipe("mipp", own).masks(given)))
+        counts.append(masking.alive_count(methods.recipe("mipp", own).prune(given)))
     assert counts[0] > counts[1] == counts[2]
 
 
@@ -215,8 +215,8 @@ def test_weight_masks_nest_and_every_unit_that_is_read_reads(name):
     groups = candidates(network, data).groups
     few = {group.name: torch.arange(group.size) < 4 for group in groups}
     before = candidates(network, data, masks=channels.expand(groups, few, masking.ones(network)))
-    masks = recipe.masks(before)
-    again = recipe.masks(candidates(network, data, masks=before.masks))
+    masks = recipe.prune(before)
+    again = recipe.prune(candidates(network, data, masks=before.masks))
     assert all(torch.equal(masks[key], again[key]) for key in masks)
     assert all(not (masks[key] & ~before.masks[key]).any() for key in masks)
     assert masking.alive_count(masks) < masking.alive_count(before.masks)
@@ -242,11 +242,11 @@ def test_include_input_asks_every_unit_for_its_pixels():
     few = {group.name: torch.arange(group.size) < 4 for group in groups}
     given = candidates(network, data, masks=channels.expand(groups, few, masking.ones(network)))
     own = settings(structure="weight", include_input=True, regularisation=[1e-8])
-    read = methods.recipe("mipp", own).masks(given)["hidden1.weight"][:4].view(4, 8, 8)
+    read = methods.recipe("mipp", own).prune(given)["hidden1.weight"][:4].view(4, 8, 8)
     assert not read[:, :, -1].any()
     assert (read[:, :, 0] ^ read[:, :, 1]).all()
     assert read[:, :, 2:-1].all()
-    left = methods.recipe("mipp", own.model_copy(update={"include_input": False})).masks(given)
+    left = methods.recipe("mipp", own.model_copy(update={"include_input": False})).prune(given)
     assert torch.equal(left["hidden1.weight"], given.masks["hidden1.weight"])
 
 

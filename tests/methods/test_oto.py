@@ -218,9 +218,9 @@ def test_dhspg_chooses_and_zeroes_what_the_authors_code_would(momentum, dataset)
     found = []
 
     class Watch(HalfSpace):
-        def end_epoch(self, epoch):
+        def end_epoch(self, last):
             found.append(self.zero.clone())
-            super().end_epoch(epoch)
+            super().end_epoch(last)
 
     sparsifier = Watch(network, candidates.groups, candidates.masks, settings)
     fit(network, candidates.masks, dataset, settings, sparsifier, sgd)
@@ -263,7 +263,7 @@ def test_what_is_zero_can_be_deleted_without_a_change(name, form, dataset):
     settings = with_(form=form, **STRONG)
     network = networks.build(name, 1, 8, 3)
     candidates = candidates_of(network, dataset)
-    sparsifier = recipe(settings).sparsify(candidates, network)
+    sparsifier = recipe(settings).while_training(candidates)
     fit(network, candidates.masks, dataset, settings, sparsifier)
     masks = sparsifier.masks()
     trained = copy.deepcopy(network).eval()
@@ -287,7 +287,7 @@ def test_what_is_zero_can_be_deleted_without_a_change(name, form, dataset):
 def test_zeros_hold_through_momentum_and_weight_decay_and_nothing_else_is_touched(clip_norm, dataset, small_network):
     settings = with_(form="hspg", **STRONG)
     candidates = candidates_of(small_network, dataset)
-    inner = recipe(settings).sparsify(candidates, small_network)
+    inner = recipe(settings).while_training(candidates)
     written = {part.parameter: part for group in candidates.groups for part in group.writes}
     parameters = dict(small_network.named_parameters())
     others = [parameter for name, parameter in parameters.items() if name not in written]
@@ -314,8 +314,8 @@ def test_zeros_hold_through_momentum_and_weight_decay_and_nothing_else_is_touche
             assert not seen or (inner.zero | ~seen[-1]).all()
             seen.append(inner.zero.clone())
 
-        def end_epoch(self, epoch):
-            inner.end_epoch(epoch)
+        def end_epoch(self, last):
+            inner.end_epoch(last)
 
     fit(small_network, candidates.masks, dataset, settings, Watch(), SGD.model_copy(update={"clip_norm": clip_norm}))
     assert 0 < seen[-1].sum() <= 6
@@ -327,7 +327,7 @@ def test_dhspg_meets_its_count_when_the_last_step_is_taken(fraction, dataset, sm
     """The history's last accuracy is that of the pruned network: nothing is left for ``masks`` to remove."""
     settings = with_(fraction=fraction, penalty=1e-4, epsilon=0.0)
     candidates = candidates_of(small_network, dataset)
-    sparsifier = recipe(settings).sparsify(candidates, small_network)
+    sparsifier = recipe(settings).while_training(candidates)
     fit(small_network, candidates.masks, dataset, settings, sparsifier)
     expected = min(int(fraction * 12), 10)  # one channel stays of each of the two groups
     assert int(sparsifier.zero.sum()) == expected
@@ -344,7 +344,7 @@ def test_iterations_nest_and_a_fraction_is_of_what_is_left(fraction, expected, d
     left, settings = [12], with_(fraction=fraction)
     for t in (1, 2, 3):
         candidates = replace(candidates, iteration=t)
-        sparsifier = recipe(settings).sparsify(candidates, small_network)
+        sparsifier = recipe(settings).while_training(candidates)
         fit(small_network, candidates.masks, dataset, settings, sparsifier)
         masks = sparsifier.masks()
         assert all(not (masks[name] & ~candidates.masks[name]).any() for name in masks)
@@ -358,7 +358,7 @@ def test_a_fraction_of_nothing_trains_as_if_there_were_no_sparsifier(dataset, sm
     """As when a ratio is imposed that has been reached already."""
     other = copy.deepcopy(small_network)
     candidates = candidates_of(small_network, dataset)
-    sparsifier = recipe(with_(fraction=0.0)).sparsify(candidates, small_network)
+    sparsifier = recipe(with_(fraction=0.0)).while_training(candidates)
     fit(small_network, candidates.masks, dataset, SETTINGS, sparsifier)
     fit(other, candidates.masks, dataset, SETTINGS, None)
     state = other.state_dict()

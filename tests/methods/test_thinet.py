@@ -130,6 +130,13 @@ def test_scales_that_the_samples_leave_open_stay_at_one():
     assert factors[3] == pytest.approx(factors[4])
 
 
+def put(network, pruned):
+    """Make of ``network``, in place, what a method pruned it to, as the stage does."""
+    network.load_state_dict(pruned.weights, strict=False)
+    masking.apply(network, pruned.masks)
+    return pruned.masks
+
+
 def hand_made(size, part):
     """A group that one conv writes and one layer reads."""
     rows = torch.arange(size)[:, None]
@@ -153,7 +160,8 @@ def test_without_two_of_three_equal_channels_the_outputs_are_the_same():
     images = torch.randn(12, 1, 8, 8)
     before = network(images).detach()
     group = hand_made(6, Slice("2.weight", 1, torch.arange(6)[:, None]))
-    masks = prune(network, [group], masking.ones(network), images, SETTINGS.model_copy(update={"fraction": 0.34}), 0)
+    settings = SETTINGS.model_copy(update={"fraction": 0.34})
+    masks = put(network, prune(network, [group], masking.ones(network), images, settings, 0))
     assert masks["0.weight"].flatten(1).any(1).sum() == 4
     torch.testing.assert_close(network(images).detach(), before, atol=1e-5, rtol=1e-5)
     assert (network[2].weight[~masks["2.weight"]] == 0).all()
@@ -175,7 +183,7 @@ def test_every_group_loses_its_share_twice_and_only_readers_are_rescaled(name):
     for t in (1, 2):
         candidates = replace(candidates, iteration=t)
         before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-        new = recipe(SETTINGS).masks(candidates)
+        new = put(network, recipe(SETTINGS).prune(candidates))
         sizes = [math.ceil(group.size * 0.6**t) for group in candidates.groups]
         alive = channels.alive(candidates.groups, new)
         assert [int(alive[group.name].sum()) for group in candidates.groups] == sizes
@@ -201,9 +209,9 @@ def test_statistics_are_those_of_the_network_as_pruned_so_far():
     groups = candidates_of(network).groups
     later = groups[1]
     alone, after = copy.deepcopy(network), copy.deepcopy(network)
-    prune(alone, [later], masking.ones(network), images, SETTINGS, 0)
-    first = prune(after, groups[:1], masking.ones(network), images, SETTINGS, 0)
-    stepwise = prune(after, [later], first, images, SETTINGS, 0)
+    put(alone, prune(alone, [later], masking.ones(network), images, SETTINGS, 0))
+    first = put(after, prune(after, groups[:1], masking.ones(network), images, SETTINGS, 0))
+    stepwise = put(after, prune(after, [later], first, images, SETTINGS, 0))
     assert not torch.equal(alone.fc1.weight, after.fc1.weight)
     assert masking.alive_count(stepwise) < masking.alive_count(first)
 
@@ -221,7 +229,7 @@ def test_of_silent_channels_the_smallest_go_first():
         only = masking.ones(network)
         only["hidden2.weight"][:, 6:] = False
         settings = SETTINGS.model_copy(update={"fraction": 1 - 4 / group.size})
-        masks = prune(network, [group], only, torch.rand(40, 1, 8, 8), settings, 0)
+        masks = prune(network, [group], only, torch.rand(40, 1, 8, 8), settings, 0).masks
         alive = channels.alive([group], masks)["hidden1"]
         assert {order[place] for place in alive.nonzero().flatten().tolist()} == {2, 3, 4, 5}
 
@@ -231,9 +239,10 @@ def test_the_same_seed_prunes_the_same():
     torch.manual_seed(3)
     first, second = candidates_of(copy.deepcopy(network)), candidates_of(copy.deepcopy(network))
     second = Candidates(second.network, second.masks, 1, first.dataset, 0, second.states)
-    one, two = recipe(SETTINGS).masks(first), recipe(SETTINGS).masks(second)
-    assert all(torch.equal(one[key], two[key]) for key in one)
-    assert torch.equal(first.network.fc1.weight, second.network.fc1.weight)
+    one, two = recipe(SETTINGS).prune(first), recipe(SETTINGS).prune(second)
+    assert all(torch.equal(one.masks[key], two.masks[key]) for key in one.masks)
+    assert one.weights.keys() == two.weights.keys() and "fc1.weight" in one.weights
+    assert all(torch.equal(one.weights[key], two.weights[key]) for key in one.weights)
 
 
 def test_the_last_channel_stays():
@@ -241,7 +250,8 @@ def test_the_last_channel_stays():
     candidates = candidates_of(network)
     for t in range(1, 9):
         candidates = replace(candidates, iteration=t)
-        candidates = candidates.at(recipe(SETTINGS.model_copy(update={"fraction": 0.9})).masks(candidates))
+        pruned = recipe(SETTINGS.model_copy(update={"fraction": 0.9})).prune(candidates)
+        candidates = candidates.at(put(network, pruned))
     alive = channels.alive(candidates.groups, candidates.masks)
     assert all(mask.any() for mask in alive.values())
     assert not masking.collapsed(candidates.masks)
@@ -292,7 +302,7 @@ def before_and_after(t):
     settings = Settings(**yaml.safe_load(layout.PARAMS.read_text())["methods"]["thinet"])
     scaled, masked = copy.deepcopy(before), copy.deepcopy(before)
     seed = seeds.derive_seed(0, "thinet", "selection")
-    kept = recipe(settings).masks(Candidates(scaled, alive, t, data, seed, lambda point: {}))
+    kept = put(scaled, recipe(settings).prune(Candidates(scaled, alive, t, data, seed, lambda point: {})))
     masking.apply(masked, kept)
     return data, before, scaled, masked, kept
 

@@ -3,6 +3,7 @@
 import subprocess
 import time
 
+import psutil
 import pytest
 
 from project import chain, environment

@@ -1,5 +1,6 @@
 """Nothing that stands in params.yaml reaches a shell, whoever calls the stages: DVC puts values into their commands."""
 
+import json
 import re
 import subprocess
 import sys
@@ -68,6 +69,7 @@ def put(content, key, value):
         content[last] = value
 
 
+IGNORED = "(not a method of this study: ignored)"
 VALID = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
@@ -198,8 +200,24 @@ def test_a_method_that_computes_when_it_is_imported_is_judged_too(finished):
 def test_the_judgement_without_torch_is_the_judgement(finished):
     finished.edit(methods__sap__eta="much", study__network="linear", information__methods=["sap"])
     judged = finished.run("python", "stages/check_params.py", status=2)
-    stage = finished.run("python", "stages/prepare_data.py", status=2)
-    assert judged == stage and len(judged.splitlines()) >= 3
+    code = "import sys, torch; sys.path.insert(0, 'stages'); from check_params import _judge\n"
+    code += "from prunus.study.mistakes import refused_in_words\nwith refused_in_words(): _judge()"
+    assert judged == finished.run("python", "-c", code, status=2)
+    assert len(judged.splitlines()) >= 3
+
+
+def test_a_method_of_another_study_stops_nothing_whatever_is_wrong_with_it(finished):
+    path = finished.root / "stages/prunus/methods/oto.py"
+    path.write_text(path.read_text() + "\nthis is not Python\n")
+    line = len(path.read_text().splitlines())
+    file = f"params.yaml: methods.oto: stages/prunus/methods/oto.py, line {line}: SyntaxError: invalid syntax {IGNORED}"
+    for confidence, command in (2.0, ["snakemake", "--cores", "2"]), (3.0, ["dvc", "repro"]):
+        finished.edit(methods__mipp__confidence=confidence, methods__sap__epochs=int(confidence))
+        output = finished.run(*command)
+        block = f"params.yaml: methods.mipp.confidence: {confidence} should be less than 1 {IGNORED}"
+        assert block in output and file in output and "Traceback" not in output, output
+        settings = json.loads((finished.root / "runs/seed0/sap/iteration-1/metrics.json").read_text())["settings"]
+        assert settings["epochs"] == confidence
 
 
 def test_a_misspelt_method_is_named_under_dvc(finished):

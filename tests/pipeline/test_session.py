@@ -130,6 +130,42 @@ def free(lock):
     return True
 
 
+def test_dvc_names_the_snakemake_that_runs_the_study_and_may_look(slow):
+    with running(slow, "snakemake", "--cores", "1") as (process, said):
+        until(at_work(slow))
+        second = slow.run("dvc", "repro", status=255)
+        assert "is busy, it is being blocked by" in second and f"(PID {process.pid}): snakemake" in second
+        assert "prepare_data" in slow.run("dvc", "status")
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+        for pid in of_study(slow.root):
+            os.kill(pid, signal.SIGKILL)
+    (slow.root / "stages/prepare_data.py").write_text((ROOT / "stages/prepare_data.py").read_text())
+    assert slow.run("dvc", "repro", "prepare_data")  # a process that died holds nothing
+
+
+def test_snakemake_names_the_dvc_that_runs_a_stage(slow):
+    with running(slow, "dvc", "repro", "prepare_data") as (process, said):
+        until(lambda: "at work" in said())
+        (line,) = refused(slow, "snakemake", "--cores", "1")
+        assert f"(process {process.pid}) is at work on this study" in line and f"`kill {process.pid}`" in line
+        assert process.poll() is None
+
+
+def test_jobs_that_a_killed_snakemake_has_left_are_waited_for(finished):
+    with (finished.root / "stages/report.py").open("a") as script:
+        script.write("    import time\n    print('at work', flush=True)\n    time.sleep(8)\n")
+    log = finished.root / "logs/report.log"
+    with running(finished, "snakemake", "--cores", "1") as (process, _):
+        until(lambda: log.exists() and "at work" in log.read_text())
+        process.kill()
+        process.wait()
+        said = finished.run("snakemake", "--cores", "1")
+        assert "waiting: another process makes report" in said
+        assert "Stage 'report' didn't change" in log.read_text()  # made once, by the job that was left
+
+
 def test_a_second_dvc_names_the_first(slow):
     with running(slow, "dvc", "repro", "prepare_data") as (process, said):
         until(lambda: "at work" in said())
@@ -161,7 +197,7 @@ def test_from_another_folder(finished, tmp_path):
 
 def test_a_home_that_is_none(finished):
     (line,) = refused(finished, "snakemake", "--cores", "1", HOME="/dev/null")
-    assert "DVC cannot start: [Errno 20] Not a directory: '/dev/null/.config/dvc/config'; mend that" in line
+    assert "DVC cannot start: [Errno 20] Not a directory: '/dev/null/.config/dvc/config'; fix it" in line
 
 
 MOUNTED = """

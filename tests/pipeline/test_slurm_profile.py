@@ -39,9 +39,10 @@ def asked(by_snakemake, tmp_path_factory):
 
 
 def test_stages_that_compute_ask_for_one_gpu_whatever_this_machine_has(asked):
-    assert len(asked) == 13
+    assert len(asked) == 15
     none = {name for name, (gpus, *_) in asked.items() if gpus == "-"}
-    assert none == {"check_params", "prepare_data", "compare", "report"}
+    references = {f"chain_reference_0_{method}" for method in ("sap", "incop_if")}
+    assert none == {"check_params", "prepare_data", "compare", "report"} | references
     assert {gpus for gpus, *_ in asked.values()} == {"-", "--gpus=1"}
 
 

@@ -17,10 +17,9 @@ from prunus.information.estimate import TooFewSamples
 from prunus.methods import oto, thinet
 from prunus.pruning import scores
 from prunus.pruning.candidates import Candidates
-from prunus.pruning.recipe import Recipe
+from prunus.pruning.ranked import Ranked
 from prunus.sparsity import FractionAmount
 from prunus.study import layout, params, schema
-from prunus.training.stopping import FixedEpochs
 from small_data import random_dataset
 
 PROJECT = params.read()
@@ -42,9 +41,8 @@ def candidates(network, n=66):
 # --- scores and counts -----------------------------------------------------------------------------------------------
 
 
-def recipe_of(score, fraction=0.5, structure="weight"):
-    amount = FractionAmount(fraction)
-    return Recipe(score, amount, "global", "none", lambda retraining: FixedEpochs(1), structure=structure)
+def ranked(score, fraction=0.5, structure="weight"):
+    return Ranked(score=score, amount=FractionAmount(fraction), scope="global", structure=structure)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -56,12 +54,12 @@ def test_a_score_of_a_living_weight_that_is_not_finite_ends_the_stage(value, sma
         found["5.weight"][0, :3] = value
         return found
 
-    said = refusal(recipe_of(odd).masks, given)
+    said = refusal(ranked(odd), given)
     assert said.startswith(
         "the score test_finite.odd is not finite for 3 of 188 living weights, first in 5.weight: its lar"
     )
     given.masks["5.weight"][0, :3] = False  # of what is pruned already nobody asks
-    assert masking.alive_count(recipe_of(odd).masks(given)) == 94
+    assert masking.alive_count(ranked(odd)(given)) == 94
 
 
 def test_a_score_of_another_shape_or_none_names_score_and_weight(small_network):
@@ -73,25 +71,25 @@ def test_a_score_of_another_shape_or_none_names_score_and_weight(small_network):
     def short(candidates):
         return {"0.weight": scores.magnitude(candidates)["0.weight"]}
 
-    said = refusal(recipe_of(flat).masks, given, kind="error")
+    said = refusal(ranked(flat), given, kind="error")
     assert (
         said
         == "the score test_finite.flat of 0.weight: its shape is [36], and what it scores has the shape [4, 1, 3, 3]"
     )
-    assert "test_finite.short of 5.weight: there is none" in refusal(recipe_of(short).masks, given, kind="error")
-    per_weight = recipe_of(scores.magnitude, structure="channel")
-    assert "scores.magnitude of 0: there is none" in refusal(per_weight.masks, given, kind="error")
+    assert "test_finite.short of 5.weight: there is none" in refusal(ranked(short), given, kind="error")
+    per_weight = ranked(scores.magnitude, structure="channel")
+    assert "scores.magnitude of 0: there is none" in refusal(per_weight, given, kind="error")
 
 
 @pytest.mark.parametrize("score", ["synaptic", "information_flow"])
 def test_scores_of_a_network_that_overflows_say_why(score, lagging):
-    said = refusal(methods.recipe("lth", settings("lth", score=score)).masks, candidates(lagging))
+    said = refusal(methods.recipe("lth", settings("lth", score=score)).prune, candidates(lagging))
     assert said.startswith(f"the score scores.{score} is not finite for ")
     assert "with the running statistics of batch norm its activations are not finite from 5 on" in said
 
 
 def test_second_order_scores_of_a_network_that_overflows_say_why(lagging):
-    said = refusal(methods.recipe("sosp_h", settings("sosp_h", samples=12)).masks, candidates(lagging))
+    said = refusal(methods.recipe("sosp_h", settings("sosp_h", samples=12)).prune, candidates(lagging))
     assert "the score sosp_h.score is not finite for" in said and "living channels" in said and "running stat" in said
 
 
@@ -108,7 +106,7 @@ def test_masks_are_not_cut_by_what_has_no_order():
 
 def test_prospr_names_the_rate_and_the_losses_it_leads_to(small_network):
     own = settings("prospr", structure="weight", inner_rate=1e30, samples=8, inner_steps=2)
-    said = refusal(methods.recipe("prospr", own).masks, candidates(small_network))
+    said = refusal(methods.recipe("prospr", own).prune, candidates(small_network))
     assert said.startswith(
         "methods.prospr.inner_rate: 1e+30 leads to scores that are not finite: the losses before and after"
     )
@@ -117,7 +115,7 @@ def test_prospr_names_the_rate_and_the_losses_it_leads_to(small_network):
 
 def test_grasp_names_its_temperature(small_network):
     own = settings("iter_grasp", structure="weight", temperature=1e-30, samples_per_class=3, steps=1)
-    said = refusal(methods.recipe("iter_grasp", own).masks, candidates(small_network))
+    said = refusal(methods.recipe("iter_grasp", own).prune, candidates(small_network))
     assert said.startswith(
         "methods.iter_grasp.temperature: 1e-30 leads to scores that are not finite: the norm of the grad"
     )
@@ -125,12 +123,12 @@ def test_grasp_names_its_temperature(small_network):
 
 def test_thinet_and_mipp_name_the_activations_they_cannot_use(lagging):
     given = candidates(lagging)
-    said = refusal(methods.recipe("thinet", settings("thinet", fraction=0.5)).masks, given)
+    said = refusal(methods.recipe("thinet", settings("thinet", fraction=0.5)).prune, given)
     assert "what its channels contribute is not finite: with the running statistics" in said
     assert "learning_rate" not in said
     for structure in ("channel", "weight"):
         own = settings("mipp", structure=structure, samples=60, cells=1)
-        said = refusal(methods.recipe("mipp", own).masks, given)
+        said = refusal(methods.recipe("mipp", own).prune, given)
         assert (
             said.startswith("methods.mipp: ") and "the activations it is judged by are not finite: with the run" in said
         )
@@ -149,7 +147,7 @@ def test_advice_for_too_few_samples_is_what_can_be_followed():
 def test_mipp_with_too_few_images_says_which_settings_help():
     network = networks.build("mlp", 1, 8, 3)
     own = settings("mipp", samples=60, predictor="linear")
-    said = refusal(methods.recipe("mipp", own).masks, candidates(network), kind="error")
+    said = refusal(methods.recipe("mipp", own).prune, candidates(network), kind="error")
     assert said.startswith("methods.mipp: hidden2: too few samples: ")
     assert said.endswith("; raise methods.mipp.samples or lower methods.mipp.cells or set methods.mipp.predictor: mlp")
 
@@ -157,7 +155,7 @@ def test_mipp_with_too_few_images_says_which_settings_help():
 def test_thinet_and_oto_check_the_number_of_channels_that_went(small_network, monkeypatch):
     given = candidates(networks.build("lenet5", 1, 8, 3))
     monkeypatch.setattr(thinet, "least_missed", lambda gram, count: torch.zeros(count, dtype=torch.int64))
-    said = refusal(methods.recipe("thinet", settings("thinet", fraction=0.5)).masks, given, kind="error")
+    said = refusal(methods.recipe("thinet", settings("thinet", fraction=0.5)).prune, given, kind="error")
     assert said == "conv1: 3 of 6 channels were to go, and 1 went"
     half = oto.HalfSpace(given.network, given.groups, given.masks, settings("oto", fraction=0.5))
     half.chosen = torch.zeros_like(half.zero)
@@ -191,9 +189,9 @@ def test_thinet_and_oto_check_the_number_of_channels_that_went(small_network, mo
 def test_samples_of_one_and_more_parts_than_images_name_the_key(method, changes, n, line):
     given = candidates(networks.build("resnet18", 1, 8, 3), n)
     recipe = methods.recipe(method, settings(method, steps=1, structure="weight", **changes))
-    assert refusal(recipe.masks, given, kind="error").startswith(line)
+    assert refusal(recipe.prune, given, kind="error").startswith(line)
     without_norms = candidates(networks.build("lenet5", 1, 8, 3), max(n, 10))
-    recipe.masks(without_norms)
+    recipe.prune(without_norms)
 
 
 # --- advice, and iterations that prune nothing -----------------------------------------------------------------------

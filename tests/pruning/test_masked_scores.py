@@ -13,6 +13,7 @@ from prunus import channels, methods
 from prunus import masks as masking
 from prunus.data.dataset import Dataset, Split
 from prunus.pruning.candidates import Candidates
+from prunus.pruning.recipe import Pruned
 from prunus.pruning.scores import SCORES
 from prunus.study import params
 
@@ -37,9 +38,9 @@ METHODS = {  # name: (method, settings)
 SCORED = [name for name in METHODS if name != "thinet"]  # thinet scores as it goes
 
 
-def recipe(name):
+def prune_of(name):
     method, changes = METHODS[name]
-    return methods.recipe(method, PROJECT.methods[method].model_copy(update=changes))
+    return methods.recipe(method, PROJECT.methods[method].model_copy(update=changes)).prune
 
 
 def candidates_of(network, masks, start):
@@ -67,7 +68,7 @@ def half(network, structure):
 def case(small_network, request):
     """Name, candidates with random masks, the same with garbage in all that is pruned, and the network as drawn."""
     name = request.param
-    structure = "channel" if recipe(name).structure == "channel" or name == "thinet" else "weight"
+    structure = "channel" if name == "thinet" else prune_of(name).structure
     drawn = small_network.double()
     with torch.no_grad():
         drawn[1].weight.copy_(torch.tensor([0.5, 1.5, 0.8, 2.0]))
@@ -234,7 +235,7 @@ def test_scores_are_those_of_the_network_with_weight_times_mask_in_its_forward_p
     expected = ORACLES[name](
         clean, Masked(drawn if initial else retrained, clean.masks, initial and "synflow" not in name)
     )
-    found = recipe(name).score(clean)
+    found = prune_of(name).score(clean)
     assert found.keys() == expected.keys()
     for key, score in found.items():
         actual = score.abs() if name == "prospr-weight" else score
@@ -246,8 +247,8 @@ def test_scores_are_those_of_the_network_with_weight_times_mask_in_its_forward_p
 @pytest.mark.parametrize("case", SCORED, indirect=True)
 def test_garbage_in_pruned_weights_changes_no_score_and_what_is_pruned_scores_zero(case):
     name, clean, dirty, _ = case
-    scores, others = recipe(name).score(clean), recipe(name).score(dirty)
-    channel = recipe(name).structure == "channel"
+    scores, others = prune_of(name).score(clean), prune_of(name).score(dirty)
+    channel = prune_of(name).structure == "channel"
     alive = channels.alive(clean.groups, clean.masks) if channel else clean.masks
     for key, score in scores.items():
         assert torch.equal(score, others[key])
@@ -258,7 +259,7 @@ def test_garbage_in_pruned_weights_changes_no_score_and_what_is_pruned_scores_ze
 @pytest.mark.parametrize("case", METHODS, indirect=True)
 def test_garbage_in_pruned_weights_changes_no_mask(case):
     name, clean, dirty, _ = case
-    kept, other = recipe(name).masks(clean), recipe(name).masks(dirty)
+    kept, other = (Pruned.of(prune_of(name)(case)).masks for case in (clean, dirty))
     assert 0 < masking.alive_count(kept) < masking.alive_count(clean.masks)
     assert all(torch.equal(mask, other[key]) for key, mask in kept.items())
 
@@ -271,7 +272,7 @@ def test_the_scores_of_channels_are_sums_of_magnitudes_but_prosprs_which_has_one
         weights = magnitude(clean, Masked(retrained, clean.masks, False))
     else:
         weights = globals()[method](clean, Masked(drawn, clean.masks, method != "synflow"))
-    for key, score in recipe(name).score(clean).items():
+    for key, score in prune_of(name).score(clean).items():
         rows = weights[f"{key}.weight"].flatten(1)
         expected = rows.sum(1).abs() if method == "prospr" else rows.abs().sum(1)
         torch.testing.assert_close(score, expected, rtol=1e-8, atol=1e-12 * float(expected.max()))

@@ -113,7 +113,7 @@ def test_a_method_prunes_the_lowest_of_its_score_and_as_many_as_its_index_says(m
     changes = {"score": name} | ({"index": index} if index else {})
     settings = PROJECT.methods[method].model_copy(update=changes)
     candidates = replace(candidates, iteration=3)
-    kept = methods.recipe(method, settings).masks(candidates)
+    kept = methods.recipe(method, settings).prune(candidates)
     values, weights = scores.SCORES[name](candidates), candidates.current
     gone = {key: mask & ~kept[key] for key, mask in candidates.masks.items()}
     alive = torch.cat([weight[candidates.masks[key]] for key, weight in weights.items()])

@@ -111,17 +111,17 @@ def unread_units(network):
 @pytest.mark.parametrize("case", CASES)
 def test_units_in_another_order_have_the_same_masks_in_that_order(case):
     method, changes = CASES[case]
-    recipe = methods.recipe(method, settings(method, **changes))
+    prune = methods.recipe(method, settings(method, **changes)).prune
     network = network_with_dead_units()
-    unread = unread_units(network) if method == "synflow" and recipe.structure == "weight" else masking.ones(network)
+    unread = unread_units(network) if method == "synflow" and prune.structure == "weight" else masking.ones(network)
     other = copy.deepcopy(network)
     other.load_state_dict(in_order(network.state_dict(), orders()))
     one, two = candidates_of(network, unread), candidates_of(other, in_order(unread, orders()))
     for t in (4, 6) if method == "synflow" else (1, 2):
         one, two = replace(one, iteration=t), replace(two, iteration=t)
-        kept = recipe.masks(one)
+        kept = prune(one)
         assert masking.alive_count(kept) < masking.alive_count(one.masks)
-        moved, expected = recipe.masks(two), in_order(kept, orders())
+        moved, expected = prune(two), in_order(kept, orders())
         assert all(torch.equal(moved[name], mask) for name, mask in expected.items())
         one, two = one.at(kept), two.at(moved)
 
@@ -132,12 +132,12 @@ def test_units_in_another_order_have_the_same_masks_in_that_order(case):
 def test_some_of_the_equal_scores_go_and_some_stay(case):
     """Otherwise the test above would not see how ties are broken."""
     method, changes = CASES[case]
-    recipe = methods.recipe(method, settings(method, **changes))
+    prune = methods.recipe(method, settings(method, **changes)).prune
     network = network_with_dead_units()
     one = candidates_of(network, unread_units(network) if method == "synflow" else None)
     one = replace(one, iteration=4 if method == "synflow" else 1)
-    scores, kept = recipe.score(one), recipe.masks(one)
-    alive, left = (channels.alive(one.groups, m) if recipe.structure == "channel" else m for m in (one.masks, kept))
+    scores, kept = prune.score(one), prune(one)
+    alive, left = (channels.alive(one.groups, m) if prune.structure == "channel" else m for m in (one.masks, kept))
     equal = {name: alive[name] & (score == 0) for name, score in scores.items()}
     gone = {name: mask & ~left[name] for name, mask in equal.items()}
     assert 0 < masking.alive_count(gone) < masking.alive_count(equal)
@@ -150,8 +150,8 @@ def test_the_smallest_of_what_is_equal_goes_first_by_the_weights_the_score_looks
         with torch.no_grad():
             candidates.network.get_parameter("3.weight")[1].copy_(torch.rand(6, 3, 3))
         score = {"iter_snip": {"structure": "weight", "steps": 1, "samples": 12}, "lth": {"score": "synaptic"}}[method]
-        recipe = methods.recipe(method, settings(method, fraction=0.1, **score))
-        kept, scores = recipe.masks(candidates), recipe.score(candidates)
+        prune = methods.recipe(method, settings(method, fraction=0.1, **score)).prune
+        kept, scores = prune(candidates), prune.score(candidates)
         weights = torch.cat([w.abs()[scores[name] == 0] for name, w in candidates.weights(point).items()])
         left = torch.cat([mask[scores[name] == 0] for name, mask in kept.items()])
         assert 0 < left.sum() < len(left) and weights[~left].max() < weights[left].min()
@@ -174,17 +174,17 @@ def test_no_group_loses_its_last_channel_and_the_count_is_met_with_the_next_in_r
     with torch.no_grad():
         network.get_parameter("3.weight").mul_(1e-3)  # so small that a global ranking takes all of it first
     changes = REMOVERS[method] | ({"steps": steps} if method in ITERATED else {})
-    recipe = methods.recipe(method, settings(method, fraction=fraction, **changes))
+    prune = methods.recipe(method, settings(method, fraction=fraction, **changes)).prune
     candidates = candidates_of(network)
-    kept = recipe.masks(candidates)
+    kept = prune(candidates)
     left = channels.alive(candidates.groups, kept)
     assert all(mask.any() for mask in left.values())
     assert masking.alive_count(left) == max(3, math.ceil(18 * (1 - fraction) - 1e-9))
     if steps == 1:
-        scores = recipe.score(candidates)
+        scores = prune.score(candidates)
         for name, mask in left.items():
             assert scores[name][mask].min() >= max(scores[name][~mask].tolist(), default=0)
-    again = recipe.masks(replace(candidates.at(kept), iteration=9))
+    again = prune(replace(candidates.at(kept), iteration=9))
     assert all(mask.sum() == 1 for mask in channels.alive(candidates.groups, again).values()) or fraction < 0.8
 
 
@@ -194,6 +194,6 @@ def test_a_group_that_is_empty_already_takes_nothing_from_the_others():
     alive = channels.alive(candidates.groups, candidates.masks)
     alive["0"][:] = False
     candidates = candidates.at(channels.expand(candidates.groups, alive, candidates.masks))
-    recipe = methods.recipe("imp_channels", settings("imp_channels", fraction=0.5, normalise="none"))
-    left = channels.alive(candidates.groups, recipe.masks(candidates))
+    prune = methods.recipe("imp_channels", settings("imp_channels", fraction=0.5, normalise="none")).prune
+    left = channels.alive(candidates.groups, prune(candidates))
     assert [int(mask.sum()) for mask in left.values()][0] == 0 and masking.alive_count(left) == 9

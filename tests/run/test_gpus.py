@@ -95,6 +95,28 @@ def test_a_placed_stage_takes_no_second_slot(tmp_path, monkeypatch):
     assert (gpus.take(1), gpus._held[-1][0], slots_held(tmp_path)) == (0, "GPU-91", 2)
 
 
+def test_a_stage_waits_until_a_gpu_has_room(monkeypatch):
+    monkeypatch.setenv(gpus.VISIBLE, "GPU-a,GPU-b")
+    for _ in range(3):
+        gpus.take(2)
+    waited = []
+
+    def sleep(seconds):
+        """While the stage waits, the second one, on GPU-b, ends."""
+        waited.append(seconds)
+        gpus._held.pop(1)[1].close()
+
+    monkeypatch.setattr(gpus.time, "sleep", sleep)
+    gpus.place(at_most=2)
+    assert (os.environ.pop(gpus.VISIBLE), waited) == ("GPU-b", [])
+    monkeypatch.setenv(gpus.VISIBLE, "GPU-a,GPU-b")
+    gpus.place(at_most=2)
+    assert (os.environ[gpus.VISIBLE], len(waited)) == ("GPU-b", 1)
+    monkeypatch.setenv(gpus.VISIBLE, "GPU-a,GPU-b")
+    gpus.place()
+    assert os.environ[gpus.VISIBLE] == "GPU-a"
+
+
 def test_without_gpus_nothing_changes(monkeypatch):
     gpus.place()
     assert not {gpus.VISIBLE, gpus.SLOT} & set(os.environ)

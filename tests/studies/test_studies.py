@@ -31,7 +31,7 @@ GRIDS = [(name, line) for name in overlay.names() for line in RUN.grid(overlay.S
 
 def settings(options):
     """Key -> values of a grid's `-S key=value,value` options."""
-    pairs = [text.split("=", 1) for flag, text in zip(options, options[1:], strict=False) if flag == "-S"]
+    pairs = [text.partition("=")[::2] for flag, text in zip(options, options[1:], strict=False) if flag == "-S"]
     return {key: [values] if values.startswith("[") else values.split(",") for key, values in pairs}
 
 
@@ -49,15 +49,18 @@ def test_a_study_says_only_what_differs_from_the_default(name):
 @pytest.mark.parametrize(("name", "options"), GRIDS, ids=[f"{name}-{at}" for at, (name, _) in enumerate(GRIDS)])
 def test_every_point_of_a_grid_is_valid(name, options):
     for key, values in settings(options).items():
-        assert key in flat(overlay.of_study(name)), key
+        assert key.removeprefix("~") in flat(overlay.of_study(name)), key
         for value in values:
             content = overlay.of_study(name)
             for other, others in settings(options).items():
-                *parents, last = other.split(".")
+                *parents, last = other.removeprefix("~").split(".")
                 block = content
                 for parent in parents:
                     block = block[parent]
-                block[last] = yaml.safe_load(value if other == key else others[0])
+                if other.startswith("~"):
+                    del block[last]
+                else:
+                    block[last] = yaml.safe_load(value if other == key else others[0])
             validate(content)
 
 
@@ -74,6 +77,7 @@ def test_merging_goes_into_blocks_and_replaces_lists():
     base = {"a": {"x": 1, "y": [1, 2]}, "b": 3}
     assert overlay.merged(base, {"a": {"y": [9]}}) == {"a": {"x": 1, "y": [9]}, "b": 3}
     assert base == {"a": {"x": 1, "y": [1, 2]}, "b": 3}
+    assert overlay.merged(base, {"a": {"x": None}, "c": None}) == {"a": {"y": [1, 2]}, "b": 3}
 
 
 def test_a_chain_is_spelled_as_params_yaml_spells_it():

@@ -5,10 +5,11 @@ import json
 
 import pytest
 import yaml
-from dvc.utils.hydra import apply_overrides
+from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 
 import overlay
 from prunus.study import layout
+from prunus.study.checks import validate
 from prunus.study.reading import parse
 
 TEXT = (layout.ROOT / layout.PARAMS).read_text()
@@ -61,6 +62,33 @@ def test_a_key_set_to_another_value_changes_its_line(set_keys, key, value):
     changed = [line for line in difflib.ndiff(TEXT.splitlines(), new.splitlines()) if line[0] in "+-"]
     assert len(changed) == 2 and f"{key.split('.')[-1]}: {str(value).lower()}" in changed[1]
     assert changed[0].partition("#")[2] == changed[1].partition("#")[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        (
+            ["methods.sap.stop=plateau", "+methods.sap.patience=3"],
+            {"methods.sap.stop": "plateau", "methods.sap.patience": 3},
+        ),
+        (
+            ["methods.incop_if.metric=cosine", "~methods.incop_if.relative"],
+            {"methods.incop_if.metric": "cosine", "methods.incop_if.relative": None},
+        ),
+        (
+            ["methods.sap.index=gini", "~methods.sap.p", "~methods.sap.q", "~methods.sap.eta"],
+            {"methods.sap.index": "gini", "methods.sap.p": None, "methods.sap.q": None, "methods.sap.eta": None},
+        ),
+    ],
+)
+def test_keys_come_and_go_with_the_setting_that_reads_them(set_keys, options, changes):
+    text = set_keys(options)
+    assert validate(parse(text, "params.yaml")).methods
+    wanted = {key: value for key, value in (VALUES | changes).items() if value is not None}
+    assert dict(values(parse(text, "params.yaml"))) == wanted
+    lines = [line for line in difflib.ndiff(TEXT.splitlines(), text.splitlines()) if line[0] in "+-"]
+    assert len(lines) == len(changes) + 1  # the line that changed stands there twice
+    assert set_keys(get_hydra_sweeps({"a": [*options, "device.threads=1,2"]})[0]["a"]) == text  # as of a queue
 
 
 @pytest.mark.parametrize("key", LISTS)

@@ -112,3 +112,14 @@ def test_it_is_not_said_with_every_step(earlier, monkeypatch):
     for stage in BEFORE:
         study.run(stage, 1)
     assert len(study.said) == 1
+
+
+def test_whether_a_stage_has_failed_is_known(tmp_path, monkeypatch):
+    study = Study(tmp_path, monkeypatch)
+    handler = study.logger.handlers[0]
+    study.begin(*BEFORE)
+    study.run("pretrain@0", 10)
+    assert not handler.failed
+    study.start("prune_iteration@0-sap-iteration0")
+    study.log("job_error", rule_name=RULES["prune_iteration@0-sap-iteration0"])
+    assert handler.failed

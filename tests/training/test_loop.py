@@ -85,7 +85,7 @@ def test_weights_that_are_not_finite_after_the_last_step_are_too(small_network, 
         def gradients(self):
             self.steps -= 1
 
-        def end_epoch(self, epoch):
+        def end_epoch(self, last):
             pass
 
         def project(self, epoch, rate):
@@ -133,8 +133,8 @@ class Recorder:
         self.seen.append((self.before - self.network[7].bias.detach(), self.gradient))
         self.network[5].bias.data.fill_(2.0)
 
-    def end_epoch(self, epoch):
-        self.calls.append(("end", epoch))
+    def end_epoch(self, last):
+        self.calls.append(("end", last))
 
 
 def test_a_sparsifier_sees_gradients_before_and_parameters_after_every_step(small_network, dataset):
@@ -145,7 +145,7 @@ def test_a_sparsifier_sees_gradients_before_and_parameters_after_every_step(smal
     steps = batches_per_epoch(66, SGD.batch_size)
     expected = []
     for epoch, rate in ((1, 0.05), (2, 0.025)):
-        expected += ["gradients", ("project", epoch, pytest.approx(rate))] * steps + [("end", epoch)]
+        expected += ["gradients", ("project", epoch, pytest.approx(rate))] * steps + [("end", epoch == 2)]
     assert sparsifier.calls == expected
     for number, (moved, gradient) in enumerate(sparsifier.seen):
         torch.testing.assert_close(moved, (0.05 if number < steps else 0.025) * gradient, atol=1e-6, rtol=1e-4)
@@ -179,7 +179,7 @@ def test_late_rewinding_takes_the_steps_that_are_left_at_the_schedules_rates(sma
     expected = []
     for epoch, steps in ((2, 3), (3, 5), (4, 5)):  # 4 * 5 - 7 = 13
         rate = 0.05 * (0.5 + 0.5 * math.cos(math.pi * (epoch - 1) / 4))
-        expected += ["gradients", ("project", epoch, pytest.approx(rate))] * steps + [("end", epoch)]
+        expected += ["gradients", ("project", epoch, pytest.approx(rate))] * steps + [("end", epoch == 4)]
     assert sparsifier.calls == expected
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from prunus.channels.groups import Group, Slice
 from prunus.masks import Masks
+from prunus.networks.inspect import evaluating, hooked
 
 Kept = Tensor | tuple[Tensor | None, ...]
 Reduce = Callable[[Tensor, Tensor], Kept]
@@ -35,27 +36,15 @@ def capture(
     is left as it was. ValueError where the forward pass does not call a module exactly once.
     """
     reduce = names if isinstance(names, dict) else {name: lambda read, written: (read, written) for name in names}
-    batches = {name: [] for name in reduce}
+    batches, parts = {name: [] for name in reduce}, images.split(batch_size)
 
-    def hook(name: str):
-        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            batches[name].append(reduce[name](inputs[0], output))
+    def keep(name: str, module: nn.Module, read: Tensor, written: Tensor) -> None:
+        batches[name].append(reduce[name](read, written))
 
-        return keep
-
-    modes = {module: module.training for module in network.modules()}
-    hooks = [network.get_submodule(name).register_forward_hook(hook(name)) for name in reduce]
-    parts = images.split(batch_size)
-    try:
-        network.eval()
-        with torch.no_grad():
-            for batch in parts:
-                network(batch)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for handle in hooks:
-            handle.remove()
+    modules = {name: network.get_submodule(name) for name in reduce}
+    with evaluating(network), hooked(modules, keep), torch.no_grad():
+        for batch in parts:
+            network(batch)
     for name, kept in batches.items():
         if len(kept) != len(parts):
             raise ValueError(f"{name}: called {len(kept)} times in {len(parts)} forward passes, not once in each")

@@ -1,12 +1,12 @@
-"""What a study lists and does not have: which stage did not end, why, and the command that makes it.
+"""What a study lists and does not have, the note that a stage which failed has left, and the command that makes it.
 
-A failure note (``layout.failure``) speaks for a stage only where everything it reads is there: else it is of an earlier
-run, with other settings.
+What a stage reads is dvc.yaml's business: tools/gather.py removes the notes of stages that were not reached this time.
 """
 
 import json
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 
 import pandas as pd
 
@@ -18,63 +18,43 @@ COLUMNS = ["stage", "seed", "method", "iteration", "kind", "density", "why", "co
 NOT_MADE = "not_made"
 
 
-class _Missing:
-    """Rows of the table, looked up in the run records: a stage that ended has left one."""
+def _row(stage: str, keys: tuple, command: str, record: Path) -> dict:
+    """``record``: the stage's, beside which a failure leaves its note."""
+    row = dict(zip(COLUMNS, (stage, *keys, NOT_MADE, None, "not made", command), strict=True))
+    note = layout.failure(record)
+    try:
+        content = json.loads(note.read_text())
+        return row | {"kind": content["kind"], "density": content["density"], "why": content["message"]}
+    except FileNotFoundError:
+        return row
+    except (ValueError, KeyError, TypeError):
+        raise StageError(f"{note} is damaged; remove it, it only says why a run failed") from None
 
-    def __init__(self, study: Study):
-        self.study, self.last = study, len(study.iterations)
 
-    def row(self, stage: str, keys: tuple, command: str, record, before: list[tuple]) -> dict:
-        """``before``: records of what the stage reads, with what they are of."""
-        row = dict(zip(COLUMNS, (stage, *keys, NOT_MADE, None, "not made", command), strict=True))
-        waits = next((what for earlier, what in before if not earlier.exists()), None)
-        if waits:
-            return row | {"why": f"waits for {waits}"}
-        try:
-            note = json.loads(layout.failure(record).read_text())
-            return row | {"kind": note["kind"], "density": note["density"], "why": note["message"]}
-        except FileNotFoundError:
-            return row
-        except (ValueError, KeyError, TypeError):
-            raise StageError(f"{layout.failure(record)} is damaged; remove it, it only says why a run failed") from None
+def _of_seed(seed: int) -> Iterator[dict]:
+    """The dense network, Phi* and the dense network's evaluation, as far as they are missing."""
+    stages = {
+        "pretrain": (0, layout.pretrain_command(seed), layout.iteration_record(seed, "dense", 0)),
+        "reference_flow": (None, layout.reference_command(seed), layout.record(f"seed{seed}", "reference_flow")),
+        "evaluate_dense": (None, layout.evaluate_command(seed, "dense"), layout.evaluation_record(seed, "dense")),
+    }
+    for stage, (t, command, record) in stages.items():
+        if not record.exists():
+            yield _row(stage, (seed, None, t), command, record)
 
-    def _shared(self, seed: int) -> list[tuple]:
-        dense, flow = layout.iteration_record(seed, "dense", 0), layout.record(f"seed{seed}", "reference_flow")
-        return [(dense, f"the dense network of seed {seed}"), (flow, f"the reference flow of seed {seed}")]
 
-    def seed(self, seed: int) -> Iterator[dict]:
-        """The dense network, Phi* and the dense network's evaluation of a seed, as far as they are missing."""
-        (dense, _), (flow, _) = before = self._shared(seed)
-        if not dense.exists():
-            command = layout.pretrain_command(seed)
-            yield self.row("pretrain", (seed, None, 0), command, dense, [(layout.record("data"), "the dataset")])
-        if not flow.exists():
-            command = layout.reference_command(seed)
-            yield self.row("reference_flow", (seed, None, None), command, flow, before[:1])
-        if not (evaluated := layout.evaluation_record(seed, "dense")).exists():
-            command = layout.evaluate_command(seed, "dense")
-            yield self.row("evaluate_dense", (seed, None, None), command, evaluated, before[:1])
-
-    def iteration(self, seed: int, chain: str, t: int) -> dict:
-        """Iteration ``t`` of a chain, of which there is no evaluation."""
-        record, (method, _, ratio_of) = layout.iteration_record(seed, chain, t), chain.partition("_at_")
-        keys, before = (seed, chain, t), self._shared(seed)
+def _of_chain(seed: int, chain: str, absent: list[int]) -> Iterator[dict]:
+    """Iterations without an evaluation; of those that are not made the first says why, the others wait for it."""
+    first, (method, ratio_of) = None, layout.of_chain(chain)
+    for t in absent:
+        record, keys = layout.iteration_record(seed, chain, t), (seed, chain, t)
         if record.exists():
-            own, of_dense = (layout.evaluation_record(seed, which) for which in (chain, "dense"))
-            before = [(of_dense, f"the evaluation of the dense network of seed {seed}")]
-            return self.row("evaluate", keys, layout.evaluate_command(seed, chain), own, before)
-        before += [(layout.iteration_record(seed, chain, own), f"iteration {own}") for own in range(1, t)]
-        if ratio_of:
-            before.append((layout.iteration_record(seed, ratio_of, t), f"iteration {t} of {ratio_of}"))
-        command = layout.prune_command(seed, method, t, ratio_of or None)
-        return self.row("prune_iteration", keys, command, record, before)
-
-    def chain(self, seed: int, chain: str) -> list[tuple]:
-        """The records of what a gathering of a chain reads."""
-        if chain == "dense":
-            return self._shared(seed)[:1]
-        own = [(layout.iteration_record(seed, chain, t), f"iteration {t}") for t in range(1, self.last + 1)]
-        return self._shared(seed) + own
+            yield _row("evaluate", keys, layout.evaluate_command(seed, chain), layout.evaluation_record(seed, chain))
+            continue
+        row = _row("prune_iteration", keys, layout.prune_command(seed, method, t, ratio_of), record)
+        waits = {"kind": NOT_MADE, "density": None, "why": f"waits for iteration {first}"}
+        yield row | waits if first else row
+        first = first or t
 
 
 def missing(
@@ -91,33 +71,31 @@ def missing(
     ``transfers``: pairs of another dataset and a chain; ``measured``: the chains whose information is measured.
     ``kind`` is that of the failure note, else ``not_made``; ``density`` that of the masks that left a layer empty.
     """
-    look, rows = _Missing(study), []
     made = set(zip(comparison["seed"], comparison["method"], comparison["iteration"], strict=True))
-    iterations = range(1, look.last + 1)
-    for seed in study.seeds:
-        absent = [key for key in product([seed], study.methods, iterations) if key not in made]
-        rows += [*look.seed(seed), *(look.iteration(*key) for key in absent)] if absent else []
     moved = set(zip(transfer["dataset"], transfer["seed"], transfer["method"], transfer["iteration"], strict=True))
-    for (dataset, chain), seed in product(transfers, study.seeds):
-        wanted = {(dataset, seed, chain, t) for t in ([0] if chain == "dense" else iterations)}
-        if wanted - moved:
-            record = layout.record("transfers", dataset, f"seed{seed}", chain)
-            before = [(layout.record("transfers", dataset, "data"), f"the dataset {dataset}"), *look.chain(seed, chain)]
-            command = layout.transfer_command(dataset, seed, chain)
-            rows.append(look.row("transfer", (seed, chain, None), command, record, before))
     known = set(zip(information["seed"], information["method"], information["iteration"], strict=True))
+    iterations, rows = range(1, len(study.iterations) + 1), []
+    for seed in study.seeds:
+        absent = {chain: [t for t in iterations if (seed, chain, t) not in made] for chain in study.methods}
+        if any(absent.values()):
+            rows += _of_seed(seed)
+        for chain, lacking in absent.items():
+            rows += _of_chain(seed, chain, lacking)
+    for (dataset, chain), seed in product(transfers, study.seeds):
+        if {(dataset, seed, chain, t) for t in ([0] if chain == "dense" else iterations)} - moved:
+            record = layout.record("transfers", dataset, f"seed{seed}", chain)
+            rows.append(_row("transfer", (seed, chain, None), layout.transfer_command(dataset, seed, chain), record))
     for seed, chain in product(study.seeds, measured):
         if set(product([seed], [chain], iterations)) - known:
             record = layout.record(f"seed{seed}", f"{chain}/information")
             command = layout.information_command(seed, chain)
-            keys = (seed, chain, None)
-            rows.append(look.row("measure_information", keys, command, record, look.chain(seed, chain)))
+            rows.append(_row("measure_information", (seed, chain, None), command, record))
     return pd.DataFrame(rows, columns=COLUMNS).astype({"seed": "Int64", "iteration": "Int64", "density": float})
 
 
 def said(table: pd.DataFrame) -> str:
     """One line: how much is missing, and the first reason."""
     counts = table["stage"].value_counts(sort=False)
-    first = table.loc[table["why"].str.startswith("waits for").idxmin()]
+    first = table.loc[(table["kind"] != NOT_MADE).idxmax()]  # the first row, where no stage has said why
     parts = ", ".join(f"{count} {stage}" for stage, count in counts.items())
     return f"missing: {parts}; first: {first['why']} (`{first['command']}`); all in {layout.TABLES / 'missing.csv'}"

@@ -1,11 +1,13 @@
 """Multiply-accumulate operations of a network per image, dense or as far as masks leave weights alive."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from prunus.networks.inspect import evaluating, hooked
 
 
 def multiply_accumulates(
-    network: nn.Module, input_shape: tuple[int, ...], masks: dict[str, torch.Tensor] | None = None
+    network: nn.Module, input_shape: tuple[int, ...], masks: dict[str, Tensor] | None = None
 ) -> dict[str, int]:
     """MACs of one image of ``input_shape`` (channels, height, width) per conv and linear layer.
 
@@ -22,23 +24,11 @@ def multiply_accumulates(
             alive[name] = int(torch.count_nonzero(masks[f"{name}.weight"]))
     counts = dict.fromkeys(layers, 0)
 
-    def counter(name: str):
-        def count(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            # Each weight is used once per output position: pixel of a feature map, or row of a linear layer.
-            counts[name] += alive[name] * (output.numel() // layer.weight.shape[0])
+    def count(name: str, layer: nn.Module, read: Tensor, written: Tensor) -> None:
+        # Each weight is used once per output position: pixel of a feature map, or row of a linear layer.
+        counts[name] += alive[name] * (written.numel() // layer.weight.shape[0])
 
-        return count
-
-    training = [(module, module.training) for module in network.modules()]
-    handles = [layer.register_forward_hook(counter(name)) for name, layer in layers.items()]
     weight = next(network.parameters())
-    try:
-        network.eval()
-        with torch.no_grad():
-            network(torch.zeros(1, *input_shape, device=weight.device, dtype=weight.dtype))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, flag in training:
-            module.training = flag
+    with evaluating(network), hooked(layers, count), torch.no_grad():
+        network(torch.zeros(1, *input_shape, device=weight.device, dtype=weight.dtype))
     return counts

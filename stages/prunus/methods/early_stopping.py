@@ -5,7 +5,11 @@ Retraining ends after `patience` epochs in a row without a better validation acc
 the last epoch's weights are kept (Prechelt, "Early Stopping - But When?", 1998, criterion UP in its plainest form).
 """
 
-from prunus.pruning.recipe import Recipe
+from pydantic import Field
+
+from prunus.pruning.candidates import Retraining
+from prunus.pruning.ranked import Ranked
+from prunus.pruning.recipe import Recipe, Rewind
 from prunus.pruning.scores import ScoredSettings
 from prunus.pruning.settings import PQSettings
 from prunus.study.schema import Positive
@@ -13,15 +17,20 @@ from prunus.training.stopping import Plateau
 
 
 class Settings(PQSettings, ScoredSettings):
-    patience: Positive
-    max_epochs: Positive
+    """The alternative: the same masks and rewinding, stopped by validation accuracy."""
+
+    patience: Positive = Field(
+        description="epochs in a row without a better validation accuracy after which retraining ends"
+    )
+    max_epochs: Positive = Field(description="the most epochs of a retraining")
 
 
 def recipe(settings: Settings) -> Recipe:
+    def until_accuracy_no_longer_improves(retraining: Retraining) -> Plateau:
+        return Plateau(settings.patience, settings.max_epochs)
+
     return Recipe(
-        settings.score_of,
-        settings.amount,
-        settings.scope,
-        settings.rewind,
-        lambda retraining: Plateau(settings.patience, settings.max_epochs),
+        prune=Ranked(score=settings.score_of, amount=settings.amount, scope=settings.scope),
+        rewind=Rewind(settings.rewind),
+        retrain=until_accuracy_no_longer_improves,
     )

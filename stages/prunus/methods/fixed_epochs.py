@@ -4,14 +4,19 @@ After rewinding to trained weights one epoch may be all that is needed; whatever
 be compared with this.
 """
 
-from prunus.pruning.recipe import Recipe
+from prunus.pruning.ranked import Ranked
+from prunus.pruning.recipe import Recipe, Rewind
 from prunus.pruning.scores import ScoredSettings
 from prunus.pruning.settings import FixedEpochsSettings, PQSettings
 
 
 class Settings(PQSettings, ScoredSettings, FixedEpochsSettings):
-    pass
+    """The null: SAP's masks and InCoP's rewinding, a fixed number of epochs."""
 
 
 def recipe(settings: Settings) -> Recipe:
-    return Recipe(settings.score_of, settings.amount, settings.scope, settings.rewind, settings.stop_rule)
+    return Recipe(
+        prune=Ranked(score=settings.score_of, amount=settings.amount, scope=settings.scope),
+        rewind=Rewind(settings.rewind),
+        retrain=settings.stop_rule,
+    )

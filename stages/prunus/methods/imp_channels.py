@@ -12,23 +12,32 @@ normalised is unconfirmed.
 from typing import Literal
 
 import torch
+from pydantic import Field
 
 from prunus import channels
-from prunus.pruning.candidates import Candidates, Weights
-from prunus.pruning.recipe import Recipe
+from prunus.pruning.candidates import Candidates, Scores
+from prunus.pruning.ranked import Ranked
+from prunus.pruning.recipe import Recipe, Rewind
 from prunus.pruning.settings import ChannelSettings, FixedEpochsSettings, FractionSettings
 
 
 class Settings(ChannelSettings, FractionSettings, FixedEpochsSettings):
-    scope: Literal["layer", "global"]
-    norm: Literal["l1", "l2"]
-    normalise: Literal["mean", "fan_in", "none"]
+    """The channels with the smallest incoming weights go, every iteration."""
+
+    scope: Literal["layer", "global"] = Field(
+        description="what the amount and the threshold are computed on: layer (each group of channels) or global"
+    )
+    norm: Literal["l1", "l2"] = Field(description="of the weights that write a channel: l1 | l2")
+    normalise: Literal["mean", "fan_in", "none"] = Field(
+        description="what makes layers comparable: mean (divides by the mean of the group's living channels) | fan_in "
+        "(the mean over a channel's weights instead of their sum) | none"
+    )
 
 
 def recipe(settings: Settings) -> Recipe:
     power = {"l1": 1, "l2": 2}[settings.norm]
 
-    def score(candidates: Candidates) -> Weights:
+    def score(candidates: Candidates) -> Scores:
         weights = candidates.current
         totals = channels.sums(candidates.groups, {name: weight.abs() ** power for name, weight in weights.items()})
         if settings.normalise == "fan_in":
@@ -43,4 +52,8 @@ def recipe(settings: Settings) -> Recipe:
             }
         return norms
 
-    return Recipe(score, settings.amount, settings.scope, settings.rewind, settings.stop_rule, structure="channel")
+    return Recipe(
+        prune=Ranked(score=score, amount=settings.amount, scope=settings.scope, structure="channel"),
+        rewind=Rewind(settings.rewind),
+        retrain=settings.stop_rule,
+    )

@@ -1,7 +1,15 @@
 """InCoP-IF: SAP's masks, retraining stopped by information flow (Gharatappeh and Yasaei Sekeh, arXiv 2501.15592).
 
-After every `every` epochs the connectivity of consecutive layers is measured on the subset Phi* was measured on;
-retraining ends when its distance to Phi* is at most epsilon. Default: absolute correlation and relative distance,
+Algorithm 1, for the trained dense network w* and its flow Phi*; iteration t:
+
+1. Of the alive weights as many go as SAP's PQ index says, smallest magnitude first.
+2. The survivors are reset to their values in w*.
+3. They are trained for an epoch (here: `every` epochs).
+4. Phi, the flow of the network as it is now, is measured on the images Phi* was measured on: the connectivity of
+   consecutive layers.
+5. If ||Phi - Phi*|| <= epsilon, or after `max_epochs`, retraining ends; else it goes on at 3.
+
+Default: absolute correlation and relative distance,
 because the published signed mean nearly cancels and is met by any network.
 
 `reference_quirks` does two things more of the authors' code (prune.py): the second stop, test accuracy at least the
@@ -13,10 +21,13 @@ test accuracy of the dense training, here it is that of its last epoch.
 from typing import Literal
 
 import torch
+from pydantic import Field
+from torch import Tensor, nn
 
 from prunus.flow import information_flow
 from prunus.pruning.candidates import Retraining
-from prunus.pruning.recipe import Recipe
+from prunus.pruning.ranked import Ranked
+from prunus.pruning.recipe import Recipe, Rewind
 from prunus.pruning.scores import ScoredSettings
 from prunus.pruning.settings import PQSettings
 from prunus.study.catalogue import SINGLE_LAYER
@@ -24,7 +35,9 @@ from prunus.training.stopping import FlowSettings, FlowStop
 
 
 class Settings(PQSettings, ScoredSettings, FlowSettings):
-    correlation: Literal["absolute", "signed"]
+    """SAP's amount; retraining stops when information flow is back near Phi*."""
+
+    correlation: Literal["absolute", "signed"] = Field(description="absolute | signed (as published; nearly cancels)")
 
     @property
     def held_against(self) -> tuple[str, ...]:
@@ -41,20 +54,16 @@ class Settings(PQSettings, ScoredSettings, FlowSettings):
 
 
 def recipe(settings: Settings) -> Recipe:
-    def stop(retraining: Retraining) -> FlowStop:
-        return FlowStop(
-            lambda network: information_flow(network, retraining.flow_images, settings.correlation),
-            torch.tensor(retraining.reference[settings.reference], dtype=torch.float64),
-            settings,
-            retraining.as_dense() if settings.reference_quirks else None,
-            (retraining.flow_images,),
-        )
+    def until_the_flow_is_back(retraining: Retraining) -> FlowStop:
+        def phi(network: nn.Module) -> Tensor:
+            return information_flow(network, retraining.flow_images, settings.correlation)
+
+        quirks = {"accuracy_reached": retraining.as_dense()} if settings.reference_quirks else {}
+        phi_star = torch.tensor(retraining.reference[settings.reference], dtype=torch.float64)
+        return FlowStop(phi, phi_star, settings, sample=(retraining.flow_images,), **quirks)
 
     return Recipe(
-        settings.score_of,
-        settings.amount,
-        settings.scope,
-        settings.rewind,
-        stop,
-        norms_stay=settings.reference_quirks,
+        prune=Ranked(score=settings.score_of, amount=settings.amount, scope=settings.scope),  # 1
+        rewind=Rewind(settings.rewind, norms_stay=settings.reference_quirks),  # 2
+        retrain=until_the_flow_is_back,  # 3 to 5
     )

@@ -17,31 +17,37 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from prunus.masks import Masks
-from prunus.pruning.candidates import Candidates, Weights
-from prunus.pruning.gradients import IteratedSettings, as_drawn, iterated, loss_gradients, structured
+from prunus.masks import Masks, prunable
+from prunus.networks.inspect import loss_gradients
+from prunus.pruning.candidates import Candidates, Scores
+from prunus.pruning.gradients import IteratedSettings, as_drawn, iterated, structured
 from prunus.pruning.recipe import Recipe
 from prunus.run.errors import StageError
 from prunus.study.schema import Positive
 
 
 class Settings(IteratedSettings):
-    samples_per_class: Positive
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """At initialisation: what the removal does to the gradient's norm."""
+
+    samples_per_class: Positive = Field(description="training images of each class")
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        description="by which the logits are divided before the loss is computed"
+    )
 
 
 def preserved_flow(
     network: nn.Module, images: Tensor, labels: Tensor, temperature: float, masks: Masks | None = None
-) -> Weights:
+) -> Scores:
     """w (H g) by parameter name: low where the removal of w lowers g^T g least, or raises it.
 
     ``images`` [N, C, H, W], ``labels`` [N]; ``masks`` by parameter name, None = all alive, of a ``network`` whose
     pruned weights are zero: they have no gradient in g.
     """
-    weights, gradients = loss_gradients(network, images, labels, temperature, graph=True)
+    weights = prunable(network)
+    gradients = loss_gradients(network, images, labels, temperature=temperature, graph=True)
     if masks is not None:
-        gradients = [gradient * masks[name] for name, gradient in zip(weights, gradients, strict=True)]
-    flow = sum((gradient.detach() * gradient).sum() for gradient in gradients)
+        gradients = {name: gradient * masks[name] for name, gradient in gradients.items()}
+    flow = sum((gradient.detach() * gradient).sum() for gradient in gradients.values())
     products = torch.autograd.grad(flow, list(weights.values()))
     return {
         name: (weight * product).detach() for (name, weight), product in zip(weights.items(), products, strict=True)
@@ -49,12 +55,12 @@ def preserved_flow(
 
 
 def gradient_norm(network: nn.Module, images: Tensor, labels: Tensor, temperature: float) -> float:
-    _, gradients = loss_gradients(network, images, labels, temperature)
-    return torch.stack([gradient.double().norm() for gradient in gradients]).norm().item()
+    gradients = loss_gradients(network, images, labels, temperature=temperature)
+    return torch.stack([gradient.double().norm() for gradient in gradients.values()]).norm().item()
 
 
 def recipe(settings: Settings) -> Recipe:
-    def score(candidates: Candidates) -> Weights:
+    def score(candidates: Candidates) -> Scores:
         sample = candidates.sample_per_class(settings.samples_per_class)
         network = as_drawn(candidates)
         scores = preserved_flow(network, *sample, settings.temperature, candidates.masks)

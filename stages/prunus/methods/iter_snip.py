@@ -7,21 +7,23 @@ images. `steps: 1` is SNIP. Which implementation MIPP compares with is unconfirm
 images at every step. `structure: channel` sums the scores of a node's weights (MIPP, arXiv 2411.00147, section 5).
 """
 
-from prunus.pruning.candidates import Candidates, Weights
+from pydantic import Field
+
+from prunus.pruning.candidates import Candidates, Scores
 from prunus.pruning.gradients import IteratedSettings, as_drawn, iterated, refuse_one_image, sensitivity, structured
 from prunus.pruning.recipe import Recipe
 from prunus.study.schema import Positive
 
 
 class Settings(IteratedSettings):
-    """``redraw``: every scoring step has new images; false: all steps of all iterations have the same."""
+    """At initialisation: |w dL/dw|."""
 
-    samples: Positive
-    redraw: bool
+    samples: Positive = Field(description="training images")
+    redraw: bool = Field(description="new images at every scoring step; false: the same for all steps and iterations")
 
 
 def recipe(settings: Settings) -> Recipe:
-    def score(candidates: Candidates) -> Weights:
+    def score(candidates: Candidates) -> Scores:
         network, (images, labels) = as_drawn(candidates), candidates.sample(settings.samples, settings.redraw)
         refuse_one_image(network, images, f"methods.iter_snip.samples: {settings.samples}")
         scores = sensitivity(network, images, labels)

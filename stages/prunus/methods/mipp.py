@@ -1,8 +1,16 @@
 """MIPP, Mutual Information Preserving Pruning (Westphal, Hailes and Musolesi, arXiv 2411.00147, algorithms 1 and 2).
 
-From the outputs to the inputs, every channel group keeps the channels that the activations of the next, already pruned
-layer need: transfer entropy redundancy criterion with MI ordering (``prunus.information.terc``). There is no global
-ranking; the share that goes of each layer is what the test finds.
+Algorithm 1, for every layer l from the outputs to the inputs:
+
+1. X are the activations of layer l on a sample of training images, T those of layer l + 1, of what has been kept there.
+2. The channels i of layer l are put in ascending order of I(X_i; T), the least informative first.
+3. Algorithm 2, for each i in this order: i goes if T is predicted no worse from what is left of X without X_i.
+4. The mask m_l has the channels that are left.
+
+5. With all masks applied the network is retrained.
+
+Steps 2 and 3 are the transfer entropy redundancy criterion with MI ordering (``prunus.information.terc``). There is no
+global ranking; the share that goes of each layer is what the test finds.
 
 What the paper leaves open, and what is done here: a channel's variable is the activation that the next layer reads
 (after ReLU and pooling), a convolution's as ``cells`` x ``cells`` means of its map (appendix E.2 is unconfirmed); the
@@ -35,7 +43,7 @@ from prunus.information.estimate import TooFewSamples
 from prunus.masks import Masks, alive_count
 from prunus.networks.inspect import why_not_finite
 from prunus.pruning.candidates import Candidates
-from prunus.pruning.recipe import Recipe
+from prunus.pruning.recipe import Recipe, Rewind
 from prunus.pruning.settings import FixedEpochsSettings, StructureSettings
 from prunus.run.errors import StageError
 from prunus.study.catalogue import SINGLE_LAYER
@@ -47,18 +55,33 @@ FLAT_INPUT = ("linear", "mlp")  # networks whose first layer reads pixels one by
 
 
 class Settings(StructureSettings, FixedEpochsSettings):
-    """``regularisation``: entry t is iteration t's, the last one holds from there on. ``include_input``: also choose
-    among the pixels (linear, mlp) or the colour channels that the network reads."""
+    """Keeps the channels that the next layer's activations need, from the outputs to the inputs."""
 
-    when: Literal["initial", "trained"]
-    predictor: Literal["linear", "mlp"]
-    order: Literal["mi", "plain"]
-    confidence: Annotated[float, Field(gt=0, lt=1)]
-    regularisation: Annotated[list[NonNegative], Field(min_length=1)]
-    repeats: Annotated[int, Field(ge=2, le=1000)]
-    samples: Annotated[int, Field(ge=20, le=LARGEST)]
-    cells: Positive
-    include_input: bool
+    structure: Literal["weight", "channel"] = Field(
+        description="channel (the paper's) | weight (the same test for every unit of the next layer by itself)"
+    )
+    when: Literal["initial", "trained"] = Field(
+        description="trained: the network as retrained last | initial: as drawn, before any training"
+    )
+    predictor: Literal["linear", "mlp"] = Field(
+        description="linear (exact, fast) | mlp (the paper's; also sees redundancy that is not linear)"
+    )
+    order: Literal["mi", "plain"] = Field(description="mi (least informative first) | plain")
+    confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
+        description="level at which a channel must be shown to be needed; high prunes more"
+    )
+    regularisation: Annotated[list[NonNegative], Field(min_length=1)] = Field(
+        description="share of its information a layer may lose, spent on what costs least (0: only what costs nothing "
+        "goes); one entry per iteration, the last one holds on"
+    )
+    repeats: Annotated[int, Field(ge=2, le=1000)] = Field(
+        description="splits of the sample into fitting and held-out images"
+    )
+    samples: Annotated[int, Field(ge=20, le=LARGEST)] = Field(description="training images whose activations are used")
+    cells: Positive = Field(description="a feature map is read as cells x cells means")
+    include_input: bool = Field(
+        description="true: also the pixels (linear, mlp) or colour channels that the first layer reads"
+    )
 
     def misfit(self, network: str, channels: int) -> str | None:
         if not self.include_input:
@@ -109,15 +132,15 @@ def eliminate(
         candidates = alive[group.name].nonzero().flatten()
         if len(candidates) < 2:
             continue
-        variables, target = readings.variables(group)[:, candidates], readings.target(group, alive)
+        variables, target = readings.variables(group)[:, candidates], readings.target(group, alive)  # 1: X and T
         _refuse_not_finite(group.name, network, images, variables, target)
         try:
-            kept = terc(list(variables.unbind(1)), target, **settings.test(iteration, seed))
+            kept = terc(list(variables.unbind(1)), target, **settings.test(iteration, seed))  # 2 and 3
         except TooFewSamples as error:
             raise _too_little(group.name, error, settings, images) from None
         mask = torch.zeros_like(alive[group.name])
         mask[candidates[kept]] = True
-        alive[group.name] = mask
+        alive[group.name] = mask  # 4: m_l
     return alive
 
 
@@ -199,18 +222,17 @@ def _without_unread(groups: list[Group], masks: Masks) -> Masks:
 
 
 def recipe(settings: Settings) -> Recipe:
-    def select(candidates: Candidates, network: nn.Module) -> Masks:
+    def preserving(candidates: Candidates) -> Masks:
+        """The masks that preserve the information between layers, from a fixed sample of training images."""
+        network = candidates.networks("initial" if settings.when == "initial" else "current")
         groups = candidates.groups
         if settings.include_input:
             groups = [input_group(network), *groups]
-        pruned = candidates.networks("initial" if settings.when == "initial" else "current")
         images, _ = candidates.sample(settings.samples)
+        given = images, settings, candidates.seed, candidates.iteration
         if settings.structure == "weight":
-            return eliminate_weights(
-                pruned, groups, candidates.masks, images, settings, candidates.seed, candidates.iteration
-            )
+            return eliminate_weights(network, groups, candidates.masks, *given)
         alive = channels.alive(groups, candidates.masks)
-        kept = eliminate(pruned, groups, alive, images, settings, candidates.seed, candidates.iteration)
-        return channels.expand(groups, kept, candidates.masks)
+        return channels.expand(groups, eliminate(network, groups, alive, *given), candidates.masks)
 
-    return Recipe(None, None, None, settings.rewind, settings.stop_rule, select=select)
+    return Recipe(prune=preserving, rewind=Rewind(settings.rewind), retrain=settings.stop_rule)  # 5

@@ -4,14 +4,24 @@ Every mask is cut from the magnitudes of the dense trained weights; iteration t 
 retrained from the rewinding point, so that each iteration is "one shot" at its density.
 """
 
-from prunus.pruning.recipe import Recipe
-from prunus.pruning.settings import FractionSettings, StopSettings, dense_magnitude
+from prunus.pruning.candidates import Candidates, Scores
+from prunus.pruning.ranked import Ranked
+from prunus.pruning.recipe import Recipe, Rewind
+from prunus.pruning.settings import FractionSettings, StopSettings
 
 
 class Settings(FractionSettings, StopSettings):
-    pass
+    """One cut of the dense trained weights per iteration, nested."""
+
+
+def dense_magnitude(candidates: Candidates) -> Scores:
+    """|w| of the dense trained weights, whatever retraining made of them since."""
+    return {name: weight.abs() for name, weight in candidates.dense.items()}
 
 
 def recipe(settings: Settings) -> Recipe:
-    parts = settings.amount, settings.scope, settings.rewind, settings.stop_rule
-    return Recipe(dense_magnitude, *parts, looks_at="trained")
+    return Recipe(
+        prune=Ranked(score=dense_magnitude, amount=settings.amount, scope=settings.scope, looks_at="trained"),
+        rewind=Rewind(settings.rewind),
+        retrain=settings.stop_rule,
+    )

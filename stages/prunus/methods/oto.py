@@ -32,7 +32,7 @@ from prunus import channels
 from prunus.channels.groups import Group
 from prunus.masks import Masks
 from prunus.pruning.candidates import Candidates
-from prunus.pruning.recipe import Recipe
+from prunus.pruning.recipe import Recipe, Rewind, nothing
 from prunus.pruning.settings import ChannelSettings, FixedEpochsSettings
 from prunus.run.errors import StageError
 from prunus.sparsity import fraction_count
@@ -43,11 +43,17 @@ TINY = 1e-6
 
 
 class Settings(ChannelSettings, FixedEpochsSettings):
-    form: Literal["hspg", "dhspg"]
-    fraction: PositiveFraction
-    penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    epsilon: Fraction
-    warmup_epochs: Positive
+    """Channels are driven to zero while the network trains."""
+
+    form: Literal["hspg", "dhspg"] = Field(
+        description="dhspg (OTOv2: exactly `fraction` goes) | hspg (OTO: `fraction` is a cap)"
+    )
+    fraction: PositiveFraction = Field(description="of the channels left, of the whole network")
+    penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        description="on channel norms; the published 1e-3 is for 200,000 steps, hspg wants about 0.01 here"
+    )
+    epsilon: Fraction = Field(description="half-space, 0 <= epsilon < 1: larger zeroes more readily")
+    warmup_epochs: Positive = Field(description="before channels may become zero")
 
     @model_validator(mode="after")
     def _warmup_before_the_end(self):
@@ -206,8 +212,8 @@ class HalfSpace:
         score = F.normalize(cosine * alive, dim=0) / 2 + F.normalize(smallness * alive, dim=0) / 2
         return self.channels.lowest(-score, alive, alive, self._goes)
 
-    def end_epoch(self, epoch: int) -> None:
-        if epoch == self._settings.epochs:
+    def end_epoch(self, last: bool) -> None:
+        if last:
             self._finish()
             self._hold()
 
@@ -240,7 +246,12 @@ class HalfSpace:
 
 
 def recipe(settings: Settings) -> Recipe:
-    def sparsify(candidates: Candidates, network: nn.Module) -> HalfSpace:
-        return HalfSpace(network, candidates.groups, candidates.masks, settings, candidates.iteration)
+    def half_space(candidates: Candidates) -> HalfSpace:
+        return HalfSpace(candidates.network, candidates.groups, candidates.masks, settings, candidates.iteration)
 
-    return Recipe(None, None, None, settings.rewind, settings.stop_rule, sparsify=sparsify)
+    return Recipe(
+        prune=nothing,
+        rewind=Rewind(settings.rewind),
+        retrain=settings.stop_rule,
+        while_training=half_space,
+    )

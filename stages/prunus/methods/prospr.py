@@ -22,7 +22,7 @@ from torch.func import functional_call
 
 from prunus import channels
 from prunus.masks import Masks, prunable
-from prunus.pruning.candidates import Candidates, Weights
+from prunus.pruning.candidates import Candidates, Scores
 from prunus.pruning.gradients import IteratedSettings, as_drawn, iterated, refuse_one_image
 from prunus.pruning.recipe import Recipe
 from prunus.run.errors import StageError
@@ -30,14 +30,14 @@ from prunus.study.schema import Natural, Positive
 
 
 class Settings(IteratedSettings):
-    samples: Positive
-    inner_steps: Natural
-    inner_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """At initialisation: |dL/dc| after a few training steps, through them."""
+
+    samples: Positive = Field(description="training images of each step, and of the loss after them")
+    inner_steps: Natural = Field(description="training steps, of plain SGD; 0 is SNIP")
+    inner_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(description="their learning rate")
 
 
-def meta_gradients(
-    network: nn.Module, masks: Masks, batches: list[tuple[Tensor, Tensor]], inner_rate: float
-) -> Weights:
+def meta_gradients(network: nn.Module, masks: Masks, batches: list[tuple[Tensor, Tensor]], inner_rate: float) -> Scores:
     """dL/dc by parameter name, with its sign: one inner step on each of ``batches`` but the last, the loss on that.
 
     ``StageError`` where the inner steps lead to numbers that are not finite.
@@ -72,7 +72,7 @@ def meta_gradients(
 
 
 def recipe(settings: Settings) -> Recipe:
-    def score(candidates: Candidates) -> Weights:
+    def score(candidates: Candidates) -> Scores:
         parts = settings.inner_steps + 1
         images, labels = candidates.sample(settings.samples * parts)
         if len(images) < parts:

@@ -14,24 +14,28 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from prunus import channels
 from prunus.channels.groups import Group
-from prunus.pruning.candidates import Candidates, Weights
-from prunus.pruning.recipe import Recipe
+from prunus.pruning.candidates import Candidates, Scores
+from prunus.pruning.ranked import Ranked
+from prunus.pruning.recipe import Recipe, Rewind
 from prunus.pruning.settings import ChannelSettings, FixedEpochsSettings, FractionSettings
 from prunus.study.schema import Positive
 
 
 class Settings(ChannelSettings, FractionSettings, FixedEpochsSettings):
-    scope: Literal["global"]
-    samples: Positive
+    """Second-order sensitivity with all cross-correlations."""
+
+    scope: Literal["global"] = Field(description="what the amount and the threshold are computed on: the whole network")
+    samples: Positive = Field(description="training images")
 
 
 def second_order(
     network: nn.Module, groups: list[Group], images: Tensor, labels: Tensor, batch_size: int = 256
-) -> Weights:
+) -> Scores:
     """The scores by group name, [channels], of ``network`` in the mode it is in."""
     names = list(dict.fromkeys(part.parameter for group in groups for part in group.writes))
     parameters = [network.get_parameter(name) for name in names]
@@ -43,7 +47,7 @@ def second_order(
         torch._foreach_add_(first, [gradient.detach() for gradient in gradients])
         torch._foreach_add_(second, torch.autograd.grad(along, parameters))
 
-    def per_channel(products: list[Tensor]) -> Weights:
+    def per_channel(products: list[Tensor]) -> Scores:
         pairs = zip(names, products, parameters, strict=True)
         # a bias is a row of one entry
         return channels.sums(groups, {name: (theta.detach() * p).reshape(len(theta), -1) for name, p, theta in pairs})
@@ -53,8 +57,12 @@ def second_order(
 
 
 def recipe(settings: Settings) -> Recipe:
-    def score(candidates: Candidates) -> Weights:
+    def score(candidates: Candidates) -> Scores:
         network = candidates.networks("current")
         return second_order(network, candidates.groups, *candidates.sample(settings.samples))
 
-    return Recipe(score, settings.amount, settings.scope, settings.rewind, settings.stop_rule, structure="channel")
+    return Recipe(
+        prune=Ranked(score=score, amount=settings.amount, scope=settings.scope, structure="channel"),
+        rewind=Rewind(settings.rewind),
+        retrain=settings.stop_rule,
+    )

@@ -12,21 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from prunus.masks import prunable
-from prunus.pruning.candidates import Candidates, Weights
+from prunus.pruning.candidates import Candidates, Scores
 from prunus.pruning.gradients import IteratedSettings, iterated, structured
 from prunus.pruning.recipe import Recipe
 
 
 class Settings(IteratedSettings):
-    def misfit(self, network: str, channels: int) -> str | None:
-        if network == "vit":
-            return (
-                "scores by the size of the outputs, and in vit layer norm makes them independent of the weights' size"
-            )
-        return super().misfit(network, channels)
+    """At initialisation, without data; `steps` scorings an iteration."""
 
 
-def synaptic_flow(network: nn.Module, shape: tuple[int, int, int]) -> Weights:
+def synaptic_flow(network: nn.Module, shape: tuple[int, int, int]) -> Scores:
     """|w dR/dw| by parameter name, float64. ``network`` is changed (absolute values, float64) and put in eval mode."""
     network.double().eval()
     with torch.no_grad():
@@ -43,7 +38,7 @@ def synaptic_flow(network: nn.Module, shape: tuple[int, int, int]) -> Weights:
 
 
 def recipe(settings: Settings) -> Recipe:
-    def score(candidates: Candidates) -> Weights:
+    def score(candidates: Candidates) -> Scores:
         scores = synaptic_flow(candidates.networks("initial"), candidates.dataset.shape)
         return structured(settings, candidates, scores)
 

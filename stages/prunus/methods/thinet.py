@@ -19,6 +19,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from prunus import channels
@@ -28,7 +29,7 @@ from prunus.channels.readings import capture, reader_name
 from prunus.masks import Masks, prunable
 from prunus.networks.inspect import why_not_finite
 from prunus.pruning.candidates import Candidates
-from prunus.pruning.recipe import Recipe
+from prunus.pruning.recipe import Pruned, Recipe, Rewind
 from prunus.pruning.settings import ChannelSettings, FixedEpochsSettings
 from prunus.run.errors import StageError
 from prunus.sparsity import fraction_count
@@ -38,13 +39,13 @@ NEGLIGIBLE = 1e-10  # of the largest eigenvalue of the samples' Gram matrix: bel
 
 
 class Settings(ChannelSettings, FixedEpochsSettings):
-    """``fraction`` of every group's living channels goes; ``locations``: samples per image and reading layer."""
+    """The channels go that the layers reading them miss least; survivors are scaled to make up."""
 
-    fraction: PositiveFraction
-    scope: Literal["layer"]
-    rewind: Literal["none"]
-    images_per_class: Positive
-    locations: Positive
+    fraction: PositiveFraction = Field(description="of the channels left, of every group alike")
+    scope: Literal["layer"] = Field(description="each group of coupled channels by itself, the only one")
+    rewind: Literal["none"] = Field(description="the scaled survivors are fine-tuned, the only way")
+    images_per_class: Positive = Field(description="training images of each class")
+    locations: Positive = Field(description="samples per image and reading layer")
 
 
 def sampler(
@@ -149,12 +150,13 @@ def prune(
     settings: Settings,
     seed: int,
     iteration: int = 1,
-) -> Masks:
-    """New masks, nested in ``masks``; the weights of ``network`` are masked and rescaled in place.
+) -> Pruned:
+    """New masks, nested in ``masks``, and the weights that were rescaled; ``network`` is left as it was.
 
     ``images`` [N, C, H, W] as the network takes them. No group loses its last channel. Raises ``StageError`` where what
     the layers see, or the rescaled weights, are not finite.
     """
+    before, network = prunable(network), copy.deepcopy(network)
     generator = torch.Generator().manual_seed(seed)
     masking.apply(network, masks)
     for group in groups:
@@ -186,14 +188,14 @@ def prune(
             raise StageError(f"{said} finite", "not_finite")
         masks = channels.expand([group], {group.name: living}, masks)
         masking.apply(network, masks)
-    return masks
+    after = {name: weight.detach() for name, weight in prunable(network).items()}
+    return Pruned(masks, {name: w for name, w in after.items() if not w.equal(before[name] * masks[name])})
 
 
 def recipe(settings: Settings) -> Recipe:
-    def select(candidates: Candidates, network: nn.Module) -> Masks:
+    def missed_least(candidates: Candidates) -> Pruned:
         images, _ = candidates.sample_per_class(settings.images_per_class)
-        return prune(
-            network, candidates.groups, candidates.masks, images, settings, candidates.seed, candidates.iteration
-        )
+        given = images, settings, candidates.seed, candidates.iteration
+        return prune(candidates.network, candidates.groups, candidates.masks, *given)
 
-    return Recipe(None, None, settings.scope, settings.rewind, settings.stop_rule, select=select)
+    return Recipe(prune=missed_least, rewind=Rewind(settings.rewind), retrain=settings.stop_rule)

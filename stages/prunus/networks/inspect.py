@@ -1,15 +1,72 @@
-"""What is measured of a network that cannot be used: where its numbers stop being finite, and which batch norm would
-have a single value to normalise."""
+"""Looking into a network: at what its layers read and write, at the gradient of its loss, and, where it cannot be
+used, at where its numbers stop being finite and which batch norm would have a single value to normalise."""
 
 import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prunus.masks import prunable
+
 BATCH = 256
 FAR = 1e3  # answers so many times larger than with the statistics of the batch: the running ones do not fit
 NORMS = nn.BatchNorm1d | nn.BatchNorm2d
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """``network`` in eval mode inside the block; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def hooked(modules: Mapping[str, nn.Module], look: Callable[[str, nn.Module, Tensor, Tensor], None]) -> Iterator[None]:
+    """Inside the block every forward pass of one of ``modules`` calls ``look`` with its name, itself, its input and its
+    output; afterwards the hooks are gone."""
+
+    def hook(name: str):
+        def call(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            look(name, module, inputs[0], output)
+
+        return call
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def loss_gradients(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int | None = None,
+    temperature: float = 1.0,
+    graph: bool = False,
+) -> dict[str, Tensor]:
+    """The gradient of the mean cross-entropy with respect to the prunable weights, by parameter name.
+
+    Arguments: ``network`` in the mode it is to be used in; ``images`` [N, C, H, W], ``labels`` [N], of which
+    ``batch_size`` are looked at a time (None: all at once, as batch norm in training mode needs them); logits are
+    divided by ``temperature``; with ``graph`` the gradient can be differentiated. The stored ``.grad`` is left alone.
+    """
+    weights, size = prunable(network), batch_size or len(images)
+    totals = [torch.zeros_like(weight, requires_grad=False) for weight in weights.values()]
+    for image, label in zip(images.split(size), labels.split(size), strict=True):
+        loss = F.cross_entropy(network(image) / temperature, label, reduction="sum") / len(images)
+        torch._foreach_add_(totals, torch.autograd.grad(loss, list(weights.values()), create_graph=graph))
+    return dict(zip(weights, totals, strict=True))
 
 
 def with_batch_statistics(network: nn.Module) -> nn.Module:
@@ -24,17 +81,16 @@ def with_batch_statistics(network: nn.Module) -> nn.Module:
 def norm_of_one_value(network: nn.Module, image: Tensor) -> str | None:
     """The first batch norm that has one value per channel to normalise, and so nothing, when ``network`` is trained on
     the one ``image`` [1, C, H, W]; None where there is none. ``network`` is left as it was."""
-    found, replica = [], copy.deepcopy(network).eval()
+    single, replica = [], copy.deepcopy(network).eval()
 
-    def look(name: str):
-        return lambda norm, inputs: found.append(name) if inputs[0].numel() == inputs[0].shape[1] else None
+    def look(name: str, norm: nn.Module, read: Tensor, written: Tensor) -> None:
+        if read.numel() == read.shape[1]:
+            single.append(name)
 
-    for name, module in replica.named_modules():
-        if isinstance(module, NORMS):
-            module.register_forward_pre_hook(look(name))
-    with torch.no_grad():
+    norms = {name: module for name, module in replica.named_modules() if isinstance(module, NORMS)}
+    with torch.no_grad(), hooked(norms, look):
         replica(image)
-    return next(iter(found), None)
+    return next(iter(single), None)
 
 
 def why_not_finite(network: nn.Module, images: Tensor, labels: Tensor | None = None) -> str:
@@ -69,26 +125,19 @@ def why_not_finite(network: nn.Module, images: Tensor, labels: Tensor | None = N
 def _overflow(network: nn.Module, images: Tensor) -> tuple[str | None, float]:
     """The first layer, in the order of the forward pass, with an output that is not finite (None: there is none), and
     the largest absolute answer."""
-    found, largest = [], 0.0
+    overflown, largest = [], 0.0
 
-    def look(name: str):
-        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if isinstance(output, Tensor) and not output.isfinite().all():
-                found.append(name)
+    def look(name: str, layer: nn.Module, read: Tensor, written: Tensor) -> None:
+        if isinstance(written, Tensor) and not written.isfinite().all():
+            overflown.append(name)
 
-        return keep
-
-    leaves = [(name, module) for name, module in network.named_modules() if next(module.children(), None) is None]
-    hooks = [module.register_forward_hook(look(name)) for name, module in leaves]
-    try:
+    leaves = {name: module for name, module in network.named_modules() if next(module.children(), None) is None}
+    with hooked(leaves, look):
         for batch in images.split(BATCH):
             answers = network(batch)
-            if found or not answers.isfinite().all():
-                return (found or ["its last layer"])[0], float("nan")
+            if overflown or not answers.isfinite().all():
+                return (overflown or ["its last layer"])[0], float("nan")
             largest = max(largest, answers.abs().max().item())
-    finally:
-        for hook in hooks:
-            hook.remove()
     return None, largest
 
 

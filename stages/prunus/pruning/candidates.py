@@ -15,17 +15,22 @@ from prunus.data.dataset import Dataset
 from prunus.masks import Masks
 from prunus.run.seeds import derive_seed
 
+# What a network holds: tensors by parameter name (of a whole ``state_dict``, buffers too), with the network's shapes.
 Weights = dict[str, Tensor]
+# How much depends on each weight or channel, low = goes first: by parameter name tensors of the weight's shape, or by
+# channel group name vectors [channels].
+Scores = dict[str, Tensor]
 
 SAMPLE = 256  # images on which is looked for why a score is not finite
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a score may look at.
+    """What a method may look at, and must leave as it is.
 
-    ``network``: as retrained last. ``masks``: who is alive. ``iteration``: t, from 1. ``dataset``: train and validation
-    split on the device. ``seed``: fixes every random choice of the method, the same for all iterations of a chain.
+    ``network``: as retrained last. ``masks``: True where a weight is kept. ``iteration``: t, from 1. ``dataset``: train
+    and validation split on the device. ``seed``: fixes every random choice of the method, the same for all iterations
+    of a chain.
     ``step``: of the scorings on the way to the iteration's amount, from 1. ``states``: the dense network's
     ``state_dict`` at a point: initial, warmup or trained. ``flow_sample``: the images Phi* was measured on, [N, C, H,
     W] as the network takes them, and their labels [N]; None where nobody asks.

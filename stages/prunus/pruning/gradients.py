@@ -1,17 +1,17 @@
-"""What the methods that score by gradients share: losses and gradients of a network on a sample."""
+"""What the methods that score by gradients share: their settings, the network they look at, their recipe."""
 
 from collections.abc import Callable
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from prunus import channels
 from prunus.masks import prunable
-from prunus.networks.inspect import norm_of_one_value, with_batch_statistics
-from prunus.pruning.candidates import Candidates, Weights
-from prunus.pruning.recipe import Recipe
+from prunus.networks.inspect import loss_gradients, norm_of_one_value, with_batch_statistics
+from prunus.pruning.candidates import Candidates, Scores
+from prunus.pruning.ranked import Ranked
+from prunus.pruning.recipe import Recipe, Rewind
 from prunus.pruning.settings import FixedEpochsSettings, FractionSettings, StructureSettings
 from prunus.run.errors import StageError
 from prunus.study.schema import Positive
@@ -24,8 +24,10 @@ class IteratedSettings(StructureSettings, FractionSettings, FixedEpochsSettings)
     starts every one from the masks of the one before, is one long schedule.
     """
 
-    scope: Literal["global"]
-    steps: Positive
+    scope: Literal["global"] = Field(description="what the amount and the threshold are computed on: the whole network")
+    steps: Positive = Field(
+        description="scorings of an iteration; the density falls exponentially from one to the next"
+    )
 
 
 def as_drawn(candidates: Candidates) -> nn.Module:
@@ -45,7 +47,7 @@ def refuse_one_image(network: nn.Module, images: Tensor, setting: str, advice: s
         )
 
 
-def structured(settings: StructureSettings, candidates: Candidates, scores: Weights) -> Weights:
+def structured(settings: StructureSettings, candidates: Candidates, scores: Scores) -> Scores:
     """``scores`` per weight, or the L1 norm of those of each channel's incoming weights (MIPP, arXiv 2411.00147, v1,
     section 5), also where scores have a sign: what one weight adds does not make up for what another takes."""
     if settings.structure == "weight":
@@ -53,39 +55,23 @@ def structured(settings: StructureSettings, candidates: Candidates, scores: Weig
     return channels.sums(candidates.groups, {name: score.abs() for name, score in scores.items()})
 
 
-def iterated(settings: IteratedSettings, score: Callable[[Candidates], Weights]) -> Recipe:
+def iterated(settings: IteratedSettings, score: Callable[[Candidates], Scores]) -> Recipe:
     """The recipe of a ``score`` on the settings' schedule."""
-    return Recipe(
-        score,
-        settings.amount,
-        settings.scope,
-        settings.rewind,
-        settings.stop_rule,
+    prune = Ranked(
+        score=score,
+        amount=settings.amount,
+        scope=settings.scope,
         structure=settings.structure,
         looks_at="initial",
         steps=settings.steps,
     )
+    return Recipe(prune=prune, rewind=Rewind(settings.rewind), retrain=settings.stop_rule)
 
 
-def sensitivity(network: nn.Module, images: Tensor, labels: Tensor, batch_size: int | None = None) -> Weights:
+def sensitivity(network: nn.Module, images: Tensor, labels: Tensor, batch_size: int | None = None) -> Scores:
     """|w dL/dw| by parameter name, L the mean cross-entropy over ``images`` [N, C, H, W], ``labels`` [N].
 
     ``batch_size`` images at a time; None: all at once, as batch norm in training mode needs them.
     """
-    totals = {name: torch.zeros_like(weight, requires_grad=False) for name, weight in prunable(network).items()}
-    size = batch_size or len(images)
-    for image, label in zip(images.split(size), labels.split(size), strict=True):
-        weights, gradients = loss_gradients(network, image, label)
-        for name, gradient in zip(weights, gradients, strict=True):
-            totals[name] += gradient * (len(image) / len(images))
-    return {name: (weight * totals[name]).abs().detach() for name, weight in weights.items()}
-
-
-def loss_gradients(network: nn.Module, images: Tensor, labels: Tensor, temperature: float = 1.0, graph: bool = False):
-    """The prunable weights by name, and the gradients of the mean cross-entropy with respect to them.
-
-    Logits are divided by ``temperature``; with ``graph`` the gradients can be differentiated again.
-    """
-    weights = prunable(network)
-    loss = F.cross_entropy(network(images) / temperature, labels)
-    return weights, torch.autograd.grad(loss, list(weights.values()), create_graph=graph)
+    gradients = loss_gradients(network, images, labels, batch_size)
+    return {name: (weight * gradients[name]).abs().detach() for name, weight in prunable(network).items()}

@@ -1,25 +1,55 @@
-"""What a pruning method is made of: a score, an amount, a stop rule and a rewinding point.
+"""What a pruning method is made of: what goes, where the survivors restart, when retraining ends.
 
 A method file under ``methods/`` holds ``Settings`` (its block of params.yaml, validated) and ``recipe(settings)``,
 which composes a ``Recipe`` from the parts here or from its own.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from prunus import channels
-from prunus import masks as masking
-from prunus.masks import Masks
-from prunus.networks.inspect import why_not_finite, with_batch_statistics
-from prunus.pruning.candidates import SAMPLE, Candidates, Retraining, Weights
-from prunus.run.errors import StageError
-from prunus.sparsity import Amount
+from prunus.masks import Masks, prunable
+from prunus.pruning.candidates import Candidates, Retraining, Weights
 from prunus.training import loop
 from prunus.training.stopping import StopRule
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a method prunes to: the next ``masks``, and by parameter name the ``weights`` whose survivors it changed as
+    it chose them, pruned ones at zero. The survivors of all others are as they were."""
+
+    masks: Masks
+    weights: Weights = field(default_factory=dict)
+
+    @staticmethod
+    def of(result: "Masks | Pruned") -> "Pruned":
+        """What ``Recipe.prune`` returned, as one type."""
+        return result if isinstance(result, Pruned) else Pruned(result)
+
+
+@dataclass(frozen=True)
+class Rewind:
+    """Where the survivors restart: at the dense network's weights of ``point``, or where they are (none).
+
+    ``norms_stay``: scales and statistics of norms stay as the last retraining left them (InCoP's code).
+    """
+
+    point: Literal["initial", "warmup", "trained", "none"]
+    norms_stay: bool = False
+
+    def restart(self, network: nn.Module, states: Callable[[str], Weights]) -> None:
+        """Put ``network`` back, in place, to the state that ``states`` gives for the point, a ``state_dict`` of the
+        dense network. Pruned weights get their value too: training masks them."""
+        if self.point == "none":
+            return
+        state = states(self.point)
+        if self.norms_stay:
+            weights = prunable(network)
+            state = {name: state[name] for name in state if name in weights or name.endswith("bias")}
+        network.load_state_dict(state, strict=not self.norms_stay)
 
 
 class Sparsifier(loop.Sparsifier, Protocol):
@@ -31,99 +61,23 @@ class Sparsifier(loop.Sparsifier, Protocol):
     def masks(self) -> Masks: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One pruning method.
+    """One pruning method: one iteration of a chain is ``prune``, ``rewind``, ``retrain``.
 
-    ``score`` low = goes first, of the network with weight * mask in its forward pass: a pruned weight scores 0 and adds
-    nothing to the score of another; ``amount`` how many of a group of ``scope`` go. ``structure`` weight: a score is a
-    tensor per prunable weight; channel: a vector per channel group, and a channel takes its whole group along; the last
-    living channel of a group, that of highest score, stays, and the next in rank go for it.
-    ``looks_at``: the point whose weights the score looks at, initial, trained or current. Among equal scores (all that
-    is behind dead rectifiers scores 0) the smallest of these weights goes first, of channels the smallest L1 norm of
-    the alive incoming weights, and what is equal in both in memory order.
-    ``steps``: how often the score is computed anew on the way to the amount, the density falling exponentially (scope
-    global only). ``select`` stands for score, amount and scope where a method chooses its masks in another way; it may
-    change the surviving weights of the network it is given, which count if ``rewind`` is none. ``sparsify`` is for
-    methods that prune while they train: the masks are the sparsifier's. ``norms_stay``: a rewind leaves the scales and
-    statistics of norms as the last retraining left them (InCoP's code).
+    ``prune``: from what the last iteration left, the masks of the next, nested in its masks. It changes nothing of what
+    it looks at: a method that changes weights as it prunes returns them (``Pruned``). ``Ranked`` makes the usual one.
+    ``rewind``: where the survivors restart. ``retrain``: the rule by which retraining ends.
+    ``while_training``: what prunes during retraining, of the candidates whose network is the one about to be trained,
+    after pruning and rewinding.
     """
 
-    score: Callable[[Candidates], Weights] | None
-    amount: Amount | None
-    scope: str | None
-    rewind: str
-    stop: Callable[[Retraining], StopRule]
-    structure: str = "weight"
-    looks_at: str = "current"
-    steps: int = 1
-    select: Callable[[Candidates, nn.Module], Masks] | None = None
-    sparsify: Callable[[Candidates, nn.Module], Sparsifier] | None = None
-    norms_stay: bool = False
-
-    def restart(self, network: nn.Module, state: Weights) -> None:
-        """Put ``network`` back to ``state``, a ``state_dict`` of the dense network; pruned weights are not masked."""
-        if self.norms_stay:
-            weights = masking.prunable(network)
-            state = {name: state[name] for name in state if name in weights or name.endswith("bias")}
-        network.load_state_dict(state, strict=not self.norms_stay)
-
-    def masks(self, candidates: Candidates) -> Masks:
-        """The masks of the next iteration, nested in those of ``candidates``."""
-        if self.select is not None:
-            return self.select(candidates, candidates.network)
-        if self.score is None:
-            return candidates.masks
-        if self.structure == "weight":
-            alive, expand, values = candidates.masks, lambda alive: alive, candidates.current
-        else:
-            alive = channels.alive(candidates.groups, candidates.masks)
-            expand = lambda alive: channels.expand(candidates.groups, alive, candidates.masks)  # noqa: E731
-            values = {name: mask.float() for name, mask in alive.items()}
-        stay = None
-        for step, amount in enumerate(self._amounts(alive, candidates.iteration), 1):
-            now = candidates.at(expand(alive), step)
-            scores, weights = self.score(now), now.weights(self.looks_at)
-            self._check(scores, alive, now)
-            with torch.no_grad():
-                if self.structure == "channel":
-                    weights = channels.sums(candidates.groups, {name: weight.abs() for name, weight in weights.items()})
-                    stay = masking.prune(scores, values, alive, "layer", _all_but_one, weights)
-                alive = masking.prune(scores, values, alive, self.scope, amount, weights, stay)
-        return expand(alive)
-
-    def _check(self, scores: Weights, alive: Masks, candidates: Candidates) -> None:
-        """Raise ``StageError`` unless there is a finite score for everything alive; what is not finite has no rank."""
-        module, name = self.score.__module__.rpartition(".")[2], getattr(self.score, "__name__", "score")
-        what = f"the score {module}.{name}"
-        for entry, living in alive.items():
-            shape = getattr(scores.get(entry), "shape", None)
-            if shape != living.shape:
-                found = "there is none" if shape is None else f"its shape is {list(shape)}"
-                raise StageError(f"{what} of {entry}: {found}, and what it scores has the shape {list(living.shape)}")
-        bad = {entry: ~scores[entry].isfinite() & living for entry, living in alive.items()}
-        if not torch.stack([odd.any() for odd in bad.values()]).any():
-            return
-        counts = {entry: int(odd.sum()) for entry, odd in bad.items()}
-        first = next(entry for entry, count in counts.items() if count)
-        network = candidates.networks("initial" if self.looks_at == "initial" else "current")
-        network = with_batch_statistics(network) if self.looks_at == "initial" else network
-        raise StageError(
-            f"{what} is not finite for {sum(counts.values()):,} of {masking.alive_count(alive):,} living "
-            f"{self.structure}s, first in {first}: {why_not_finite(network, *candidates.sample(SAMPLE))}",
-            "not_finite",
-        )
-
-    def _amounts(self, alive: Masks, iteration: int) -> list[Amount]:
-        """The amount of every scoring step."""
-        amount = self.amount.at(iteration) if hasattr(self.amount, "at") else self.amount
-        if self.steps == 1:
-            return [amount]
-        before, rows = masking.alive_count(alive), [mask.reshape(1, -1) for mask in alive.values()]
-        [goes] = amount.per_row(rows, rows)
-        left = [round(before * ((before - goes) / before) ** (step / self.steps)) for step in range(self.steps + 1)]
-        return [lambda values, count=count: values.numel() - count for count in left[1:]]
+    prune: Callable[[Candidates], Masks | Pruned]
+    rewind: Rewind
+    retrain: Callable[[Retraining], StopRule]
+    while_training: Callable[[Candidates], Sparsifier] | None = None
 
 
-def _all_but_one(living: Tensor) -> int:
-    return max(0, len(living) - 1)
+def nothing(candidates: Candidates) -> Masks:
+    """The ``prune`` of a method that prunes only while it trains: the masks stay as they are."""
+    return candidates.masks

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from prunus.flow import gradient_saliency, information_saliency
-from prunus.pruning.candidates import Candidates, Weights
+from prunus.pruning.candidates import Candidates, Scores
 from prunus.pruning.gradients import sensitivity
 from prunus.pruning.settings import MethodSettings
 from prunus.study.catalogue import SINGLE_LAYER
@@ -23,12 +24,12 @@ from prunus.study.catalogue import SINGLE_LAYER
 GRAPH_IMAGES = 256
 
 
-def magnitude(candidates: Candidates) -> Weights:
+def magnitude(candidates: Candidates) -> Scores:
     """|w|."""
     return {name: weight.abs() for name, weight in candidates.current.items()}
 
 
-def synaptic(candidates: Candidates) -> Weights:
+def synaptic(candidates: Candidates) -> Scores:
     """|w dL/dw| of the mean loss over the whole sample."""
     return sensitivity(candidates.networks("current"), *candidates.flow_sample, batch_size=GRAPH_IMAGES)
 
@@ -43,7 +44,7 @@ def _importance(weight: Tensor, mask: Tensor) -> Tensor:
     return torch.empty_like(squares).scatter_(0, order, shares).view_as(weight)
 
 
-def layerwise(candidates: Candidates) -> Weights:
+def layerwise(candidates: Candidates) -> Scores:
     """LAMP: a weight's square as a share of what its layer would have left without all that is smaller."""
     return {name: _importance(weight, candidates.masks[name]) for name, weight in candidates.current.items()}
 
@@ -53,18 +54,18 @@ def _graph_sample(candidates: Candidates) -> tuple[Tensor, Tensor]:
     return images[:GRAPH_IMAGES], labels[:GRAPH_IMAGES]
 
 
-def information_flow(candidates: Candidates) -> Weights:
+def information_flow(candidates: Candidates) -> Scores:
     """How far the correlations of consecutive layers move when the weight goes."""
     images, _ = _graph_sample(candidates)
     return information_saliency(candidates.networks("current"), images)
 
 
-def gradient_flow(candidates: Candidates) -> Weights:
+def gradient_flow(candidates: Candidates) -> Scores:
     """How far the norms of the layers' gradients move when the weight goes."""
     return gradient_saliency(candidates.networks("current"), *_graph_sample(candidates), candidates.masks)
 
 
-SCORES: dict[str, Callable[[Candidates], Weights]] = {
+SCORES: dict[str, Callable[[Candidates], Scores]] = {
     "magnitude": magnitude,
     "synaptic": synaptic,
     "layerwise": layerwise,
@@ -79,10 +80,13 @@ ON_THE_SAMPLE = ("synaptic", "information_flow", "gradient_flow")
 class ScoredSettings(MethodSettings):
     """The settings of a method whose amount goes by any score of single weights, lowest first."""
 
-    score: Literal["magnitude", "synaptic", "layerwise", "information_flow", "gradient_flow"]
+    score: Literal["magnitude", "synaptic", "layerwise", "information_flow", "gradient_flow"] = Field(
+        description="which weights go first, the lowest: magnitude | synaptic (|w dL/dw|) | layerwise (LAMP) | "
+        "information_flow | gradient_flow (what the removal does to the flow Phi, to first order)"
+    )
 
     @property
-    def score_of(self) -> Callable[[Candidates], Weights]:
+    def score_of(self) -> Callable[[Candidates], Scores]:
         return SCORES[self.score]
 
     @property

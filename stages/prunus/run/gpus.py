@@ -9,11 +9,13 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from itertools import count, takewhile
 from pathlib import Path
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SLOT = "PRUNUS_GPU_SLOT"  # tells a stage that what started it has placed it
+POLL_SECONDS = 0.5
 
 _held = []  # (name, open file): open, and so locked, for the life of the process
 
@@ -38,11 +40,16 @@ def visible() -> list[str]:
     return [name for gpu, its_parts in parts.items() for name in its_parts or [gpu]]
 
 
-def place() -> None:
-    """Lease a slot for the stage that this process starts: it sees that GPU alone. Without GPUs nothing changes."""
+def place(at_most: int | None = None) -> None:
+    """Lease a slot for the stage that this process starts: it sees that GPU alone. Without GPUs nothing changes.
+
+    ``at_most``: wait until some GPU has fewer stages than this; None: there is always room for one more.
+    """
     names = visible()
     if names:
-        position, slot = _lease(names)
+        while (leased := _lease(names, at_most)) is None:
+            time.sleep(POLL_SECONDS)
+        position, slot = leased
         os.environ.update({VISIBLE: names[position], SLOT: str(slot)})
 
 
@@ -60,14 +67,17 @@ def held() -> str | None:
     return _held[0][0] if _held else None
 
 
-def _lease(names: list[str]) -> tuple[int, Path]:
-    """Position of the name that the fewest hold a slot of, the first such, and the slot."""
+def _lease(names: list[str], at_most: int | None = None) -> tuple[int, Path] | None:
+    """Position of the name that the fewest hold a slot of, the first such, and the slot; None where all of them have
+    ``at_most`` stages."""
     folder = Path(tempfile.gettempdir(), f"prunus-{os.getuid()}-gpus")
     folder.mkdir(mode=0o700, exist_ok=True)
     with (folder / "choosing").open("a") as choosing:
         fcntl.flock(choosing, fcntl.LOCK_EX)
         taken = [{slot for slot in folder.glob(f"{_file(name)},*") if not _free(slot)} for name in names]
         position = min(range(len(names)), key=lambda index: len(taken[index]))
+        if at_most is not None and len(taken[position]) >= at_most:
+            return None
         slots = (folder / f"{_file(names[position])},{number}" for number in count())
         slot = next(slot for slot in slots if slot not in taken[position])
         _hold(names[position], slot)

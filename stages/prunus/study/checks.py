@@ -31,7 +31,8 @@ def _schema_lines(error: ValidationError, *prefix: str) -> list[str]:
     for mistake in error.errors():
         key = _key(*prefix, *mistake["loc"])
         if mistake["type"] == "missing":
-            lines.append(f"{key}: is missing")
+            why = mistake.get("ctx", {}).get("why")
+            lines.append(f"{key}: is missing" + (f"; {why}" if why else ""))
         elif mistake["type"] == "model_type" and not key and mistake["input"] is None:
             lines.append(f"params.yaml: is empty; it holds the blocks {', '.join(Sections.model_fields)}")
         elif mistake["type"] in ("model_type", "model_attributes_type", "dict_type"):

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.data.dataset import Dataset
+from prunus.networks.inspect import evaluating
 
 BATCH = 64  # images at a time: on a CPU their feature maps stay in the cache (a resnet18's of 1,000 do not)
 
@@ -12,14 +13,9 @@ def logits(
     network: nn.Module, dataset: Dataset, split: str, batch_size: int = 1000, first: int | None = None
 ) -> Tensor:
     """What ``network`` answers to the images of ``split``, or the ``first`` of them, in eval mode, [N, classes]."""
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            images = dataset.splits[split].images[:first].split(batch_size)
-            return torch.cat([network(dataset.normalise(batch)) for batch in images])
-    finally:
-        network.train(was_training)
+    with evaluating(network), torch.no_grad():
+        images = dataset.splits[split].images[:first].split(batch_size)
+        return torch.cat([network(dataset.normalise(batch)) for batch in images])
 
 
 def answered(answers: Tensor) -> Tensor:

@@ -42,7 +42,8 @@ class Sparsifier(Protocol):
     """What the loop calls of a method that prunes while it trains.
 
     ``gradients`` may change ``.grad`` before an optimiser's step, ``project`` the parameters after it, of ``epoch``
-    (from 1) and at learning rate ``rate``; ``end_epoch`` may change them after the last step of an epoch.
+    (from 1) and at learning rate ``rate``; ``end_epoch`` may change them after the last step of an epoch, ``last``
+    where it is the last of the schedule.
     ``state_dict`` is what it remembers from one epoch to the next.
     """
 
@@ -50,7 +51,7 @@ class Sparsifier(Protocol):
 
     def project(self, epoch: int, rate: float) -> None: ...
 
-    def end_epoch(self, epoch: int) -> None: ...
+    def end_epoch(self, last: bool) -> None: ...
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
@@ -267,7 +268,7 @@ def train(
                 taken += 1
                 progress.step()
             if sparsifier is not None:
-                sparsifier.end_epoch(epoch)
+                sparsifier.end_epoch(epoch == stop.max_epochs)
             train_loss = total.item() / (steps - before)
         if not math.isfinite(train_loss) or any(not tensor.isfinite().all() for tensor in _floats(network).values()):
             progress.close()

@@ -8,14 +8,16 @@ images, never on test data.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from prunus.flow import finite, flow_distance
 from prunus.run.errors import StageError
-from prunus.study.schema import NonNegative, Positive, Section
+from prunus.study.schema import NonNegative, Positive
+from prunus.study.section import OnlyWith, Section, optional
 
 
 @dataclass(frozen=True)
@@ -71,17 +73,21 @@ class Plateau:
 
 
 class FlowSettings(Section):
-    """The settings of a flow stop rule.
+    """The settings of a flow stop rule."""
 
-    ``relative`` divides the L2 distance by the norm of Phi*; the cosine distance has no scale and is left as it is.
-    """
-
-    epsilon: NonNegative
-    metric: Literal["l2", "cosine"]
-    relative: bool
-    every: Positive
-    max_epochs: Positive
-    reference_quirks: bool
+    epsilon: NonNegative = Field(description="largest distance to Phi* at which retraining stops")
+    metric: Literal["l2", "cosine"] = Field(
+        description="the distance: l2 | cosine (which has no scale, and no key `relative`)"
+    )
+    relative: Annotated[bool, OnlyWith("metric", "l2")] = optional(
+        "l2 distance divided by the norm of Phi*; false: as it is"
+    )
+    every: Positive = Field(description="epochs between two looks at the flow")
+    max_epochs: Positive = Field(description="the most epochs of a retraining, however far from Phi*")
+    reference_quirks: bool = Field(
+        description="true: as the authors' code also stop on test accuracy, asked when the flow is, and rewind weights "
+        "and biases alone: batch norm's scale and statistics stay as retrained. To be compared with, not to be reported"
+    )
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ class FlowStop:
                 "network; `python stages/reference_flow.py` makes it anew"
             )
         distance = flow_distance(flow, self.reference, self.settings.metric)
-        if not (self.settings.relative and self.settings.metric == "l2"):
+        if not self.settings.relative:  # None of the cosine distance
             return distance
         if not (norm := torch.linalg.vector_norm(self.reference).item()):
             raise StageError("Phi* is 0 in every entry, and no distance is relative to that; set relative: false")
