@@ -20,6 +20,13 @@ from prunus.pruning.recipe import Recipe
 class Settings(IteratedSettings):
     """At initialisation, without data; `steps` scorings an iteration."""
 
+    def misfit(self, network: str, channels: int) -> str | None:
+        if network == "vit":
+            return (
+                "scores by the size of the outputs, and in vit layer norm makes them independent of the weights' size"
+            )
+        return super().misfit(network, channels)
+
 
 def synaptic_flow(network: nn.Module, shape: tuple[int, int, int]) -> Scores:
     """|w dR/dw| by parameter name, float64. ``network`` is changed (absolute values, float64) and put in eval mode."""
