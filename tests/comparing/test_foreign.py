@@ -115,7 +115,7 @@ def test_infinite_numbers_are_neither_read_nor_written(value, tmp_path):
         files.write_table(path, table)
     assert not path.exists()
     table.to_csv(path, index=False)
-    with pytest.raises(StageError, match="column density holds -?inf, which is no number"):
+    with pytest.raises(StageError, match="column density holds -?inf, which is not a finite number"):
         files.read_table(path, "python x.py", ["seed", "density"])
     files.write_table(path, table.assign(density=math.nan))
     assert path.read_text() == "seed,density\n0,\n1,\n"

@@ -66,7 +66,7 @@ def test_a_chain_cut_short_says_why_and_what_waits(build):
         ["prune_iteration", 1, "lth", 3, "not_made", "waits for iteration 2", second],
     ]
     assert table["density"][0] == 0.004 and np.isnan(table["density"][1])
-    assert "missing: 2 prune_iteration; first: seed 1 lth iteration 2: empty (`python" in missing.said(table)
+    assert "missing: 2 prune_iteration; first: seed 1 lth iteration 2: empty (`python" in missing.one_line(table)
 
 
 def test_a_seed_without_its_dense_network_says_why(build):

@@ -115,11 +115,11 @@ def test_the_cheapest_three_are_named_and_the_rest_counted():
 def test_accuracy_is_tested_at_equal_density_with_holm():
     alike = study(chain("sap", accuracy=0.90, spread=1), chain("lth", accuracy=0.901, spread=-3))
     assert about(
-        alike, "no test accuracy differs significantly from SAP's; the largest difference is +0.10 points (LTH"
+        alike, "no method's test accuracy differs significantly from SAP's; the largest difference is +0.10 points (LTH"
     )
     said = study(chain("sap"), chain("lth", accuracy=0.85, spread=0), chain("incop_if", spread=-1, flow=True))
     worse = about(said, "less accurate")
-    assert worse.startswith("There LTH is 5.00 points less accurate than SAP (95 % interval −5.25 to −4.75")
+    assert worse.startswith("At that density LTH is 5.00 points less accurate than SAP (95 % interval −5.25 to −4.75")
     assert "Holm-adjusted p < 0.001" in worse  # t = 0.05 / (0.001 / sqrt(3)) = 86.6, p = 0.00013, times 2
     assert worse.endswith("no significant difference for InCoP-IF.")
 
@@ -130,7 +130,7 @@ def test_holm_makes_one_chance_find_among_many_no_difference():
     chance = chain("lucky", accuracy=0.9 + gain)
     assert about(study(chain("sap"), chance), "lucky is 0.30 points more accurate than SAP")
     others = [chain(f"m{number}", accuracy=0.9 + np.array([0.002, 0.0, -0.002])) for number in range(19)]
-    assert about(study(chain("sap"), chance, *others), "no test accuracy differs significantly from SAP's")
+    assert about(study(chain("sap"), chance, *others), "no method's test accuracy differs significantly from SAP's")
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

@@ -250,7 +250,7 @@ def test_tables_of_another_study_are_refused(build, run, capsys):
     layout.PARAMS.write_text(raw)
     with pytest.raises(SystemExit):
         run(report)
-    assert "is of other methods than the study's" in capsys.readouterr().err
+    assert "has other methods than the study" in capsys.readouterr().err
 
 
 def test_names_of_methods():
