@@ -158,7 +158,7 @@ def test_removed_channels_have_figures_and_tables(build, run):
         "transfer",
         "information",
     }  # none of these methods measures its flow
-    assert "Left out, since they remove hardly a whole channel: SAP." in found.text
+    assert "Left out, because they remove almost no whole channels: SAP." in found.text
     assert "4 methods (1 also at an imposed ratio), 2 seeds" in found.text
     assert "MIPP (70.0 % removed) is 3.33 ± 0.00 times as fast as the dense network" in found.text
     assert "10,000 → 900 93,900 → 8,451 1.00 → 0.860 (1.16×) 80.0 → 24.0 (3.33×)" in found.text

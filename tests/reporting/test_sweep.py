@@ -199,9 +199,9 @@ def test_findings_say_what_the_numbers_say():
             experiment("big", {"incop_if": [0.70, 0.72, 0.71]}, 1, methods__incop_if__epsilon=0.9),
         ]
     )
-    best, apart, extremes = sweep_page.findings(found, sweep.table(found))
+    best, significant, extremes = sweep_page.findings(found, sweep.table(found))
     assert best.startswith("Highest final accuracy: SAP with 91.00") and "16.0 epochs" in best
-    assert apart.startswith("Significantly apart from SAP in final accuracy: InCoP-IF, ε 0.9 by −20.00 points")
+    assert significant.startswith("Final accuracy differs significantly from SAP's: InCoP-IF, ε 0.9 by −20.00 points")
     assert extremes.startswith("InCoP-IF: from ε 0.1 to ε 0.9 retraining goes from 16.0 to 2.0 epochs")
     same = sweep.variants([experiment("workspace", {"sap": [0.90, 0.91], "incop_if": [0.91, 0.90]})])
     assert "No variant's final accuracy differs significantly" in sweep_page.findings(same, sweep.table(same))[1]

@@ -58,7 +58,7 @@ def _difference(values: dict[str, pd.Series], method: str, other: str) -> Estima
 def _of_most_seeds(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
     """``estimates`` without those of a single seed, if others have more: beside a test one difference says nothing."""
     most = max((estimate.n for estimate in estimates.values()), default=0)
-    return {method: estimate for method, estimate in estimates.items() if estimate.n > 1 or most == 1}
+    return {method: estimate for method, estimate in estimates.items() if estimate.n > 1 or estimate.n == most == 1}
 
 
 def _saved(tables: Tables, baseline: str, cost: str, what: str) -> str | None:
@@ -89,8 +89,8 @@ def _saved(tables: Tables, baseline: str, cost: str, what: str) -> str | None:
         sentence += f"; {counted(rest, 'more method')} {'saves' if rest == 1 else 'save'}"
     dearer = [method for method in saved if method not in lead]
     if 0 < len(dearer) <= SHOWN:
-        saving = "saving" if alone else "significant saving"
-        sentence += f"; {_names(dearer)} {'show' if len(dearer) > 1 else 'shows'} no {saving}"
+        noun = "saving" if alone else "significant saving"
+        sentence += f"; {_names(dearer)} {'show' if len(dearer) > 1 else 'shows'} no {noun}"
     return f"{sentence}."
 
 
@@ -111,8 +111,8 @@ def _accuracy(tables: Tables, methods: list[str], baseline: str) -> str | None:
     if not significant:
         worst = furthest[0]
         return (
-            f"At that density no method's test accuracy differs significantly from {base}'s; the largest difference is "
-            f"{_points(differences[worst])} ({method_name(worst)}, {_tested(differences[worst], uneven)})."
+            f"At that density no method's test accuracy differs significantly from {base}'s; the largest difference "
+            f"is {_points(differences[worst])} ({method_name(worst)}, {_tested(differences[worst], uneven)})."
         )
     parts = [
         f"{method_name(method)} is {_points(difference, True)} accurate than {base} ({_tested(difference, uneven)})"
