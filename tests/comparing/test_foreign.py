@@ -41,9 +41,9 @@ DAMAGES = {damage.__name__: damage for damage in (other_columns, one_column_less
 def refused(run, script, path, command, capsys):
     with pytest.raises(SystemExit) as ended:
         run(script)
-    said = capsys.readouterr().err
-    assert ended.value.code == 1 and said.count("\n") == 1
-    assert f"{path} is not a table (" in said and f"`{command}` makes it anew" in said
+    error = capsys.readouterr().err
+    assert ended.value.code == 1 and error.count("\n") == 1
+    assert f"{path} is not a table (" in error and f"`{command}` makes it anew" in error
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

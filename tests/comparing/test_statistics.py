@@ -188,8 +188,8 @@ def test_collapse_by_bins_of_sparsity():
     table = pd.DataFrame(rows, columns=["method", "density", "untrainable"])
     columns = ["method", "density", "kind"]
     nothing = pd.DataFrame(columns=columns)
-    found = statistics.collapse(table, nothing, ["b", "a"])
-    assert found.values.tolist() == [
+    collapsed = statistics.collapse(table, nothing, ["b", "a"])
+    assert collapsed.values.tolist() == [
         ["b", 0.0, 0.05, 1, 0, 0, 0.0],
         ["b", 0.05, 0.1, 1, 0, 0, 0.0],
         ["b", 0.9, 0.95, 2, 0, 1, 0.5],
@@ -202,4 +202,4 @@ def test_collapse_by_bins_of_sparsity():
     assert with_ended.values[5][:6].tolist() == ["a", 0.95, 1.0, 1, 1, 0] and np.isnan(with_ended.values[5][6])
     assert len(with_ended) == 6
     columns = ["method", "sparsity_from", "sparsity_to", "runs", "collapsed", "untrainable", "untrainable_share"]
-    assert list(found.columns) == columns
+    assert list(collapsed.columns) == columns

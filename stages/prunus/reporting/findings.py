@@ -151,8 +151,8 @@ def _rewinding(tables: Tables, methods: list[str], baseline: str) -> str | None:
     subject = _names(unlike) if len(unlike) <= SHOWN else f"{len(unlike)} methods"
     return (
         f"What {subject} {'saves' if len(unlike) == 1 else 'save'} is confounded: survivors rewind {points}, those of "
-        f"{method_name(baseline)} {phrases[rewinds[baseline]]}, and weights that are trained already need fewer epochs, "
-        "whatever stops them."
+        f"{method_name(baseline)} {phrases[rewinds[baseline]]}, and weights that are trained already need fewer "
+        "epochs, whatever stops them."
     )
 
 

@@ -141,7 +141,8 @@ def distance_to_reference(tables: Tables, methods: list[str]) -> Chart | None:
     measured = [method for method in methods if (histories["method"] == method).any()]
     if not measured:
         return None
-    panels, table = [], []
+    panels = []
+    table = []
     for method in measured:
         panel, places = _distance_panel(tables, method, methods)
         panels.append(panel)

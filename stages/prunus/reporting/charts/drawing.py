@@ -140,8 +140,8 @@ def if_picked(opacity: float, otherwise: float | None = None) -> dict:
 def identity(names: list[str]) -> dict:
     """The encodings that distinguish methods, by their readable names in the column ``method``; see ``legend``.
 
-    ``names``: of all methods of the study, in its order, so that each keeps its colour in every chart; with more methods
-    than colours, colours repeat with another shape.
+    ``names``: of all methods of the study, in its order, so that each keeps its colour in every chart; with more
+    methods than colours, colours repeat with another shape.
     """
     same = {"field": "method", "type": "nominal", "scale": {"domain": names}, "legend": None}
     return {"color": same, "shape": same}
