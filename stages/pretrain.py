@@ -98,11 +98,9 @@ def main() -> None:
                 },
             },
         )
-    accuracy = outcome.history[-1]["validation_accuracy"]
+    epochs, accuracy = len(outcome.history), outcome.history[-1]["validation_accuracy"]
     unanswered = f", {outcome.unanswered} images with answers that are not finite" if outcome.unanswered else ""
-    print(
-        f"seed {seed} dense: {len(outcome.history)} epochs, validation accuracy {accuracy:.2%}{unanswered}, in {folder}"
-    )
+    print(f"seed {seed} dense: {epochs} epochs, validation accuracy {accuracy:.2%}{unanswered}, in {folder}")
 
 
 if __name__ == "__main__":
