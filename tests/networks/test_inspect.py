@@ -39,7 +39,7 @@ def test_a_gradient_that_overflows_is_told_from_what_is_computed_from_it():
     with torch.no_grad():
         network[2].weight.fill_(1.0)
     assert why_not_finite(network, images, labels).endswith(
-        "the gradient of the loss is finite: the numbers overflow in what is computed from them"
+        "the gradient of the loss is finite: what is computed from the answers overflows"
     )
 
 

@@ -59,7 +59,7 @@ def test_what_may_not_be_read_or_written_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit), errors.one_line_errors():
         files.write_json(tmp_path / "file" / "metrics.json", {})
     said = capsys.readouterr().err
-    assert said.endswith("/file: File exists; mend that, then run the same command again\n")
+    assert said.endswith("/file: File exists; fix it and run the same command again\n")
     with pytest.raises(SystemExit), errors.one_line_errors():
         raise PermissionError(errno.EACCES, "Permission denied", "data/raw/x")
-    assert "data/raw/x: Permission denied; mend that" in capsys.readouterr().err
+    assert "data/raw/x: Permission denied; fix it" in capsys.readouterr().err

@@ -53,7 +53,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(full_disk, capsys):
             write()
         said = capsys.readouterr().err
         assert said.endswith(
-            f"{path} could not be written (No space left on device); free some space, then run the same command again\n"
+            f"{path} could not be written (No space left on device); free some space and run the same command again\n"
         )
         assert written(full_disk) == [full_disk / "small.safetensors"]
 

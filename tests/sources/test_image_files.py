@@ -199,7 +199,7 @@ def test_annotations_cannot_leave_the_folder(images, tmp_path, file):
     (tmp_path / "train").rename(tmp_path / "tiny" / "train")
     table = tmp_path / "tiny" / "val" / image_folder.ANNOTATIONS
     table.write_text(f"{file}\tcats\t0\t0\t1\t1\n")
-    assert refused(tmp_path / "tiny").startswith(f"{table}, line 1: {file!r} is no name of a file")
+    assert refused(tmp_path / "tiny").startswith(f"{table}, line 1: {file!r} is not a file name in ")
 
 
 def test_more_pixels_than_memory_holds(images):

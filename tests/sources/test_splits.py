@@ -81,7 +81,7 @@ def test_a_class_has_the_same_test_images_whichever_others_are_listed(digits):
 
 def test_a_class_that_does_not_exist():
     message = refusal(of_classes, numbered([0, 1, 2]), [0, 3])
-    assert message == "classes: 3 is no class of the dataset; allowed: 0 to 2"
+    assert message == "classes: 3 is not a class of the dataset; allowed: 0 to 2"
 
 
 def images_of(splits: dict[str, Split], *names: str) -> set[int]:

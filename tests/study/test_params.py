@@ -101,7 +101,7 @@ def changed(raw, changes):
         ("data.classes", [0, 1.0], "data.classes: [0, 1.0] must be all or a list of at least two class numbers"),
         ("data.classes", [-1, 1], "data.classes: [-1, 1] must be all or a list of at least two class numbers"),
         ("data.classes", [4, 2, 4], "data.classes: 4 is listed twice"),
-        ("data.classes", [0, 10], "data.classes: 10 is no class of digits; allowed: 0 to 9"),
+        ("data.classes", [0, 10], "data.classes: 10 is not a class of digits; allowed: 0 to 9"),
         ("data.fraction", 0.0, "data.fraction: 0.0 should be greater than 0"),
         ("data.fraction", 1.1, "data.fraction: 1.1 should be less than or equal to 1"),
         ("data.imbalance", 0.5, "data.imbalance: 0.5 should be greater than or equal to 1"),
@@ -220,7 +220,7 @@ def test_an_absent_folder_of_own_images_is_named_with_its_key(raw, path):
     assert checks.absent_folder(checks.validate(raw, methods=[])) is None
     put(raw, "data.image_folder.path", path)
     line = checks.absent_folder(checks.validate(raw, methods=[]))
-    assert line.startswith(f"data.image_folder.path: '{path}' is no folder; it is watched whatever study.dataset is")
+    assert line.startswith(f"data.image_folder.path: '{path}' is not a folder; DVC watches it with every study.dataset")
 
 
 def test_an_image_folder_that_dvc_was_told_of_and_that_is_not_here_is_pulled(raw, tmp_path, monkeypatch):
@@ -282,7 +282,7 @@ def transfer(raw, **changes):
         ({"methods": ["sap", "sap"]}, "transfer.methods: 'sap' is listed twice"),
         ({"methods": ["mipp"]}, "transfer.methods: 'mipp' is not in this study; allowed: dense, one_shot, lth, sap,"),
         ({"classes": "all"}, "transfer.datasets: 'digits' is study.dataset, and transfer.classes is data.classes"),
-        ({"classes": [5, 10]}, "transfer.classes: 10 is no class of digits; allowed: 0 to 9"),
+        ({"classes": [5, 10]}, "transfer.classes: 10 is not a class of digits; allowed: 0 to 9"),
         ({"classes": [5]}, "transfer.classes: [5] must be all or a list of at least two class numbers"),
         ({"fraction": 0}, "transfer.fraction: 0 should be greater than 0"),
         ({"start": "trained"}, "transfer.start: 'trained' should be 'retrained' or 'initial'"),
@@ -313,7 +313,7 @@ def test_information_is_measured_between_the_layers_of_chains_of_the_study(raw):
         checks.validate(raw)
     assert str(error.value).splitlines() == [
         "information.methods: 'sap' is listed twice",
-        "information.methods: 'thinet' is no chain of this study; allowed: sap, mipp, thinet_at_mipp",
+        "information.methods: 'thinet' is not a chain of this study; allowed: sap, mipp, thinet_at_mipp",
     ]
     raw["study"].update(network="linear", methods=["sap"])
     raw["imposed"]["methods"], raw["information"]["methods"] = [], ["sap"]

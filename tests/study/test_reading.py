@@ -36,7 +36,7 @@ def test_plain_values_are_those_that_dvc_reads(text):
         ("a: 1\nb: !!python/name:os.system x", "a.yaml, line 2, column 4: tags are not read; write a plain value"),
         ("a: 1\nb: !local {c: 1}", "a.yaml, line 2, column 4: tags are not read; write a plain value"),
         ("%YAML 1.1\n---\na: no", "a.yaml, line 1, column 1: directives (%YAML, %TAG) are not read"),
-        ("a: 1\nb: x\x07", "a.yaml, line 2, column 5: is not YAML: '\\x07' may not stand there"),
+        ("a: 1\nb: x\x07", "a.yaml, line 2, column 5: is not YAML: '\\x07' is not allowed here"),
         ("a: 1 # b\x85b: 2", "a.yaml, line 1, column 9: holds '\\x85', where some YAML readers end the line"),
         ("a: 1 # b\u2028b: 2", "a.yaml, line 1, column 9: holds '\\u2028', where some YAML readers end the line"),
         ("a: &a [*a]", "a.yaml, line 1, column 8: *a names nothing before it"),
