@@ -1,4 +1,4 @@
-"""A folder of one's own images: which files count, what is a class and what a split, and what is said of the rest."""
+"""A folder of own images: which files are used, which folders are classes or splits, and the report on the rest."""
 
 import io
 import os
@@ -67,7 +67,7 @@ def test_what_may_be_either_is_a_line_with_both_readings(tmp_path, folders):
     put(tmp_path, *(f"{folder}/a.png" for folder in folders))
     message = refused(tmp_path)
     assert message.startswith(f"{tmp_path}: is either a split ") and " classes (" in message
-    assert "for a split leave" in message or "rename the classes" in message
+    assert "for a split keep" in message or "rename the classes" in message
 
 
 @pytest.mark.parametrize("name", ["train", "pets"])
