@@ -23,8 +23,8 @@ class Ranked:
     ``score``: low = goes first, of the network with weight * mask in its forward pass: a pruned weight scores 0 and
     adds nothing to the score of another. ``amount``: how many of a group of ``scope`` (neuron, layer, global) go.
     ``structure`` weight: a score is a tensor per prunable weight; channel: a vector per channel group, and a channel
-    takes its whole group along; the last living channel of a group, that of highest score, stays, and the next in rank
-    go for it.
+    takes its whole group along; the last living channel of a group, the one with the highest score, stays, and
+    the next in rank goes instead.
     ``looks_at``: the point whose weights the score looks at, initial, trained or current. Among equal scores (all that
     is behind dead rectifiers scores 0) the smallest of these weights goes first, or the channel with the smallest L1
     norm of the alive incoming weights; entries equal in both go in memory order.
