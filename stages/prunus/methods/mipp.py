@@ -10,7 +10,7 @@ Algorithm 1, for every layer l from the outputs to the inputs:
 5. With all masks applied the network is retrained.
 
 Steps 2 and 3 are the transfer entropy redundancy criterion with MI ordering (``prunus.information.terc``). There is no
-global ranking; the share that goes of each layer is what the test finds.
+global ranking; the test decides how much of each layer goes.
 
 What the paper leaves open, and what is done here: a channel's variable is the activation that the next layer reads
 (after ReLU and pooling), a convolution's as ``cells`` x ``cells`` means of its map (appendix E.2 is unconfirmed); the

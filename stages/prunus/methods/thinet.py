@@ -1,4 +1,4 @@
-"""ThiNet: channels go that the layers reading them miss least (Luo, Wu and Lin, ICCV 2017, arXiv 1707.06342).
+"""ThiNet: the channels that the layers reading them miss least go (Luo, Wu and Lin, ICCV 2017, arXiv 1707.06342).
 
 A sample is one random output unit of a reading layer at one random place (a token's, on tokens) of one training image:
 the contribution x_c of every channel to that output, its kernel slice times its patch; their sum is the output less its
