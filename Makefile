@@ -1,5 +1,5 @@
-# `make` reproduces the study of params.yaml, `make help` lists the other targets, as they say of themselves behind ##.
-# What runs a tool sets up .venv first.
+# `make` reproduces the study of params.yaml, `make help` lists the other targets with their texts after ##.
+# Targets that run a tool set up .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: study help setup test fuzz faults slurm verify audit bench experiments docs lint
 
-# SCALE=paper: at the paper's size. KEEP=1: with what you changed in params.yaml, where else the committed values count.
+# SCALE=paper: at the paper's size. KEEP=1: with your changes of params.yaml instead of its committed values.
 study: setup  ## run the study of params.yaml; NAME=epsilon_sweep: a ready-made one
 	$(if $(NAME),python studies/run.py $(NAME) $(if $(SCALE),--scale $(SCALE)) $(if $(KEEP),--keep),snakemake)
 
@@ -46,7 +46,7 @@ faults: setup  ## break a study in every way, about 25 minutes
 bench: setup  ## measure against what people use instead; ONLY=name: one part
 	$(BIN)/python benchmarks/run.py $(ONLY)
 
-# Only what the experiments differ in; neither files, whose hashes say little, nor seconds, which always differ.
+# Only what differs between the experiments; no files, whose hashes say little, and no seconds, which always differ.
 experiments: setup  ## a study's variants side by side: where their settings and results differ
 	dvc exp show --only-changed --drop '.*(/|seconds)' --md
 

@@ -1,5 +1,5 @@
 # Runs the graph of dvc.yaml in parallel. There is no second copy of the graph here: one rule is made per DVC stage, and
-# each rule asks DVC for its stage, so DVC's cache, its lock file and its idea of what is up to date stay the only ones.
+# each rule asks DVC for its stage, so there is one cache, one lock file and one answer to what is up to date: DVC's.
 # Nothing but Snakemake's own folder is written until a run starts: -n, --report, --lint and the like only read.
 
 import atexit
@@ -16,8 +16,8 @@ import session
 session.check_place(workflow.basedir)
 session.stop_when_asked()
 
-# Meanwhile DVC's index is read below. A cluster's job reads this file once more on its node, where all has been checked
-# and written: MAIN is the process that was called.
+# Runs while DVC's index is read below. A cluster's job reads this file again on its node, where nothing is left to check
+# and write: MAIN is the process that was called.
 MAIN = workflow.is_main_process
 CHECK = "import sys; sys.path.insert(0, 'stages'); from check_params import judge; judge()"
 checking = subprocess.Popen([sys.executable, "-c", CHECK if MAIN else ""])
@@ -33,8 +33,17 @@ from remaining import Remaining
 if MAIN:
     check_checkout.end_where_useless()
 
-COMPUTING = {"pretrain", "reference_flow", "prune_iteration", "prune_at_ratio", "evaluate", "evaluate_at_ratio"}
-COMPUTING |= {"evaluate_dense", "measure_information", "transfer"}
+COMPUTING = {
+    "pretrain",
+    "reference_flow",
+    "prune_iteration",
+    "prune_at_ratio",
+    "evaluate",
+    "evaluate_at_ratio",
+    "evaluate_dense",
+    "measure_information",
+    "transfer",
+}
 
 
 def refuse_mistakes():
@@ -61,8 +70,8 @@ except dvc_status.ProjectError as error:
     sys.exit(f"snakemake: {error}")
 if MAIN and (uncached := project.uncached()):
     print(f"{len(uncached)} outputs are not in DVC's cache; `dvc commit` puts them there", file=sys.stderr)
-# Snakemake plans a stage when an input is younger than its outputs. To those that DVC calls changed this file is one;
-# other inputs have no age, unless a stage that makes them is planned.
+# Snakemake plans a stage when an input is newer than its outputs. This file is an input of the stages that DVC calls
+# changed; other inputs have no age, unless a stage that makes them is planned.
 CHANGED = Path(".snakemake/changed")
 CONSTANT = {"check_params"}  # stages whose outputs are always the same, so that nothing need run after them
 if changed:
@@ -84,25 +93,26 @@ if MAIN:
 def inputs(address):
     """Outputs of the stages before this one in DVC's graph. Code and data that no stage makes are for DVC to watch.
 
-    Of a stage after one that is planned Snakemake asks no more whether it is younger itself: it must follow from that.
+    Outputs of a planned stage keep their age, so that Snakemake plans what reads them.
     """
-    found = [str(CHANGED)] if address in changed else []
+    files = [str(CHANGED)] if address in changed else []
     for earlier in project.before[address]:
         paths = dvc_status.outputs(earlier)
         aged = address in changed or earlier.addressing in moving - CONSTANT
-        found += paths if aged else [ancient(path) for path in paths]
-    return sorted(found)
+        files += paths if aged else [ancient(path) for path in paths]
+    return sorted(files)
 
 
 def what(stage):
-    """The line of a stage that is planned, for Snakemake to format."""
+    """The line of a planned stage, for Snakemake to format."""
     address, command = stage.addressing, stage.cmd if isinstance(stage.cmd, str) else stage.cmd[-1]
-    given, words = dict(re.findall(r"--(\S+) (\S+)", command)), ""
-    if "iteration" in given:  # which DVC's name counts from 0
-        chain = layout.chain(given["method"], given.get("ratio-of"))
-        words = f"= {chain}, seed {given['seed']}, iteration {given['iteration']} "
+    options = dict(re.findall(r"--(\S+) (\S+)", command))
+    meaning = ""
+    if "iteration" in options:  # DVC's name counts it from 0
+        chain = layout.chain(options["method"], options.get("ratio-of"))
+        meaning = f"= {chain}, seed {options['seed']}, iteration {options['iteration']} "
     why = f"{changed[address]}; " if address in changed else ""
-    return f"{address} {words}({why}log: logs/{address}.log)".replace("{", "{{").replace("}", "}}")
+    return f"{address} {meaning}({why}log: logs/{address}.log)".replace("{", "{{").replace("}", "}}")
 
 
 def stages_per_gpu(stage):
@@ -135,23 +145,23 @@ onstart:
     except dvc_status.ProjectError as error:
         sys.exit(f"snakemake: {error}")
     atexit.register(only_launcher.close)
-    # Again, for Snakemake has taken SIGTERM over.
+    # Again, because Snakemake has installed its own handler of SIGTERM.
     session.stop_when_asked(jobs_elsewhere=not workflow.local_exec, release=only_launcher.close)
     for address in remaining.left:  # all that are planned
         session.hold(address).close()
-    # Snakemake and DVC delete what a stage is to make again. DVC's cache has it, unless a script was run by hand.
+    # Snakemake and DVC delete outputs that are made again. DVC's cache has them, unless a script was run by hand.
     if not workflow.touch:
         planned = [project.stages[address] for address in remaining.left]
         made_anew = [stage for stage in planned if not project.restores(stage)]
         session.set_aside(path for stage in made_anew for path in project.unsaved(stage))
-    # Else the scheduler runs every second once more for each job that has ended, and no option turns that off: 367 stages
-    # that do nothing take 35 s in place of 22 s. A cluster keeps its limit.
+    # Otherwise the scheduler runs once more a second for each job that has ended, and no option turns that off: 367
+    # stages that do nothing take 35 s instead of 22 s. A cluster keeps its limit.
     if workflow.local_exec:
         workflow.scheduler.job_rate_limiter = None
 
 
 onerror:
-    # On a cluster evaluations are for its nodes, so there the command is named.
+    # On a cluster evaluations belong on its nodes, so only the command is printed.
     if remaining.failed and workflow.local_exec:
         only_launcher.close()
         Path("logs").mkdir(exist_ok=True)
@@ -167,7 +177,7 @@ onerror:
 
 rule all:
     input:
-        # also what the report no longer needs, once it is there
+        # all outputs, also those that an existing report no longer needs
         [path for stage in project.stages.values() for path in dvc_status.outputs(stage)],
     localrule: True
     message:
@@ -193,7 +203,7 @@ for address, stage in project.stages.items():
         localrule: address == "check_params"
         threads: settings.device.threads
         resources:
-            **({} if stages_per_gpu(stage) else {"gpu": 0}),  # a cluster's profile says what the others ask for
+            **({} if stages_per_gpu(stage) else {"gpu": 0}),  # a cluster's profile sets it for the others
         message:
             what(stage)
         shell:

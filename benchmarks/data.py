@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import harness  # noqa: F401 - puts stages/ on the path
-from prunus.data import dataset
+from prunus.data.dataset import Dataset, load, save
 from prunus.sources import published
 from prunus.study import layout
 
@@ -16,11 +16,11 @@ RAW = layout.ROOT / layout.RAW_DATA
 
 
 @cache
-def dataset(name: str, images: int, validation: int = 2) -> dataset.Dataset:
+def dataset(name: str, images: int, validation: int = 2) -> Dataset:
     """The first ``images`` training images, on the device as the stages hold them."""
     source = published.read(name, RAW, Path(), 0)
     held_out = source.train if source.test is None else source.test
     parts = {"train": source.train[torch.arange(images)], "validation": held_out[torch.arange(validation)]}
     with tempfile.TemporaryDirectory() as folder:
-        dataset.save(Path(folder) / "prepared", name, parts, source.classes)
-        return dataset.load(Path(folder) / "prepared", DEVICE)
+        save(Path(folder) / "prepared", name, parts, source.classes)
+        return load(Path(folder) / "prepared", DEVICE)

@@ -77,8 +77,8 @@ class Scratch:
         self._run("git", "init", "-q")
         self._run("dvc", "init", "-q")
         self._run("git", "add", "-A")
-        own = ("-c", "user.name=bench", "-c", "user.email=bench@localhost", "-c", "commit.gpgsign=false")
-        self._run("git", *own, "commit", "-qm", "the study")
+        identity = ("-c", "user.name=bench", "-c", "user.email=bench@localhost", "-c", "commit.gpgsign=false")
+        self._run("git", *identity, "commit", "-qm", "the study")
 
     def rewind(self, to: str) -> None:
         """Let every method of the study rewind ``to`` initial or trained weights."""
@@ -154,14 +154,14 @@ def chains(scratch: Scratch) -> pd.DataFrame:
     references = runs[runs["stage"] == "reference_flow"].set_index("seed")
     rows = []
     for (seed, method), chain in table.groupby(["seed", "method"], sort=False):
-        nothing = dict.fromkeys(COSTS, 0.0)
+        costs = dict.fromkeys(COSTS, 0.0)
         if chain["epsilon"].notna().any():
             flow = references.loc[seed, "seconds_flow"]
             spent = {"inside": references.loc[seed, "inside"], "wall": scratch.wall(f"reference_flow@{seed}")}
-            nothing |= {"flow_seconds": flow, "work": flow} | spent
+            costs |= {"flow_seconds": flow, "work": flow} | spent
         accuracy = chain["dense_test_accuracy"].iloc[0]
         dense = {"seed": seed, "method": method, "iteration": 0, "density": 1.0, "test_accuracy": accuracy}
-        rows += [dense | nothing, *chain.sort_values("iteration").to_dict("records")]
+        rows += [dense | costs, *chain.sort_values("iteration").to_dict("records")]
     return pd.DataFrame(rows)[[*KEYS, "density", "test_accuracy", *COSTS]]
 
 
@@ -171,12 +171,12 @@ def at_equal_density(chains: pd.DataFrame) -> pd.DataFrame:
     Shares and accuracies are in percent. Overheads are means over the iterations, in seconds.
     """
     keys = ["seed", "method"]
-    whole = chains.groupby(keys)[list(COSTS)].sum(min_count=1).add_suffix("_all")
+    chain_costs = chains.groupby(keys)[list(COSTS)].sum(min_count=1).add_suffix("_all")
     pruned = chains[chains["iteration"] > 0].groupby(keys)[list(SUMS)].mean()
     overheads = pd.DataFrame(
         {"inside_more": pruned["inside"] - pruned["work"], "outside_more": pruned["wall"] - pruned["inside"]}
     )
-    table = equal_density(chains, COSTS).join(whole, on=keys).join(overheads, on=keys)
+    table = equal_density(chains, COSTS).join(chain_costs, on=keys).join(overheads, on=keys)
     share = 100 * table["flow_seconds"] / table["work"]
     return table.assign(test_accuracy=100 * table["test_accuracy"], flow_share=share)
 

@@ -68,11 +68,12 @@ def commands(root: Path) -> list[tuple[str, ...]]:
     shared = [(name, "--seed", "0") for name in ("pretrain", "reference_flow", "evaluate_dense")]
     chains = []
     for method in METHODS:
-        own = ("--seed", "0", "--method", method)
-        chains.append(("chain_reference", *own))
-        chains += [("prune_iteration", *own, "--iteration", str(t)) for t in range(1, ITERATIONS + 1)]
-        chains.append(("evaluate", *own))
-    return [own for own in [("prepare_data",), *shared, *chains] if (root / f"stages/{own[0]}.py").exists()]
+        options = ("--seed", "0", "--method", method)
+        chains.append(("chain_reference", *options))
+        chains += [("prune_iteration", *options, "--iteration", str(t)) for t in range(1, ITERATIONS + 1)]
+        chains.append(("evaluate", *options))
+    everything = [("prepare_data",), *shared, *chains]
+    return [command for command in everything if (root / f"stages/{command[0]}.py").exists()]
 
 
 def seconds(bench: Bench, revision: str | None, evaluation: dict) -> dict[str, float]:

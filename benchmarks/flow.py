@@ -96,7 +96,7 @@ def evaluations(bench: Bench) -> None:
     target = 10 if DEVICE.type == "cuda" else 2
 
     case = f"information flow, resnet18, {images:,} images"
-    found = bench.compare(
+    flows = bench.compare(
         case,
         {
             "Prunus": lambda: information_flow(ours, inputs, "absolute", BATCH),
@@ -105,11 +105,11 @@ def evaluations(bench: Bench) -> None:
         runs,
         warmup=1 if DEVICE.type == "cuda" else 0,
     )
-    agreeing(case, found["Prunus"], found["textbook, two passes"])
+    agreeing(case, flows["Prunus"], flows["textbook, two passes"])
     bench.ratio(case, "textbook, two passes", "Prunus", at_least=target)
 
     case = f"gradient flow, resnet18, {images:,} images"
-    found = bench.compare(
+    flows = bench.compare(
         case,
         {
             "Prunus": lambda: gradient_flow(ours, inputs, split.labels, batch_size=BATCH),
@@ -118,7 +118,7 @@ def evaluations(bench: Bench) -> None:
         runs,
         warmup=1 if DEVICE.type == "cuda" else 0,
     )
-    agreeing(case, found["Prunus"], found["textbook"])
+    agreeing(case, flows["Prunus"], flows["textbook"])
     bench.ratio(case, "textbook", "Prunus")
 
 
@@ -134,8 +134,8 @@ def share_of_flow(data: Dataset, method: str, settings, samples: int, epochs: in
         "gradient": gradient_flow(network, images, subset.labels).tolist(),
     }
     never = settings.model_copy(update={"epsilon": 0.0, "max_epochs": epochs})
-    given = Retraining(alive, 1, reference, images, subset.labels, as_dense=lambda: lambda network: False)
-    stop = methods.recipe(method, never).retrain(given)
+    retraining = Retraining(alive, 1, reference, images, subset.labels, as_dense=lambda: lambda network: False)
+    stop = methods.recipe(method, never).retrain(retraining)
     clock, sgd = Clock(DEVICE), params.read().training.sgd
     with redirect_stdout(StringIO()):
         train(network, alive, data, sgd, "none", stop, seed=0, clock=clock, label="")

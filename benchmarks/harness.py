@@ -185,7 +185,10 @@ def measure(name: str, work: Callable[[Bench], None], quick: bool, threads: int)
 
     torch.set_num_threads(threads)
     bench = Bench(name, quick, threads)
-    print(f"\n{name} ({processor()}, {threads} thread{'s' * (threads > 1)}{', quick' * quick})", flush=True)
+    about = [processor(), f"{threads} {'threads' if threads > 1 else 'thread'}"]
+    if quick:
+        about.append("quick")
+    print(f"\n{name} ({', '.join(about)})", flush=True)
     work(bench)
     return bench
 

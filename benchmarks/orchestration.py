@@ -70,7 +70,7 @@ def sample(bench: Bench, case: str, project: Project) -> None:
         project.params["methods"]["sap"]["q"] = q
         project.write_params()
         seconds = project.run(*command)
-        count = len(re.findall(ran, project.said))
+        count = len(re.findall(ran, project.output))
         bench.record(
             case, f"added per stage by {variant}, {count} again", [(seconds - idle - count * bare / stages) / count]
         )

@@ -96,10 +96,10 @@ def grown(small: Project, root: Path, seeds: int) -> Project:
     outputs = json.loads((root / "outputs.json").read_text())
     lock = (root / "dvc.lock").read_text()
     entries = re.findall(r"^  \S+@0\b.*\n(?:    .*\n)*", lock, re.MULTILINE)
-    own = [command for command in outputs if "--seed 0" in command]
+    of_seed_0 = [command for command in outputs if "--seed 0" in command]
     for seed in range(1, seeds):
         lock += "".join(of_seed(entry, seed) for entry in entries)
-        for command in own:
+        for command in of_seed_0:
             outputs[of_seed(command, seed)] = [of_seed(name, seed) for name in outputs[command]]
         for folder in ("runs", "runs/evaluations", "runs/records"):
             shutil.copytree(root / folder / "seed0", root / folder / f"seed{seed}")
@@ -111,14 +111,14 @@ def grown(small: Project, root: Path, seeds: int) -> Project:
 def start(bench: Bench, case: str, project: Project, repeated: bool) -> None:
     """Of DVC: its index and graph, of which `dvc repro` needs both. Of Snakemake: all it does before the first job."""
     code = INDEX.format(benchmarks=Path(__file__).parent)
-    found = []
+    measured = []
     for _ in range(2 if repeated else 1):
         project.run(sys.executable, "-c", code)
-        found.append((*json.loads(project.said.splitlines()[-1]), project.processor))
+        measured.append((*json.loads(project.output.splitlines()[-1]), project.processor))
     for what, unit, values in zip(
         ("DVC's index", "DVC's graph", "DVC's index and graph, memory", "DVC's index and graph, CPU of the process"),
         ("s", "s", "MiB", "s"),
-        zip(*found, strict=True),
+        zip(*measured, strict=True),
         strict=True,
     ):
         bench.record(case, what, values, unit)
@@ -148,8 +148,8 @@ def stages_again(bench: Bench, case: str, project: Project, by_dvc: int, samples
         wall, processor = [], []
         for seed in range(first, first + count):
             wall.append(project.run(*command(f"prune_iteration@{seed}-sap-iteration0")) - bare)
-            if "Running stage" not in project.said:
-                raise RuntimeError(f"nothing ran again:\n{project.said}")
+            if "Running stage" not in project.output:
+                raise RuntimeError(f"nothing ran again:\n{project.output}")
             processor.append(project.processor)
         first += count
         if wall:
@@ -182,9 +182,9 @@ def split(bench: Bench, root: Path, seeds: int, studies: int, objects: int = 0) 
     case = f"{TOTAL:,} stages as {-(-TOTAL // stages)} studies of {stages}"
     if objects:
         case += f", {objects:,} other objects in the cache"
-    whole = Project(root / "whole", studies * seeds, METHODS, ITERATIONS)
-    bare = statistics.median(whole.run(*command.split()) for command in whole.commands[:20])
-    whole.empty()
+    large = Project(root / "whole", studies * seeds, METHODS, ITERATIONS)
+    bare = statistics.median(large.run(*command.split()) for command in large.commands[:20])
+    large.empty()
     for number in range(objects):
         path = root / f"shared/files/md5/{number % 256:02x}/{number:030x}"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,8 +192,8 @@ def split(bench: Bench, root: Path, seeds: int, studies: int, objects: int = 0) 
     wall, processor = [], []
     for study in range(studies):
         folder = root / f"study-{study}"
-        setting_up = whole.run("git", "worktree", "add", "--quiet", "--detach", str(folder))
-        project = whole.at(folder)
+        setting_up = large.run("git", "worktree", "add", "--quiet", "--detach", str(folder))
+        project = large.at(folder)
         project.params["study"]["seeds"] = list(range(study * seeds, (study + 1) * seeds))
         project.write_params()
         setting_up += project.run("dvc", "cache", "dir", "--local", str(root / "shared"))
@@ -212,7 +212,7 @@ def experiment(bench: Bench, case: str, project: Project) -> None:
     timed(bench, case, "dvc exp run --temp, nothing to run", project, ("dvc", "exp", "run", "--temp"))
     idle = bench.rows[-1].median
     seconds = project.run("dvc", "exp", "run", "--temp", "-S", "methods.one_shot.epochs=7")
-    count = len(re.findall("Running stage", project.said))
+    count = len(re.findall("Running stage", project.output))
     bench.record(case, f"added to a stage by dvc exp run --temp, {count} of them", [(seconds - idle) / count])
 
 

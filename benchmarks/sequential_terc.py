@@ -1,10 +1,10 @@
-"""The textbook form of TERC that ``terc.py`` measures ours against: one fit per node and repeat, one after the other.
+"""The textbook form of TERC, the peer of ours in ``terc.py``: one fit per node and repeat, one after the other.
 
 For each unit in MI order (given to it), five predictors are fitted from scratch, on our splits, without the unit and
-those gone, and five without those gone after each removal; then the budget buys the cheapest by fits without every unit
-that is left. Of linear predictors every unit is looked at before each removal, and the cheapest free one goes, as in
-ours. `mlp` is a torch module of the same 50 hidden units with torch.optim.Adam, minibatches, rates and stopping rule as
-ours; `linear` is torch.linalg.lstsq with the driver `gels`, faster here than scikit-learn's Ridge.
+the removed ones, and five without the removed ones after each removal; then the budget buys the cheapest, by fits
+without each unit that is left. With linear predictors every unit is tested before each removal, and the cheapest free
+one goes, as in ours. `mlp` is a torch module of the same 50 hidden units with torch.optim.Adam, minibatches, rates and
+stopping rule as ours; `linear` is torch.linalg.lstsq with the driver `gels`, faster here than scikit-learn's Ridge.
 """
 
 import math
@@ -74,7 +74,7 @@ class Sequential:
         self.constants = [self._constant(fit, held) for fit, held in zip(self.data.fit, self.data.held, strict=True)]
         self.full = self.losses(list(range(self.units)))
         fitted = PREDICTORS[predictor]
-        nothing = fitted.tells_apart * sum(self.constants) / REPEATS
+        nothing = fitted.resolution * sum(self.constants) / REPEATS
         quantile = student(REPEATS - 1, CONFIDENCE)
         chance = torch.as_tensor(fitted(self.data, 0).chance((1 - CONFIDENCE) / self.units)).max()
         self.test = RiseTest(quantile, self.data.widening, nothing, chance)
@@ -87,8 +87,8 @@ class Sequential:
     def losses(self, units: list[int]) -> Tensor:
         x, one_hot = self.data.x[:, units], self.data.classes is not None
         splits = zip(self.data.fit, self.data.held, self.constants, strict=True)
-        found = [self.refit(x, self.data.y, *split[:2], one_hot, split[2], r) for r, split in enumerate(splits)]
-        return torch.tensor(found, dtype=torch.float64)
+        losses = [self.refit(x, self.data.y, *split[:2], one_hot, split[2], r) for r, split in enumerate(splits)]
+        return torch.tensor(losses, dtype=torch.float64)
 
     def rise(self, left: list[int], unit: int, now: Tensor) -> Tensor:
         return self.losses([other for other in left if other != unit]) - now
@@ -97,7 +97,8 @@ class Sequential:
         return bool(self.test.free(self.rise(left, unit, now), now))
 
     def cheapest(self, visits: list[int], now: Tensor, free: bool) -> int | None:
-        """Of the units that are left, ``visits``, or of the ``free`` among them; of linear ones as cheap the first."""
+        """The cheapest of the units left, ``visits``, or of those that are ``free``; with linear predictors the
+        first of a tie."""
         rises = {unit: self.rise(visits, unit, now) for unit in visits}
         means = {unit: float(rise.mean()) for unit, rise in rises.items() if not free or self.test.free(rise, now)}
         tie = self.test.nothing if self.by_costs else 0.0

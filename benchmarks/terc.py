@@ -172,15 +172,15 @@ def whole_layer(bench: Bench, predictor: str, make: Callable[[int, int], Layer])
     seconds, agreed = [], 0
     offsets = torch.randint(units // nodes, (nodes,), generator=torch.Generator().manual_seed(0)).tolist()
     for place in (k * (units // nodes) + offset for k, offset in enumerate(offsets)):
-        gone = set(visits[:place]) - set(needed)
-        left = [unit for unit in range(units) if unit not in gone]
+        removed = set(visits[:place]) - set(needed)
+        left = [unit for unit in range(units) if unit not in removed]
         start = time.perf_counter()
         now = peer.losses(left)
         between = time.perf_counter()
-        goes = peer.free(left, visits[place], now)
-        estimated = visits[place - 1] in gone  # what is left was estimated before where nothing went
+        is_free = peer.free(left, visits[place], now)
+        estimated = visits[place - 1] in removed  # where nothing was removed, the same set was estimated before
         seconds.append(time.perf_counter() - (start if estimated else between))
-        agreed += goes == (visits[place] not in needed)
+        agreed += is_free == (visits[place] not in needed)
     name = f"sequential, extrapolated from {nodes} of {units} node tests"
     quarters = [seconds[k::4] for k in range(4)]  # each spans the order
     bench.record(case, name, [first + units * sum(part) / len(part) for part in quarters])
@@ -231,24 +231,26 @@ def lenet5(bench: Bench) -> None:
         dataset = load(path, "cpu")
     torch.manual_seed(0)
     network = networks.build("lenet5", *dataset.form)
-    whole = masks.ones(network)
+    dense = masks.ones(network)
 
     def epoch(trained: nn.Module) -> None:
         sgd, augment = params.training.sgd, params.training.augment
         with redirect_stdout(StringIO()):
-            train(trained, whole, dataset, sgd, augment, FixedEpochs(1), seed=0, clock=Clock(), label="lenet5")
+            train(trained, dense, dataset, sgd, augment, FixedEpochs(1), seed=0, clock=Clock(), label="lenet5")
 
     for _ in range(LENET_EPOCHS):
         epoch(network)
     one_more = copy.deepcopy(network)
     groups = channels.groups(network, dataset.shape)
-    everything = channels.alive(groups, whole)
+    everything = channels.alive(groups, dense)
     settings = params.methods["mipp"]
     images = dataset.normalise(dataset.sample("train", settings.samples, 0).images)
     case, variants = f"MIPP of lenet5 on MNIST, {settings.samples} images", {}
     for predictor in ("linear", "mlp"):
-        own = settings.model_copy(update={"predictor": predictor})
-        variants[predictor] = lambda own=own: mipp.eliminate(network.eval(), groups, everything, images, own, 0)
+        changed = settings.model_copy(update={"predictor": predictor})
+        variants[predictor] = lambda changed=changed: mipp.eliminate(
+            network.eval(), groups, everything, images, changed, 0
+        )
     kept = bench.compare(case, variants | {"one epoch of training": lambda: epoch(one_more)}, runs=3, warmup=0)
     del kept["one epoch of training"]
     for predictor, alive in kept.items():
@@ -257,8 +259,8 @@ def lenet5(bench: Bench) -> None:
         bench.ratio(case, predictor, "one epoch of training")
     doubled, case = planted(network).eval(), f"{PLANTED} copies planted into each of fc1 and fc2"
     for predictor, share in (("linear", 0.0), ("linear", REGULARISATION), ("mlp", REGULARISATION)):
-        own = settings.model_copy(update={"predictor": predictor, "regularisation": [share]})
-        alive = mipp.eliminate(doubled, groups, everything, images, own, 0)
+        changed = settings.model_copy(update={"predictor": predictor, "regularisation": [share]})
+        alive = mipp.eliminate(doubled, groups, everything, images, changed, 0)
         for name in ("fc1", "fc2"):
             pairs = alive[name][: 2 * PLANTED].view(2, PLANTED).sum(0)
             for count, what in ((2, "both"), (1, "one"), (0, "neither")):

@@ -82,9 +82,11 @@ class Ordinary:
         crop = [transforms.RandomHorizontalFlip(), transforms.RandomCrop(data.shape[1], padding=4)]
         steps = [transforms.ToTensor(), transforms.Normalize(data.mean.tolist(), data.std.tolist())]
         kind = getattr(theirs, published.TORCHVISION_NAMES[dataset_name])
-        whole = kind(RAW, transform=transforms.Compose(crop * (augment == "flip_crop") + steps))
+        if augment == "flip_crop":
+            steps = crop + steps
+        everything = kind(RAW, transform=transforms.Compose(steps))
         self.loader = DataLoader(
-            Subset(whole, range(images)),
+            Subset(everything, range(images)),
             batch_size,
             shuffle=True,
             num_workers=workers,
@@ -121,10 +123,10 @@ def loops(bench: Bench) -> None:
             variant: partial(one_epoch, build(name, data, computed), data, computed, batch_size, augment)
             for variant, computed in ours.items()
         }
-        spread = DEVICE.type == "cpu" and on_cpu  # where loading matters the ordinary loop takes all cores, so let ours
+        spread = DEVICE.type == "cpu" and on_cpu  # the ordinary loop takes all cores to load, so ours takes them too
         if spread:
-            whole = partial(one_epoch, build(name, data, plain), data, plain, batch_size, augment)
-            variants[f"Prunus, float32, {workers} threads"] = partial(on_all_cores, whole)
+            epoch = partial(one_epoch, build(name, data, plain), data, plain, batch_size, augment)
+            variants[f"Prunus, float32, {workers} threads"] = partial(on_all_cores, epoch)
         theirs = {f"ordinary loop, {count} workers": count for count in (0, workers)}
         variants |= {
             variant: Ordinary(name, dataset_name, data, batch_size, images, augment, count)
@@ -174,11 +176,11 @@ def accuracies(bench: Bench) -> None:
     data = dataset("fashion_mnist", images, validation=100 if bench.quick else PER)
     for precision in ("float32", "bfloat16"):
         computed = choose(precision, "auto", "cnn")
-        found = [
+        reached = [
             100 * one_epoch(build("cnn", data, computed, seed), data, computed, seed=seed)["validation_accuracy"]
             for seed in range(seeds)
         ]
-        bench.record(f"cnn, accuracy after {images:,} images", precision, found, "%")
+        bench.record(f"cnn, accuracy after {images:,} images", precision, reached, "%")
 
 
 def throughput(bench: Bench) -> None:
@@ -232,15 +234,16 @@ def _peak(kind: str, name: str, images: int, queue) -> None:
 def memory(bench: Bench) -> None:
     """Peak of a pruned network's epoch over what the network, its optimiser and one batch of 64 need."""
     name, context = "mlp" if bench.quick else "resnet18", multiprocessing.get_context("spawn")
-    case, found = f"{name}, batch 64, peak memory", {}
+    case = f"{name}, batch 64, peak memory"
+    peaks = {}
     for kind, images in (("textbook", 64), ("ours", 128)):
         queue = context.Queue()
         process = context.Process(target=_peak, args=(kind, name, images, queue))
         process.start()
-        found[kind] = queue.get()
+        peaks[kind] = queue.get()
         process.join()
-    bench.record(case, "network, optimiser and one batch", [found["textbook"] / 2**20], "MiB")
-    bench.record(case, "Prunus, epoch of a half pruned network", [found["ours"] / 2**20], "MiB")
+    bench.record(case, "network, optimiser and one batch", [peaks["textbook"] / 2**20], "MiB")
+    bench.record(case, "Prunus, epoch of a half pruned network", [peaks["ours"] / 2**20], "MiB")
     bench.ratio(case, "Prunus, epoch of a half pruned network", "network, optimiser and one batch", at_most=1.5)
 
 

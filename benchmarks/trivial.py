@@ -19,10 +19,27 @@ from overlay import chain
 from prunus.study import layout
 
 METHODS = ["one_shot", "lth", "sap", "incop_if", "incop_gf"]
-COPIED = ("Snakefile", "dvc.yaml", "stages", "profiles", "tools", "data/images")
-COPIED += (".dvc/config", ".dvcignore", ".gitignore")
-SCRIPTS = ("prepare_data", "pretrain", "reference_flow", "prune_iteration", "evaluate_dense", "evaluate")
-SCRIPTS += ("compare", "report")
+COPIED = (
+    "Snakefile",
+    "dvc.yaml",
+    "stages",
+    "profiles",
+    "tools",
+    "data/images",
+    ".dvc/config",
+    ".dvcignore",
+    ".gitignore",
+)
+SCRIPTS = (
+    "prepare_data",
+    "pretrain",
+    "reference_flow",
+    "prune_iteration",
+    "evaluate_dense",
+    "evaluate",
+    "compare",
+    "report",
+)
 
 TRIVIAL = '''"""Writes at once what the stage of this name would; other parameters make other contents."""
 import json
@@ -84,14 +101,16 @@ class Project:
         (self.root / layout.PARAMS).write_text(yaml.safe_dump(self.params, sort_keys=False))
 
     def run(self, *command: str) -> float:
-        """Seconds that ``command`` took; ``said`` keeps its output, ``processor`` its seconds of processor time."""
+        """Seconds that ``command`` took; ``output`` keeps what it printed, ``processor`` its seconds of processor
+        time."""
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         before, start = _processor_seconds(), time.perf_counter()
         done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True)
-        seconds, self.processor = time.perf_counter() - start, _processor_seconds() - before
-        self.said = done.stdout + done.stderr
+        seconds = time.perf_counter() - start
+        self.processor = _processor_seconds() - before
+        self.output = done.stdout + done.stderr
         if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} ended {done.returncode}\n{self.said}")
+            raise RuntimeError(f"{' '.join(command)} ended {done.returncode}\n{self.output}")
         return seconds
 
     def at(self, root: Path) -> "Project":

@@ -24,27 +24,27 @@ def links(page: Path) -> set[Path]:
 
 def published(root: Path) -> list[Path]:
     """Every file of the site but the theme's, relative to ``root``."""
-    found, new = set(), {root / "README.md", *root.glob("docs/**/*.md"), *root.glob("docs/*.css")}
+    pages, new = set(), {root / "README.md", *root.glob("docs/**/*.md"), *root.glob("docs/*.css")}
     while new:
-        found |= new
+        pages |= new
         named = set().union(*(links(page) for page in new if page.suffix == ".md"))
-        new = {path for path in named - found if path.is_file() and path.is_relative_to(root)}
-    return sorted(path.relative_to(root) for path in found)
+        new = {path for path in named - pages if path.is_file() and path.is_relative_to(root)}
+    return sorted(path.relative_to(root) for path in pages)
 
 
 def on_files(files, config):
     root = Path(config.config_file_path).resolve().parents[1]
-    own = [File(path.as_posix(), str(root), config.site_dir, config.use_directory_urls) for path in published(root)]
-    return Files([file for file in files if file.src_dir != config.docs_dir] + own)
+    pages = [File(path.as_posix(), str(root), config.site_dir, config.use_directory_urls) for path in published(root)]
+    return Files([file for file in files if file.src_dir != config.docs_dir] + pages)
 
 
 def mathml(tex: str, display: str) -> str:
     """A formula as MathML. Bars, floors and ceilings are paired first: latex2mathml draws single ones as operators."""
-    return convert(SINGLE.sub(lambda found: rf"{PAIRED[found[1]]}\{found[1]}{found[2]}", tex), display=display)
+    return convert(SINGLE.sub(lambda match: rf"{PAIRED[match[1]]}\{match[1]}{match[2]}", tex), display=display)
 
 
 def on_page_content(content, **_):
-    def drawn(found):
-        return mathml(html.unescape(found[2]), "block" if found[1] == "div" else "inline")
+    def drawn(match):
+        return mathml(html.unescape(match[2]), "block" if match[1] == "div" else "inline")
 
     return FORMULA.sub(drawn, content)

@@ -1,4 +1,4 @@
-"""Write what the schema says of params.yaml: docs/reference/params.md for readers, params.schema.json for editors.
+"""Write what the schema says about params.yaml: docs/reference/params.md for readers, params.schema.json for editors.
 
 python docs/reference.py
 """
@@ -45,33 +45,33 @@ def schema() -> dict[str, Any]:
     settings = {name: importlib.import_module(f"prunus.methods.{name}").Settings for name in method_names()}
     blocks = {name: (model, Field(default_factory=dict)) for name, model in settings.items()}  # none is required
     methods = create_model("Methods", __base__=Section, __doc__=METHODS, **blocks)
-    whole = create_model("Params", __base__=Sections, __doc__=Sections.__doc__, methods=(methods, ...))
-    return _untitled(whole.model_json_schema())
+    params = create_model("Params", __base__=Sections, __doc__=Sections.__doc__, methods=(methods, ...))
+    return _untitled(params.model_json_schema())
 
 
 def _untitled(schema: Any) -> Any:
-    """Without the titles, which say each key's name once more."""
+    """``schema`` without titles, which only repeat the keys' names."""
     if isinstance(schema, dict):
         return {key: _untitled(part) for key, part in schema.items() if key != "title" or not isinstance(part, str)}
     return [_untitled(part) for part in schema] if isinstance(schema, list) else schema
 
 
 def allowed(schema: dict) -> str:
-    """What a value may be, from its JSON schema. KeyError for a type that this has no words for."""
+    """What a value may be, from its JSON schema. KeyError for an unknown type."""
     if "anyOf" in schema:
         return " or ".join(allowed(part) for part in schema["anyOf"])
     if choices := schema.get("enum") or ([schema["const"]] if "const" in schema else None):
         return ", ".join(f"`{choice}`" for choice in choices)
     if schema.keys() <= {"title"}:
-        return "see meaning"  # only a validator knows, and the comment in params.yaml tells
+        return "see meaning"  # only a validator knows it; the comment in params.yaml says it
     if schema["type"] == "null":
         return "`null`"
     if schema["type"] == "boolean":
         return "`true`, `false`"
     if schema["type"] == "array":
         items = schema["items"]
-        what = "list" if "$ref" in items else f"list, each entry: {allowed(items)}"
-        return what + ("; not empty" if schema.get("minItems") else "")
+        kind = "list" if "$ref" in items else f"list, each entry: {allowed(items)}"
+        return kind + ("; not empty" if schema.get("minItems") else "")
     limits = [
         f"{words} {schema[bound]:g}"
         for bound, words in BOUNDS.items()
@@ -81,14 +81,15 @@ def allowed(schema: dict) -> str:
 
 
 class Block:
-    """A block of params.yaml as the JSON schema ``whole`` describes it."""
+    """A block of params.yaml as the JSON schema ``document`` describes it."""
 
-    def __init__(self, whole: dict, reference: dict):
-        self._whole, self._own = whole, whole["$defs"][reference["$ref"].split("/")[-1]]
-        self.about: str = self._own["description"]
-        self.properties: dict[str, dict] = self._own["properties"]
+    def __init__(self, document: dict, reference: dict):
+        schema = document["$defs"][reference["$ref"].split("/")[-1]]
+        self._document = document
+        self.about: str = schema["description"]
+        self.properties: dict[str, dict] = schema["properties"]
         self.conditions: dict[str, tuple[str, str]] = {}  # key -> the other key and its value with which it is read
-        for condition in self._own.get("allOf", []):
+        for condition in schema.get("allOf", []):
             [(key, is_value)] = condition["if"]["properties"].items()
             self.conditions[condition["then"]["required"][0]] = key, is_value["const"]
 
@@ -96,7 +97,7 @@ class Block:
         """The block that a key holds, or that every entry of its list is."""
         part = self.properties[name]
         part = part.get("items", part)
-        return Block(self._whole, part) if "$ref" in part else None
+        return Block(self._document, part) if "$ref" in part else None
 
     def rows(self, values: dict, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
         """Key, shipped value, what is allowed and the meaning, in the order of ``values``, those without one last."""
@@ -156,9 +157,11 @@ def _described(method: str) -> str:
 
 def page() -> str:
     """The content of docs/reference/params.md."""
-    values, whole, parts = reading.read_file(ROOT / "params.yaml"), schema(), [INTRODUCTION]
+    values = reading.read_file(ROOT / "params.yaml")
+    document = schema()
+    parts = [INTRODUCTION]
     for section, content in values.items():
-        block = Block(whole, whole["properties"][section])
+        block = Block(document, document["properties"][section])
         parts += [f"## `{section}`\n", _text(_joined(block.about)) + "\n"]
         if section != "methods":
             parts.append(_table(block, content))

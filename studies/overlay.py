@@ -1,4 +1,4 @@
-"""The ready-made studies under studies/: params.yaml with what a study's own params.yaml says differently."""
+"""The ready-made studies under studies/: params.yaml, changed by what a study's own params.yaml sets."""
 
 import copy
 import io
@@ -39,7 +39,7 @@ def chain(length: int) -> list[dict]:
 
 def _project() -> str:
     path = layout.ROOT / layout.PARAMS
-    read_file(path)  # which refuses what cannot be read as text
+    read_file(path)  # refuses what cannot be read as text
     return path.read_text(encoding="utf-8")
 
 
@@ -64,7 +64,7 @@ def of_study(name: str, scale: str = LAPTOP, base: str | None = None) -> dict:
         raise ParamsError(f"{name}: no scale {scale!r}; allowed: {', '.join(scales)}")
     content = parse(_project() if base is None else base, layout.PARAMS)
     if not isinstance(content, dict) or not isinstance(content.get("study"), dict):
-        raise ParamsError(f"{layout.PARAMS}: has no block `study` of keys, and a study is what differs from it")
+        raise ParamsError(f"{layout.PARAMS}: has no block `study`, which a study changes")
     for file in files:
         content = merged(content, _changes(folder / f"{file}.yaml"))
     if isinstance(content["study"].get("iterations"), int):
@@ -77,7 +77,8 @@ def text(content: dict) -> str:
 
     Comments stay, and a later `dvc exp run -S` changes the key it sets and nothing else.
     """
-    writer, written = YAML(), io.StringIO()  # its round trip makes nothing but plain values
+    writer = YAML()  # its round trip makes plain values only
+    written = io.StringIO()
     writer.default_flow_style = False
     document = writer.load(_project())
     _put(document, content)
@@ -86,7 +87,7 @@ def text(content: dict) -> str:
 
 
 def _put(document: dict, content: dict) -> None:
-    """Make ``document``, which holds comments, say what ``content`` says."""
+    """Give ``document``, which holds comments, the values of ``content``."""
     for key in [key for key in document if key not in content]:
         del document[key]
     for key, value in content.items():

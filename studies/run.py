@@ -7,7 +7,7 @@ A study is a folder here: `params.yaml` holds only what differs from the project
 (--keep: need not), `grid`, if there is one, a line of `dvc exp run --queue` options per grid; its experiments then run
 too, and `tools/sweep_report.py` gathers them.
 Results are copied to `tables/`, `figures/` and `report.html` of the folder. What ran once comes from DVC's cache.
-A stage or an experiment that fails does not end a study: the rest is gathered, and the script says what is missing.
+A stage or an experiment that fails does not end a study: the rest is gathered, and the script names what is missing.
 """
 
 import argparse
@@ -49,14 +49,14 @@ def started(*command: str, output: int | None = None) -> subprocess.CompletedPro
     environment = os.environ | {"PATH": os.pathsep.join([tools, os.environ["PATH"]]), "PRUNUS_GOES_ON": ""}
     process = subprocess.Popen(command, cwd=layout.ROOT, env=environment, stdout=output, text=True)
     try:
-        said, _ = process.communicate()
+        text, _ = process.communicate()
     except SystemExit:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(SECONDS_TO_END)
         process.kill()
         raise
-    return subprocess.CompletedProcess(command, process.returncode, said)
+    return subprocess.CompletedProcess(command, process.returncode, text)
 
 
 def run(*command: str, output: int | None = None) -> str:
@@ -90,7 +90,7 @@ def restore() -> None:
     mark, _, text = path.read_text(encoding="utf-8").partition("\n")
     if mark != marked(text) and path.read_bytes() != KEPT.read_bytes():
         sys.exit(
-            f"{KEPT.name}: is not put back, for {path.name} was edited while it held a study's settings; "
+            f"{KEPT.name}: is not put back, because {path.name} was edited while it held a study's settings; "
             f"`mv {KEPT.name} {path.name}` restores it, `rm {KEPT.name}` keeps the edited one"
         )
     os.replace(KEPT, path)
@@ -122,8 +122,9 @@ def shown(value: object) -> str:
 
 
 def run_study() -> list[str]:
-    """Run the study of params.yaml; a line for what is missing then. Ends the script where nothing was compared."""
-    start, table = time.time(), layout.ROOT / layout.TABLES / "missing.csv"
+    """Run the study of params.yaml; returns a line for each missing part. Ends the script if nothing was compared."""
+    start = time.time()
+    table = layout.ROOT / layout.TABLES / "missing.csv"
     if not (status := started("snakemake").returncode):
         return []
     if not table.exists() or table.stat().st_mtime < start:
@@ -134,10 +135,10 @@ def run_study() -> list[str]:
 
 
 def why(name: str) -> str:
-    """What the stage that ended an experiment said last."""
+    """The last message of the stage that ended an experiment."""
     log = started("dvc", "queue", "logs", name, output=PIPE).stdout
-    said = re.findall(r"^\w+\.py: .*", log, re.MULTILINE)
-    return said[-1] if said else f"`dvc queue logs {name}` says why"
+    messages = re.findall(r"^\w+\.py: .*", log, re.MULTILINE)
+    return messages[-1] if messages else f"`dvc queue logs {name}` says why"
 
 
 @contextmanager
@@ -147,11 +148,11 @@ def applied(text: str):
         put(text)
         yield
     finally:
-        for asked in STOPS:  # what was kept aside must be put back whole
-            signal.signal(asked, signal.SIG_IGN)
+        for number in STOPS:  # nothing may interrupt this
+            signal.signal(number, signal.SIG_IGN)
         restore()
-        for asked in STOPS:
-            signal.signal(asked, stop)
+        for number in STOPS:
+            signal.signal(number, stop)
 
 
 def grid(folder: Path) -> list[list[str]]:
@@ -162,13 +163,13 @@ def grid(folder: Path) -> list[list[str]]:
 
 
 def queued(options: list[list[str]]) -> list[str]:
-    """Queue a grid; the names of its experiments."""
-    said = "".join(run("dvc", "exp", "run", "--queue", *line, output=PIPE) for line in options)
-    return re.findall(r"Queued experiment '([^']+)'", said)
+    """Queue a grid; returns the names of its experiments."""
+    output = "".join(run("dvc", "exp", "run", "--queue", *line, output=PIPE) for line in options)
+    return re.findall(r"Queued experiment '([^']+)'", output)
 
 
 def states(status: str, names: list[str]) -> dict[str, str]:
-    """What `dvc queue status` says of the experiments ``names``: Queued, Running, Success or Failed."""
+    """The state of each of the experiments ``names`` in `dvc queue status`: Queued, Running, Success or Failed."""
     rows = [line.split() for line in status.splitlines()]
     return {row[1]: row[-1] for row in rows if len(row) > 2 and row[1] in names}
 
@@ -180,24 +181,26 @@ def start_workers(jobs: int) -> None:
 def run_queue(names: list[str], jobs: int) -> list[str]:
     """Run the queued experiments, ``jobs`` at a time, and wait for them; the names of those that failed."""
     start_workers(jobs)
-    left, start, found, unattended = len(names), time.monotonic(), {}, 0
+    start = time.monotonic()
+    left, unattended = len(names), 0
+    state_of = {}
     try:
         while left:
             time.sleep(POLL_SECONDS)
             status = run("dvc", "queue", "status", output=PIPE)
-            found = states(status, names)
-            if (still := sum(state in ("Queued", "Running") for state in found.values())) != left:
+            state_of = states(status, names)
+            if (still := sum(state in ("Queued", "Running") for state in state_of.values())) != left:
                 left, minutes = still, (time.monotonic() - start) / 60
                 print(f"{len(names) - left} of {len(names)} experiments have ended ({minutes:.1f} min)", flush=True)
-            unattended = unattended + 1 if "0 active, 0 idle" in status and "Queued" in found.values() else 0
-            if unattended == POLLS_UNATTENDED:  # workers that were told to stop take the order into the next queue
+            unattended = unattended + 1 if "0 active, 0 idle" in status and "Queued" in state_of.values() else 0
+            if unattended == POLLS_UNATTENDED:  # workers that were told to stop also obey that in the next queue
                 start_workers(jobs)
                 unattended = 0
     finally:
         if left:
             with suppress(SystemExit):
                 run("dvc", "queue", "stop", "--kill", output=DEVNULL)
-    return [name for name, state in found.items() if state == "Failed"]
+    return [name for name, state in state_of.items() if state == "Failed"]
 
 
 def keep_results(folder: Path, swept: bool) -> None:
@@ -212,16 +215,16 @@ def keep_results(folder: Path, swept: bool) -> None:
 
 def stop(number: int, frame: object) -> None:
     """End the script, with one line and params.yaml restored, when Ctrl-C or SIGTERM asks for it."""
-    for asked in STOPS:
-        signal.signal(asked, signal.SIG_IGN)
+    for other in STOPS:
+        signal.signal(other, signal.SIG_IGN)
     again = f"`{shlex.join(['python', *sys.argv])}` goes on from there"
     print(f"{Path(__file__).name}: stopped; params.yaml is being put back, and {again}", file=sys.stderr)
     sys.exit(128 + number)
 
 
 def main() -> None:
-    for asked in STOPS:
-        signal.signal(asked, stop)
+    for number in STOPS:
+        signal.signal(number, stop)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", choices=overlay.names())
     parser.add_argument("--scale", default=overlay.LAPTOP, help="another parameter set of the study's folder: paper")

@@ -1,9 +1,9 @@
-"""Can git and DVC do here what a study asks of them? What they can not is said, with the cure, before anything runs.
+"""Check that git and DVC can do here what a study needs; print what they cannot, with the cure, before anything runs.
 
-python tools/check_checkout.py [FOLDER]    # `snakemake`, `make study` and an experiment's first stage ask by themselves
+python tools/check_checkout.py [FOLDER]    # `snakemake`, `make study` and an experiment's first stage do this
 
-It depends on how the project was got: a zip has no history, a shallow clone too little of it, git tells nothing of a
-folder that is another user's. DVC notices late, or not at all: it computes an experiment and then loses it.
+It depends on how the project was obtained: a zip has no history, a shallow clone too little, and git refuses a folder
+that belongs to another user. DVC notices late or not at all: it computes an experiment and then loses it.
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 IN_COMMIT = ("dvc.yaml", "params.yaml")
 COMMIT = 'git add -A && git commit -m "The study"'
-LOST = "`dvc exp run --temp` and `dvc queue`"
+COPYING = "`dvc exp run --temp` and `dvc queue`"  # they run experiments in a copy of the project
 IN_AN_ADDRESS = "#?%"  # they pass the folder on as a URL
 
 
@@ -25,57 +25,61 @@ def git(root: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def no_repository(root: Path) -> list[str]:
-    """Why DVC can do nothing at all in ``root``: a line with the cure, or none."""
+    """Why DVC cannot work in ``root``: a line with the cure, or none."""
     try:
-        found = git(root, "rev-parse", "--git-dir")
+        result = git(root, "rev-parse", "--git-dir")
     except FileNotFoundError:
         return ["git is not installed, and DVC needs it; install it"]
-    if found.returncode and "dubious ownership" not in found.stderr:
+    if result.returncode and "dubious ownership" not in result.stderr:
         return [f"{root} is not in a git repository (a zip of the project has none); `git init && {COMMIT}`"]
     return []
 
 
 def not_mine(root: Path) -> list[str]:
-    """Why git tells this user nothing of the repository: records lack their revision, and DVC runs no experiment."""
+    """Why git refuses this user the repository: records lack their revision, and DVC runs no experiment."""
     if "dubious ownership" in git(root, "rev-parse", "--git-dir").stderr:
         cure = f"git config --global --add safe.directory {shlex.quote(str(root))}"
-        return [f"{root} is another user's: no record can name its git revision, no experiment can run; `{cure}`"]
+        return [f"{root} belongs to another user: records have no git revision, experiments cannot run; `{cure}`"]
     return []
 
 
 def no_experiments(root: Path) -> list[str]:
-    """Why experiments in a copy of the project, as `dvc exp run --temp` and the queue make one, fail or are lost."""
+    """Why experiments in a copy of the project (`dvc exp run --temp`, the queue) fail or are lost."""
     if git(root, "rev-parse", "--verify", "HEAD").returncode:
         return [f"nothing is committed here, and experiments start from a commit; `{COMMIT}`"]
-    found = []
+    problems = []
     if absent := [name for name in IN_COMMIT if git(root, "cat-file", "-e", f"HEAD:./{name}").returncode]:
-        found.append(f"{' and '.join(absent)} not committed, and experiments start from a commit; `{COMMIT}`")
+        problems.append(f"{' and '.join(absent)} not committed, and experiments start from a commit; `{COMMIT}`")
     if git(root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true":
-        found.append(f"a shallow clone: {LOST} compute and then lose their results; `git fetch --unshallow`")
-    if wrong := "".join(sorted({c for c in str(root) if c in IN_AN_ADDRESS or not c.isascii()})):
-        found.append(f"{LOST} fail or lose results below a folder with {wrong!a} in its name; move {root} to another")
+        problems.append(f"a shallow clone: {COPYING} compute and then lose their results; `git fetch --unshallow`")
+    if characters := "".join(sorted({c for c in str(root) if c in IN_AN_ADDRESS or not c.isascii()})):
+        problems.append(
+            f"{COPYING} fail or lose results below a folder with {characters!a} in its name; move {root} to another"
+        )
     for key in ("name", "email"):
-        given = all(os.environ.get(f"GIT_{who}_{key.upper()}") for who in ("AUTHOR", "COMMITTER"))
-        if not given and not git(root, "config", f"user.{key}").stdout.strip():
-            found.append(f"{LOST} fail without a user.{key} of git's; `git config --global user.{key} YOURS`")
-    return found
+        in_environment = all(os.environ.get(f"GIT_{who}_{key.upper()}") for who in ("AUTHOR", "COMMITTER"))
+        if not in_environment and not git(root, "config", f"user.{key}").stdout.strip():
+            problems.append(f"{COPYING} fail without git's user.{key}; `git config --global user.{key} YOURS`")
+    return problems
 
 
 def end_where_useless(root: Path = ROOT, to_git: bool = False, experiments: bool = False) -> None:
-    """End the process where this study cannot run here, and say what else cannot.
+    """End the process where this study cannot run here, and print what else cannot.
 
-    ``to_git``: it asks git itself; ``experiments``: it runs some.
+    ``to_git``: the study asks git itself; ``experiments``: it runs some.
     """
-    ending, saying = no_repository(root), []
-    if not ending:
-        (ending if to_git else saying).extend(not_mine(root))
-    if not ending and not saying:
-        (ending if experiments else saying).extend(no_experiments(root))
-    print(*saying, *ending, sep="\n", end="\n" * bool(saying + ending), file=sys.stderr, flush=True)
-    if ending:
+    fatal = no_repository(root)
+    warnings = []
+    if not fatal:
+        (fatal if to_git else warnings).extend(not_mine(root))
+    if not fatal and not warnings:
+        (fatal if experiments else warnings).extend(no_experiments(root))
+    for line in warnings + fatal:
+        print(line, file=sys.stderr, flush=True)
+    if fatal:
         sys.exit(2)
 
 
 if __name__ == "__main__":
     end_where_useless(Path(*sys.argv[1:]) if sys.argv[1:] else ROOT, to_git=True, experiments=True)
-    print("git and DVC can do here all that a study asks of them")
+    print("git and DVC can do here all that a study needs")

@@ -1,10 +1,10 @@
-"""The project as DVC sees it: its stages, which of them `dvc status` calls changed, and by what. Snakemake plans those
-and what follows from them, nothing else. All that the Snakefile and the tools ask of DVC they ask here.
+"""The project as DVC sees it: its stages, which of them `dvc status` calls changed, and why. Snakemake plans those and
+what follows from them, nothing else. The Snakefile and the tools ask DVC only through this file.
 
-One thing that `dvc status` names is no change here: an output that is there as dvc.lock says, but not in DVC's cache.
+One difference from `dvc status`: an output that is as dvc.lock says, but not in DVC's cache, is not a change here.
 
-DVC looks at every path and at params.yaml anew for each stage, and locks the repository meanwhile: 14 s at 300 stages.
-Here each is looked at once, with DVC's hashes and its memory of them, and nothing is locked or written but that memory.
+For each stage DVC reads every path and params.yaml again, with the repository locked: 14 s at 300 stages. Here each is
+read once, with DVC's hashes and its database of them; nothing else is locked or written.
 """
 
 import os
@@ -38,21 +38,21 @@ class ProjectError(Exception):
 
 
 def entries(lock: Path) -> dict[str, dict]:
-    """What dvc.lock says of each stage, by its name; nothing where there is no file. Raises ``ProjectError``."""
+    """The entries of dvc.lock by stage name; empty where there is no file. Raises ``ProjectError``."""
     try:
         text = lock.read_text(encoding="utf-8")
-        found = loads_yaml(text)["stages"] or {} if text.strip() else {}
-        if not cut_short(text) and all(map(_is_entry, found.values())):
-            return found
+        stages = loads_yaml(text)["stages"] or {} if text.strip() else {}
+        if not cut_short(text) and all(map(_is_entry, stages.values())):
+            return stages
     except FileNotFoundError:
         return {}
-    except (YAMLError, ValueError, TypeError, KeyError, AttributeError):  # in whose words is no cure
+    except (YAMLError, ValueError, TypeError, KeyError, AttributeError):  # their messages name no cure
         pass
     raise ProjectError(f"{lock.name} is damaged; `{CURE}` removes it, then run the same command again")
 
 
 def cut_short(text: str) -> bool:
-    """Whether dvc.lock ends within an entry: plain DVC, killed while it wrote the file anew, leaves it so."""
+    """Whether dvc.lock ends within an entry, as plain DVC leaves it when killed while writing the file."""
     last = re.split(r"(?m)^  (?=\S)", text)[-1]
     return "stages:" in text and last.strip() != "stages: {}" and not ("\n    outs:\n" in last and text.endswith("\n"))
 
@@ -64,20 +64,20 @@ def _is_entry(entry: dict) -> bool:
 
 
 def databases() -> list[Path]:
-    """DVC's memory of which file had which hash, of all of this machine's projects."""
+    """DVC's databases of file hashes, of all projects on this machine."""
     return list(Path(site_cache_dir()).rglob("cache.db"))
 
 
 def outputs(stage) -> list[str]:
-    """Paths of what a stage of DVC's makes."""
+    """Paths of a DVC stage's outputs."""
     return [os.path.relpath(out.fs_path) for out in stage.outs]
 
 
 class Workspace:
     """The project in the current folder as DVC sees it. Raises ``ProjectError`` where DVC cannot start.
 
-    ``stages``: address -> DVC's stage, one that others read before those; ``before``: address -> the stages that it
-    reads in DVC's graph, data that are tracked as such among them; ``cache``: the folder of DVC's cache.
+    ``stages``: address -> DVC's stage, each after those it reads; ``before``: address -> the stages that it reads in
+    DVC's graph, tracked data included; ``cache``: the folder of DVC's cache.
     """
 
     def __init__(self):
@@ -101,11 +101,11 @@ class Workspace:
 
     @contextmanager
     def claim(self, command: str) -> Iterator[None]:
-        """Within the block `dvc` runs no stage here and changes no output, but may look. Raises ``ProjectError`` where
+        """Within the block `dvc` runs no stage here and changes no output, but may read. Raises ``ProjectError`` where
         one is at work.
 
-        DVC is told, in its own lock of paths, that ``command`` reads all of the project. A process that died holds
-        nothing; on another machine DVC takes every process for dead.
+        DVC's own lock of paths records that ``command`` reads the whole project. A dead process holds nothing; DVC
+        takes every process on another machine for dead.
         """
         stack = ExitStack()
         try:
@@ -115,10 +115,9 @@ class Workspace:
             if at_work is None:
                 line = str(error).splitlines()[0]
                 raise ProjectError(f"{line}; `{CURE}`, then the same command again") from None
-            number, other = at_work.groups()
+            pid, other = at_work.groups()
             raise ProjectError(
-                f"`{other}` (process {number}) is at work on this study; wait until it has ended, or stop it: "
-                f"`kill {number}`"
+                f"`{other}` (process {pid}) is at work on this study; wait until it has ended, or stop it: `kill {pid}`"
             ) from None
         try:
             yield
@@ -131,18 +130,20 @@ class Workspace:
 
         ``same``: stages whose outputs are always the same, so that nothing follows from them.
         """
-        found, start, same = {}, set(addresses), set(same)
+        addresses, same = set(addresses), set(same)
+        result = {}
         for address, earlier in self.before.items():
-            if address in start or any(stage.addressing in found for stage in earlier if stage.addressing not in same):
-                found[address] = True
-        return list(found)
+            reads = {stage.addressing for stage in earlier} - same
+            if address in addresses or not reads.isdisjoint(result):
+                result[address] = True
+        return list(result)
 
     @cached_property
     def changed(self) -> dict[str, str]:
-        """Address -> what has changed, in words, for the stages whose outputs are not as dvc.lock says or were not made
-        from what is there now. Raises ``ProjectError`` where dvc.lock is damaged."""
-        found = {address: self._why(stage) for address, stage in self.stages.items()}
-        return {address: why for address, why in found.items() if why}
+        """Address -> what has changed, in words, for the stages whose outputs are not as dvc.lock says or were made
+        from other inputs than now. Raises ``ProjectError`` where dvc.lock is damaged."""
+        reasons = {address: self._why(stage) for address, stage in self.stages.items()}
+        return {address: why for address, why in reasons.items() if why}
 
     def uncached(self) -> list[str]:
         """Outputs of unchanged stages that DVC's cache does not hold."""
@@ -160,16 +161,16 @@ class Workspace:
         return {Path(item["path"]): item["md5"] for item in outs if "md5" in item}
 
     def objects(self) -> list[Path]:
-        """What DVC's cache holds, each named after its MD5."""
+        """The files in DVC's cache, each named after its MD5."""
         return [path for path in (self.cache / "files/md5").glob("??/*") if len(path.parent.name + path.stem) == 32]
 
     def unsaved(self, stage) -> list[str]:
-        """Outputs of ``stage`` that are there and whose content DVC's cache does not hold: a script run by hand."""
+        """Outputs of ``stage`` that exist and are not in DVC's cache, such as those of a script run by hand."""
         hashes = {out.def_path: (out, self._hash(out)) for out in stage.outs}
         return [path for path, (out, md5) in hashes.items() if md5 is not None and not self._cached(out, md5)]
 
     def restores(self, stage) -> bool:
-        """Whether DVC takes the outputs of ``stage`` from its cache as dvc.lock says, if they are not so now."""
+        """Whether DVC can restore the outputs of ``stage`` from its cache, as dvc.lock has them."""
         items = self._recorded(stage, "outs")
         held = all(item and self._cached(out, item.get("md5")) for out, item in zip(stage.outs, items, strict=True))
         return held and not self._why_run(stage)
@@ -203,10 +204,10 @@ class Workspace:
 
     def _differs(self, items: list, recorded: list[dict | None]) -> str | None:
         for item, entry in zip(items, recorded, strict=True):
-            present = self._hash(item)
-            if present is None:
+            current = self._hash(item)
+            if current is None:
                 return f"{item.def_path} is missing"
-            if entry is None or present != entry.get("md5"):
+            if entry is None or current != entry.get("md5"):
                 return f"{item.def_path} has changed"
         return None
 
@@ -219,7 +220,7 @@ class Workspace:
         return block
 
     def _hash(self, item) -> str | None:
-        """The hash that DVC gives to what lies at the path of ``item``, a dependency or output; None for nothing."""
+        """DVC's hash of what is at the path of ``item``, a dependency or output; None where there is nothing."""
         path = item.fs_path
         if path not in self._hashes:
             try:
@@ -227,6 +228,6 @@ class Workspace:
                     self._hashes[path] = hash_file(path, self._repo.fs, "md5", self._repo.state)[1].value
                 else:
                     self._hashes[path] = item.get_hash().value if os.path.isdir(path) else None
-            except (OSError, DvcException):  # its stage says why
+            except (OSError, DvcException):  # the stage's own error says why
                 self._hashes[path] = ""
         return self._hashes[path]

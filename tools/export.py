@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
-import prunus  # noqa: F401 - first: what it sets up counts from here on
+import prunus  # noqa: F401 - imported first, because it sets up the process
 
 # isort: split
 import torch
@@ -113,14 +113,14 @@ def main() -> None:
         "channels_removed": removed,
         "test_accuracy": share_correct(expected, test.labels),
     }
-    exported, found = exporting.save(path, form, deployed, about, test.images, expected, params.device.threads)
+    exported, answers = exporting.save(path, form, deployed, about, test.images, expected, params.device.threads)
 
     print(table(exported, compact, exporting.Deployed(dense, dataset.mean, dataset.std), dataset.shape))
     content = path.read_bytes()
     print(
         f"{path}: {len(content):,} bytes, {len(gzip.compress(content)):,} with gzip; density {about['density']:.2%}, "
-        f"{removed:.1%} of the channels removed, test accuracy {share_correct(found, test.labels):.2%}, answers within "
-        f"{(found - expected).abs().max():.1e} of the network's on {len(found):,} test images"
+        f"{removed:.1%} of the channels removed, test accuracy {share_correct(answers, test.labels):.2%}, answers "
+        f"within {(answers - expected).abs().max():.1e} of the network's on {len(answers):,} test images"
     )
     if zeros := share_of_zeros(compact):
         print(f"Zeros are stored: {zeros:.0%} of the weights in the file are zero, smaller only when compressed.")

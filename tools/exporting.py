@@ -1,8 +1,8 @@
-"""A network as a file that runs away from its study: written as safetensors, ONNX or torch.export, read back, checked.
+"""A network as a file that runs without its study: written as safetensors, ONNX or torch.export, read back, checked.
 
 Whatever the format, the network in the file takes images as float32 [N, C, H, W] on the 0..1 scale, any N, and answers
-with logits [N, classes]; it normalises the images itself, and resizes them where the study does. What else there is to
-know of it is JSON in the file.
+with logits [N, classes]; it normalises the images itself, and resizes them where the study does. Further facts
+are in the file as JSON.
 """
 
 import json
@@ -29,8 +29,8 @@ METADATA_KEY = "prunus"
 METADATA_FILE = "prunus.json"  # in a .pt2, which holds files
 TOLERANCE = 1e-5  # of the largest answer
 
-# What torch 2.11 warns of in its own export code; nothing a user could mend.
-_TORCHS_OWN = (".*treespec, LeafSpec.* is deprecated", "The given buffer is not writable")
+# Warnings of torch 2.11 about its own export code; a user cannot do anything about them.
+_TORCH_WARNINGS = (".*treespec, LeafSpec.* is deprecated", "The given buffer is not writable")
 
 
 class Deployed(nn.Module):
@@ -51,7 +51,7 @@ class Deployed(nn.Module):
 
 
 class Reloaded(nn.Module):
-    """What answers from a file that torch cannot hold as a module of its own; always in eval mode."""
+    """A module that answers from a file; always in eval mode."""
 
     def __init__(self, answer: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def describe(
     shape: tuple[int, int, int],
     classes: tuple[str, ...],
 ) -> dict:
-    """What every exported file says of itself: the contract of its inputs and outputs, and how to build the network.
+    """What every exported file says about itself: the contract of its inputs and outputs, and how to build the network.
 
     Arguments: ``network`` its catalogue name; ``pretrained`` and ``side`` as in params.yaml; ``shape`` of an image as
     the file takes it; ``classes`` the classes' names.
@@ -92,17 +92,17 @@ def check_installed(form: str) -> None:
     """``StageError`` naming the packages that writing and reading the format ``form`` lacks here."""
     missing = [package for package in NEEDED.get(form, ()) if find_spec(package) is None]
     if missing:
-        raise StageError(f"--format {form} needs {', '.join(missing)}; `pip install {' '.join(missing)}` brings it")
+        raise StageError(f"--format {form} needs {', '.join(missing)}; `pip install {' '.join(missing)}` installs it")
 
 
 def load_exported(path: Path | str) -> Deployed:
     """The network of a safetensors file that ``save`` wrote, compacted or not, in eval mode on the CPU.
 
-    Its layers have the sizes of the stored tensors, which is all that the removal of channels leaves behind.
+    Its layers get the sizes of the stored tensors, the only trace of removed channels.
     """
     with safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()[METADATA_KEY])
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is not a mapping
     channels, side, _ = about["image_shape"]
     form = (about["network"], channels, side, len(about["classes"]))
     network = networks.build(*form, about["pretrained"], download=False, resize=about.get("network_side", "native"))
@@ -137,7 +137,7 @@ def _write_torch_export(deployed: Deployed, about: dict, path: Path) -> None:
 def _read_torch_export(path: Path, threads: int) -> nn.Module:
     with path.open("rb") as file:
         loaded = torch.export.load(file).module()
-    return Reloaded(lambda images: loaded(images))  # not itself: it refuses ``eval``
+    return Reloaded(lambda images: loaded(images))  # wrapped: the module itself refuses ``eval``
 
 
 def _write_onnx(deployed: Deployed, about: dict, path: Path) -> None:
@@ -176,24 +176,24 @@ def answers(network: nn.Module, images: Tensor, label: str, batch_size: int = 10
 def save(
     path: Path, form: str, deployed: Deployed, about: dict, images: Tensor, expected: Tensor, threads: int
 ) -> tuple[nn.Module, Tensor]:
-    """Write ``deployed`` to ``path``, but only if the file, read back, answers as expected.
+    """Write ``deployed`` to ``path``, and keep the file only if it answers as expected when read back.
 
     Arguments: ``form`` a key of ``SUFFIXES``; ``about`` what ``describe`` returns, and more; ``images`` uint8
     [N, C, H, W] and the logits ``expected`` for them [N, classes]; ``threads`` of the reader.
     Returns the network read back, which takes images on the 0..1 scale, and its answers [N, classes].
     Raises ``StageError`` where the answers differ by more than ``TOLERANCE`` times the largest, or the file cannot be
-    written; neither leaves a file. Answers this close give the same classes but where two are all but equal.
+    written; neither leaves a file. Answers this close give the same classes, unless two are nearly equal.
     """
     try:
         with write_atomically(path) as partial, warnings.catch_warnings():
-            for message in _TORCHS_OWN:
+            for message in _TORCH_WARNINGS:
                 warnings.filterwarnings("ignore", message)
             _WRITERS[form](deployed, about, partial)
             reloaded = _READERS[form](partial, threads)
-            found = answers(reloaded, images, f"{form} file")
-            error = (found - expected).abs().max().item()
+            reloaded_answers = answers(reloaded, images, f"{form} file")
+            error = (reloaded_answers - expected).abs().max().item()
             if not error <= TOLERANCE * max(1.0, expected.abs().max().item()):
                 raise StageError(f"{path}: the {form} file answers differently (by {error:.1e}) and was not kept")
     except (OSError, SafetensorError) as error:
         raise StageError(f"{path}: cannot be written ({error})") from None
-    return reloaded, found
+    return reloaded, reloaded_answers

@@ -1,10 +1,10 @@
-"""Evaluate, compare and report what there is of a study that failed in parts.
+"""Evaluate, compare and report what is there of a study that failed in parts.
 
 dvc repro --keep-going; python tools/gather.py   # snakemake does it by itself
 
-Outputs that are not of this study as it stands, leftovers of other settings, leave the workspace first, so that none is
-taken for a result: DVC's cache has them, else runs/aside. Nothing is trained. Once the cause is mended, `dvc repro` or
-`snakemake` makes what is missing and what depends on it.
+Outputs of other settings leave the workspace first, so that none is taken for a result: they stay in DVC's cache or in
+runs/aside. Nothing is trained. Once the cause is fixed, `dvc repro` or `snakemake` makes what is missing and what
+depends on it.
 """
 
 import os
@@ -24,9 +24,9 @@ CHECK = "check_params"  # whose output is always the same
 
 
 def clear(project: dvc_status.Workspace) -> list[str]:
-    """Remove what is not of this study; addresses of the stages that evaluate its networks, in order.
+    """Remove what does not belong to this study; returns the stages that evaluate its networks, in order.
 
-    A stage that waits for another has not run, so the note of why it failed is of an earlier run and goes, too.
+    A stage that waits for another has not run, so its failure note is from an earlier run and is removed too.
     """
     unmade = project.following(set(project.changed) - {CHECK}, [CHECK])
     for address in set(unmade) - {*GATHERING}:
@@ -56,7 +56,7 @@ def main() -> None:
     if chains:
         repro("--ignore-errors", *chains)  # a chain without any iteration cannot be evaluated
     for stage in GATHERING:
-        repro("--force", stage)  # why runs are missing stands where DVC does not watch, so that may have changed alone
+        repro("--force", stage)  # DVC does not watch the notes of why runs are missing
 
 
 if __name__ == "__main__":

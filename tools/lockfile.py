@@ -1,7 +1,7 @@
 """dvc.lock, of which a stage's process reads and writes only the stage's own entry.
 
-DVC parses all of it twice per stage and writes it whole, in pure Python: seconds per stage, and the repository is
-locked meanwhile. What stands here leaves the same bytes, and falls back on DVC where dvc.lock is not as DVC writes it.
+DVC parses all of it twice per stage and writes it whole, in pure Python: seconds per stage, with the repository locked.
+This class writes the same bytes, and falls back on DVC where dvc.lock is not as DVC writes it.
 """
 
 import os
@@ -28,7 +28,7 @@ class Lockfile(dvcfile.Lockfile):
     only: str
 
     def _text(self) -> str | None:
-        """The file's content; None when it holds more than stages, or was not written by DVC (a merge)."""
+        """The file's content; None where it holds more than stages, or was not written by DVC (a merge)."""
         path = Path(self.path)
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else HEAD
         return text if re.findall(r"^\S.*\n?", text, re.MULTILINE) == HEAD.splitlines(keepends=True) else None
@@ -38,11 +38,12 @@ class Lockfile(dvcfile.Lockfile):
         try:
             if text is None or kwargs:
                 return super()._load_yaml(**kwargs)
-            found = find_entry(text, self.only)
-            data = loads_yaml(HEAD + (found[0] if found else "  {}\n"))
+            entry = find_entry(text, self.only)
+            data = loads_yaml(HEAD + (entry[0] if entry else "  {}\n"))
             return self.validate(data, self.relpath), text
         except (DvcException, UnicodeDecodeError):
-            raise DvcException(f"{self.relpath} is damaged; `{CURE}` removes it, then run the same again") from None
+            message = f"{self.relpath} is damaged; `{CURE}` removes it, then run the same command again"
+            raise DvcException(message) from None
 
     def dump_stages(self, stages, **kwargs):
         text = self._text()

@@ -1,8 +1,8 @@
 """`ADDRESS STAGES_PER_GPU`: `dvc --wait-for-lock repro --single-item ADDRESS`, as one job of Snakemake's.
 
-STAGES_PER_GPU: 0 for a stage that computes on no GPU, `any` for one that takes the GPU it is given; for others it waits
-until a GPU has fewer stages than that. What is replaced in DVC: dvc.lock (lockfile.py), the lock of paths (Snakemake
-keeps stages apart, and session.py keeps other launchers out), and when dependencies are put down.
+STAGES_PER_GPU: 0: the stage uses no GPU; `any`: it takes the GPU it is given; a number: it waits until a GPU has fewer
+stages than that. Replaced in DVC: dvc.lock (lockfile.py), the lock of paths (Snakemake keeps stages apart, and
+session.py keeps other launchers out), and the moment at which dependencies are hashed.
 """
 
 import os
@@ -14,11 +14,11 @@ import session
 
 
 def as_started(cmd_run):
-    """``cmd_run`` that first puts down what the stage depends on. DVC looks when the stage has ended, and would take
-    params.yaml or code that was edited meanwhile for what it ran with.
+    """``cmd_run`` that first records the hashes of the stage's dependencies. DVC hashes them after the stage ends; an
+    edit of params.yaml or code made meanwhile would be recorded as what ran.
 
-    Those are read once, at the start, and a script that finds one younger than what was put down ends. Data are read
-    all the while: where they have changed in the end, nobody knows what the stage read, and it fails.
+    Parameters and code are read once, at the start, and a script that finds one newer than the record ends. Data are
+    read throughout: if they have changed at the end, nobody knows what the stage read, and it fails.
     """
 
     from dvc.exceptions import DvcException
@@ -44,7 +44,7 @@ if __name__ == "__main__":
 
         gpus.place(None if per_gpu == "any" else int(per_gpu))
 
-    # Only now: a job that waits for a GPU needs little memory.
+    # Imported only now: a job that waits for a GPU needs little memory.
     from dvc import dvcfile, rwlock
     from dvc.cli import main
     from dvc.stage import run as running

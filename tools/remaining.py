@@ -1,7 +1,7 @@
 """How long a study that Snakemake runs will still take: a line beside its own "N of M steps".
 
-A stage is taken to last as long as those like it did: in this run, else in earlier ones (logs/benchmarks). What is left
-is the sum of that over the stages that run at a time or, where it is longer, what has to run one after the other.
+A stage is expected to take as long as similar ones did: in this run, else in earlier ones (logs/benchmarks). The time
+left is their sum divided by how many run at a time or, where longer, the time of stages that wait for each other.
 """
 
 import csv
@@ -17,25 +17,25 @@ QUIET_SECONDS = 10  # between two lines
 
 
 def alike(stage: str) -> list[str]:
-    """What a stage (`prune_iteration@0-sap-iteration2`) is like, the closest first: of any seed and iteration, of any
-    method."""
+    """The kinds that a stage (`prune_iteration@0-sap-iteration2`) belongs to, the closest first: any seed and iteration
+    of its method, any method."""
     return [re.sub(r"\d+", "*", stage), stage.split("@")[0]]
 
 
 def earlier_seconds(folder: Path) -> dict[str, float]:
     """Stage -> seconds, from the benchmark files of earlier runs; what cannot be read is left out."""
-    found = {}
+    seconds = {}
     for path in folder.glob("*.tsv"):
         try:
             with path.open(newline="", encoding="utf-8") as file:
-                found[path.stem] = float(next(csv.DictReader(file, delimiter="\t"))["s"])
+                seconds[path.stem] = float(next(csv.DictReader(file, delimiter="\t"))["s"])
         except (OSError, ValueError, KeyError, TypeError, StopIteration):
             continue
-    return found
+    return seconds
 
 
 class Times:
-    """What stages took, the mean where several are alike."""
+    """Seconds that stages took, the mean where several are alike."""
 
     def __init__(self, seconds: Mapping[str, float] = {}):  # noqa: B006 - only read
         self._of: dict[str, list[float]] = {}
@@ -51,7 +51,7 @@ class Times:
 
 
 class Remaining(logging.Handler):
-    """Follows what Snakemake logs, and says how much time is left when a run starts and as its stages end.
+    """Follows Snakemake's log, and reports the time left when a run starts and as its stages end.
 
     Arguments: ``before`` every stage -> the stages it waits for; ``at_once`` says how many run at a time, once
     the run has begun; ``say`` takes the line; ``folder`` holds the benchmark files of earlier runs.
@@ -72,7 +72,7 @@ class Remaining(logging.Handler):
         self.started: dict[str, float] = {}
         self.running: dict[int, str] = {}
         self.failed = False
-        self.said = -math.inf
+        self.last_report = -math.inf
 
     def emit(self, record: logging.LogRecord) -> None:
         event, stage = getattr(record, "event", None), self.rules.get(getattr(record, "rule_name", ""))
@@ -129,12 +129,12 @@ class Remaining(logging.Handler):
 
         seconds = max(sum(known.values()) / max(self.at_once(), 1), *map(end, expected))
         unknown = sorted({stage.split("@")[0] for stage in expected} - {stage.split("@")[0] for stage in known})
-        without = f", and what {', '.join(unknown)} will take: nothing of that has run here yet" if unknown else ""
+        without = f", not counting {', '.join(unknown)}: none has run here yet" if unknown else ""
         return f"about {spelled(seconds)} left{without}"
 
     def _report(self) -> None:
-        if time.monotonic() - self.said >= QUIET_SECONDS and (line := self.line()):
-            self.said = time.monotonic()
+        if time.monotonic() - self.last_report >= QUIET_SECONDS and (line := self.line()):
+            self.last_report = time.monotonic()
             self.say(line)
 
 

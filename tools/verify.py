@@ -1,10 +1,10 @@
-"""Are outputs what dvc.lock says, and DVC's cached objects what their names say? What is not is removed and named.
+"""Check outputs against dvc.lock and DVC's cached objects against their names; remove and name what differs.
 
 python tools/verify.py      # also `make verify`; reads every byte, while nothing else runs
 
-DVC trusts a cached object that is read-only, and takes a file's age for its content: it would restore a damaged object
-as it is. What is removed here, the next `snakemake` or `dvc repro` restores from what is left or makes again. So it is
-with what DVC and Snakemake note for themselves and stumble over where a kill or a disk has damaged it.
+DVC trusts a read-only cached object and judges a file by its age, so it would restore a damaged object as it is. The
+next `snakemake` or `dvc repro` restores what is removed here from what is left, or makes it again. Notes of DVC and
+Snakemake that a kill or a disk has damaged are removed too.
 """
 
 import hashlib
@@ -39,12 +39,12 @@ def readable(read: Callable[[], object]) -> bool:
 
 def quick_check(database: Path) -> None:
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as opened:
-        if (said := opened.execute("PRAGMA quick_check").fetchone()) != ("ok",):
-            raise ValueError(said)
+        if (answer := opened.execute("PRAGMA quick_check").fetchone()) != ("ok",):
+            raise ValueError(answer)
 
 
 def unreadable_notes() -> Iterator[Path]:
-    """Of DVC's databases of file hashes, Snakemake's records, DVC's lock of paths and dvc.lock."""
+    """Unreadable ones of: DVC's databases of file hashes, Snakemake's records, DVC's lock of paths, dvc.lock."""
     for database in dvc_status.databases():
         if not readable(lambda: quick_check(database)):  # noqa: B023 - called at once
             yield from database.parent.glob("cache.db*")
@@ -56,7 +56,7 @@ def unreadable_notes() -> Iterator[Path]:
 
 
 def damaged(project: dvc_status.Workspace) -> Iterator[Path]:
-    """Cached objects, outputs, and empty folders in the run cache, which a DVC that was killed leaves."""
+    """Cached objects, outputs, and empty folders in the run cache, which a killed DVC leaves."""
     yield from (path for path in project.objects() if md5(path) != path.parent.name + path.name.removesuffix(".dir"))
     yield from (path for path, expected in project.recorded().items() if path.is_file() and md5(path) != expected)
     yield from (folder for folder in (project.cache / "runs").glob("??/*") if not any(folder.iterdir()))
@@ -64,11 +64,11 @@ def damaged(project: dvc_status.Workspace) -> Iterator[Path]:
 
 def main() -> int:
     os.chdir(Path(__file__).resolve().parents[1])
-    found = []
+    removed = []
 
     def remove(paths: Iterator[Path], why: str) -> None:
         for path in paths:
-            found.append(path)
+            removed.append(path)
             print(f"{os.path.relpath(path)} {why}: removed", flush=True)
             path.unlink() if path.is_file() else path.rmdir()
 
@@ -77,10 +77,10 @@ def main() -> int:
         project = dvc_status.Workspace()
         with project.claim("python tools/verify.py"):
             remove(damaged(project), "is damaged")
-    print(f"{len(project.recorded())} outputs checked, {len(found)} things damaged")
-    if found:
+    print(f"{len(project.recorded())} outputs checked, {len(removed)} things damaged")
+    if removed:
         print("`dvc repro` brings back what is missing: from the cache where it can, else by running the stage")
-    return 1 if found else 0
+    return 1 if removed else 0
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def _pooled_outputs(network: nn.Module, images: Tensor, batch_size: int, graph: 
 
 
 def _standardise(activations: Tensor) -> Tensor:
-    """Columns to mean 0 and deviation 1 in float64; a constant column becomes 0, so that it contributes no flow.
+    """Columns to mean 0 and deviation 1 in float64; a constant column becomes 0 and contributes no flow.
 
     Constant is judged against the column's own magnitude, which keeps the flow invariant to rescaling a unit.
     """
@@ -135,7 +135,8 @@ def information_saliency(network: nn.Module, images: Tensor) -> dict[str, Tensor
 def gradient_saliency(
     network: nn.Module, images: Tensor, labels: Tensor, masks: Masks | None = None
 ) -> dict[str, Tensor]:
-    """The same for gradient flow (``masks`` as there), through the graph of the gradients: a Hessian's product.
+    """The same for gradient flow (``masks`` as for ``gradient_flow``), through the graph of the gradients: a product
+    with the Hessian.
 
     A layer whose masked gradient is zero has no direction to move in and counts as still.
     """
@@ -162,15 +163,15 @@ def stale_gradient_flow(network: nn.Module, batches: int) -> dict[str, Tensor]:
 
 
 def finite(
-    flow: Tensor, what: str, network: nn.Module, images: Tensor | None = None, labels: Tensor | None = None
+    flow: Tensor, label: str, network: nn.Module, images: Tensor | None = None, labels: Tensor | None = None
 ) -> Tensor:
-    """``flow`` of ``network`` on ``images``; ``StageError`` that calls it ``what`` and says why where an entry is not
-    finite. Such a flow is at no distance from another: nothing can be decided by it."""
+    """``flow`` of ``network`` on ``images``; ``StageError``, which calls it ``label`` and says why, where an entry is
+    not finite. Such a flow has no distance to another, so nothing can be decided by it."""
     if flow.isfinite().all():
         return flow
-    bad = f"{what} is not finite in {int((~flow.isfinite()).sum())} of {len(flow)} entries"
+    message = f"{label} is not finite in {int((~flow.isfinite()).sum())} of {len(flow)} entries"
     why = "" if images is None else f": {why_not_finite(copy.deepcopy(network).eval(), images, labels)}"
-    raise StageError(bad + why, "not_finite")
+    raise StageError(message + why, "not_finite")
 
 
 def flow_distance(current: Tensor, reference: Tensor, metric: str = "l2") -> float:

@@ -1,7 +1,7 @@
-"""Weight masks: which parameters are prunable, which entries go, and keeping what went at zero.
+"""Weight masks: which parameters are prunable, which entries go, and how pruned ones stay at zero.
 
-Masks are dictionaries from parameter name to bool tensor, True = alive. Prunable are the parameters whose last name
-component contains "weight" and that have more than one dimension: convolutions and linear layers, the classifier
+Masks are dictionaries from parameter name to bool tensor, True = alive. A parameter is prunable if the last component
+of its name contains "weight" and it has more than one dimension: convolutions and linear layers, the classifier
 included, never biases or batch norm (SAP's reference code, and InCoP's after it).
 """
 
@@ -48,7 +48,7 @@ def density(masks: Masks) -> float:
 
 
 def collapsed(masks: Masks) -> list[str]:
-    """The layers that have no weight left. Where nothing leads around such a layer, no training can mend it."""
+    """The layers that have no weight left. Unless a shortcut leads around such a layer, no training can repair it."""
     return [name.removesuffix(".weight") for name, mask in masks.items() if not mask.any()]
 
 
@@ -85,7 +85,7 @@ def _counts(amount: Amount, weights: Sequence[Tensor], masks: Sequence[Tensor]) 
 
 
 def asked(weights: dict[str, Tensor], masks: Masks, scope: str, amount: Amount) -> int:
-    """How many entries ``prune`` would take of all groups, but for those that stay."""
+    """How many entries ``prune`` would take from all groups without ``stay``."""
     groups = (_groups([tensors[name] for name in masks], scope) for tensors in (weights, masks))
     return sum(sum(_counts(amount, weight, mask)) for weight, mask in zip(*groups, strict=True))
 
@@ -106,41 +106,42 @@ def _limit(row: Tensor, count: int) -> tuple[float, int]:
 
 
 def _keys(scores: Sequence[Tensor], weights: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
-    """What entries are ranked by, each to settle what is equal in the one before; made when asked for."""
+    """The keys that rank entries, each to break ties of the one before; computed when needed."""
     yield scores
     yield [weight.abs() for weight in weights]
 
 
 def _drop_lowest(keys: Iterator[Sequence[Tensor]], masks: Sequence[Tensor], counts: list[int]) -> list[Tensor]:
     """``masks`` without the ``counts[k]`` lowest alive entries of row k, by the next of ``keys`` and those after it;
-    what is equal in all of them goes in memory order."""
+    entries equal in all of them go in memory order."""
     if not any(counts):
         return [mask.clone() for mask in masks]
     if (scores := next(keys, None)) is None:
         return _drop_first(masks, counts)
     sizes = alive_per_row(masks)
     alive = torch.cat([_alive(score, mask) for score, mask in zip(scores, masks, strict=True)])
-    found = [_limit(row, count) for row, count in zip(alive.split(sizes), counts, strict=True)]
+    limits_and_equals = [_limit(row, count) for row, count in zip(alive.split(sizes), counts, strict=True)]
     del alive  # as large as the scores
-    limits = torch.tensor([[limit] for limit, _ in found], dtype=scores[0].dtype, device=scores[0].device)
+    limits = torch.tensor([[limit] for limit, _ in limits_and_equals], dtype=scores[0].dtype, device=scores[0].device)
     kept = [~(score <= limits) & mask for score, mask in zip(scores, masks, strict=True)]
     if alive_per_row(kept) == [size - count for size, count in zip(sizes, counts, strict=True)]:
         return kept  # all that equal a limit go
     equal = [(score == limits) & mask for score, mask in zip(scores, masks, strict=True)]
-    equal = _drop_lowest(keys, equal, [equals for _, equals in found])
+    equal = _drop_lowest(keys, equal, [equals for _, equals in limits_and_equals])
     return [keep | stays for keep, stays in zip(kept, equal, strict=True)]
 
 
 def _drop_first(masks: Sequence[Tensor], counts: list[int]) -> list[Tensor]:
     """``masks`` without the first ``counts[k]`` alive entries of row k."""
-    kept, left = [], torch.tensor(counts, device=masks[0].device)
+    kept = []
+    left = torch.tensor(counts, device=masks[0].device)
     for mask in masks:
         row, column = mask.nonzero(as_tuple=True)
         place = torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
-        goes = place < left[row]
+        dropped = place < left[row]
         keep = mask.clone()
-        keep[row[goes], column[goes]] = False
-        left = left - row[goes].bincount(minlength=len(counts))
+        keep[row[dropped], column[dropped]] = False
+        left = left - row[dropped].bincount(minlength=len(counts))
         kept.append(keep)
     return kept
 
@@ -148,12 +149,12 @@ def _drop_first(masks: Sequence[Tensor], counts: list[int]) -> list[Tensor]:
 def _refuse_other_counts(
     kept: list[Tensor], before: Sequence[Tensor], counts: list[int], scores: Sequence[Tensor]
 ) -> None:
-    """Raise ``StageError`` unless of each row exactly as many entries went as were to go."""
+    """Raise ``StageError`` unless exactly ``counts`` entries of each row were pruned."""
     sizes = alive_per_row(before)
-    went = [size - left for size, left in zip(sizes, alive_per_row(kept), strict=True)]
-    if went != counts:
-        why = "; some scores are no numbers" if any(bool(score.isnan().any()) for score in scores) else ""
-        raise StageError(f"{sum(counts):,} of {sum(sizes):,} were to be pruned, and {sum(went):,} were{why}")
+    pruned = [size - left for size, left in zip(sizes, alive_per_row(kept), strict=True)]
+    if pruned != counts:
+        why = "; some scores are NaN" if any(bool(score.isnan().any()) for score in scores) else ""
+        raise StageError(f"{sum(counts):,} of {sum(sizes):,} were to be pruned, and {sum(pruned):,} were{why}")
 
 
 def prune(
@@ -169,9 +170,9 @@ def prune(
 
     Arguments: ``scores`` and ``weights`` tensors by parameter name, shaped as ``masks``; ``scope`` neuron (one group
     per output unit), layer or global; ``amount`` maps a group's alive weights (1-D) to the exact number to prune.
-    Among equal scores the lowest absolute value in ``magnitudes`` (None: in ``weights``) goes first; what is equal in
-    both goes in memory order. What is alive in ``stay`` does not go: the next in rank do, fewer where none is left.
-    ``StageError`` where another number went than was to go, as with scores that are no numbers.
+    Among equal scores the lowest absolute value in ``magnitudes`` (None: in ``weights``) goes first; entries equal
+    in both go in memory order. Entries that are True in ``stay`` do not go: the next in rank do, fewer where
+    none is left. ``StageError`` where another number was pruned than asked for, as with scores that are NaN.
     """
     free = masks if stay is None else {name: mask & ~stay[name] for name, mask in masks.items()}
     by_name = (scores, magnitudes or weights, weights, masks, free)

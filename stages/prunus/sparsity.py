@@ -91,7 +91,7 @@ def pq_index(values: Tensor, p: float, q: float) -> float:
 
 
 def _ascending(values: Tensor) -> Tensor:
-    """``values`` sorted; on a CPU by numpy, which is the faster there."""
+    """``values`` sorted; on a CPU by numpy, which is faster there."""
     return values.sort().values if values.is_cuda else torch.from_numpy(np.sort(values.numpy()))
 
 
@@ -143,9 +143,9 @@ def fraction_count(total: int, alive: int, fraction: float, iteration: int) -> i
     """How many of the ``alive`` of a group of ``total`` go at ``iteration`` (from 1) when ``fraction`` of what is left
     goes every iteration.
 
-    ceil(total (1 - fraction)^iteration) stay, or all where fewer are left. The share is one of the whole group, so that
-    what is less than one weight now goes later: floor(fraction d) of the d left would be 0 for ever in small groups.
-    One always stays.
+    ceil(total (1 - fraction)^iteration) stay, or all where fewer are left. The share is one of the whole group, so
+    that parts of a weight add up over iterations: floor(fraction d) of the d left would stay 0 in small groups. One
+    always stays.
     """
     stay = total - floor_count(total, 1 - (1 - fraction) ** iteration)
     return max(0, alive - max(1, stay))
@@ -166,7 +166,7 @@ class _ByPQIndex:
 class PQAmount(_ByPQIndex):
     """SAP's c_t = floor(d min(gamma (1 - r/d), beta)), Algorithm 1: how many of the d alive values to prune.
 
-    All-zero values carry no scale to judge by: none is pruned. The authors' code rounds r up first, which prunes up
+    All-zero values have no scale to judge by: none is pruned. The authors' code rounds r up first, which prunes up
     to one value less (1..20 at p=1, q=2: formula 4, their code 3); the formula is what is computed here.
     """
 
@@ -186,7 +186,7 @@ class PQAmount(_ByPQIndex):
 @dataclass(frozen=True)
 class GiniAmount:
     """floor(d min(gamma G, beta)) with G the Gini index, the analogue of SAP's count at (p, q) = (0.5, 1) and eta = 0,
-    where the share that can go is the PQ index itself. Of all-zero values none is pruned."""
+    where the share that can go is the PQ index itself. All-zero values are not pruned."""
 
     gamma: float = 1.0
     beta: float = 0.9
@@ -199,7 +199,7 @@ class GiniAmount:
 
 @dataclass(frozen=True)
 class HoyerAmount(_ByPQIndex):
-    """The same with the Hoyer index, which the PQ index at (1, 2) determines."""
+    """``GiniAmount`` with the Hoyer index, which the PQ index at (1, 2) determines."""
 
     gamma: float = 1.0
     beta: float = 0.9
@@ -221,7 +221,7 @@ class FractionAmount:
         return replace(self, iteration=iteration)
 
     def __call__(self, alive: Tensor) -> int:
-        """Of a group that has lost nothing yet."""
+        """For a group that has lost nothing yet."""
         return fraction_count(alive.numel(), alive.numel(), self.fraction, self.iteration)
 
     def per_row(self, values: Sequence[Tensor], masks: Sequence[Tensor]) -> list[int]:

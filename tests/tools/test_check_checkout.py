@@ -11,7 +11,7 @@ import check_checkout
 from prunus.study import layout
 
 SCRIPT = layout.ROOT / "tools/check_checkout.py"
-FINE = "git and DVC can do here all that a study asks of them\n"
+FINE = "git and DVC can do here all that a study needs\n"
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +129,7 @@ def test_another_user_s_project(tmp_path):
     for path in [folder, *folder.rglob("*")]:
         os.chown(path, 12345, 12345)
     said = check(folder)
-    assert said.count("\n") == 1 and "is another user's" in said
+    assert said.count("\n") == 1 and "belongs to another user" in said
     cure(folder, said)
     assert check(folder) == FINE
 

@@ -201,7 +201,7 @@ def test_a_damaged_file_is_not_kept(tmp_path, monkeypatch):
 def test_packages_that_are_missing_are_named(monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(exporting, "find_spec", lambda name: None if name.startswith("onnx") else found(name))
-    with pytest.raises(StageError, match="`pip install onnx onnxscript onnxruntime` brings it"):
+    with pytest.raises(StageError, match="`pip install onnx onnxscript onnxruntime` installs it"):
         exporting.check_installed("onnx")
     exporting.check_installed("safetensors")
     exporting.check_installed("torch_export")

@@ -62,7 +62,7 @@ def test_a_first_run_says_nothing_before_most_of_what_is_left_is_of_a_known_kind
     assert study.said == []
     study.run("prune_iteration@0-sap-iteration0", 40)
     # one more of sap and one of lth, 40 s each, of which both may run at once
-    assert study.said == ["about 40 s left, and what compare will take: nothing of that has run here yet"]
+    assert study.said == ["about 40 s left, not counting compare: none has run here yet"]
 
 
 def test_what_earlier_runs_took_is_known_at_the_start(earlier, monkeypatch):

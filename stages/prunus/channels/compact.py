@@ -11,11 +11,11 @@ from prunus.networks.vit import Attention
 
 
 def compact(network: nn.Module, groups: list[Group], masks: Masks) -> nn.Module:
-    """A smaller copy of ``network`` that computes what it computes with its weights masked, in eval mode.
+    """A smaller copy of ``network`` with the same answers as the masked network in eval mode.
 
-    Channels that nothing reads are gone, and then those that only they read; the weights a mask takes out of the
-    living ones are zero. One channel is kept of a group that has none alive. The copy's parameters all require a
-    gradient and have none yet; ``network`` is left as it was.
+    Channels that nothing reads are removed, then those that only removed channels read; the masked weights of living
+    channels are zero. A group without a living channel keeps one. The copy's parameters all require a gradient and have
+    none yet; ``network`` is left as it was.
     """
     before = None
     while before != alive_count(masks):

@@ -52,22 +52,22 @@ def groups(network: nn.Module, shape: tuple[int, int, int]) -> list[Group]:
     """The prunable channel groups of ``network`` for images of ``shape`` (channels, height, width).
 
     They come in ``named_modules`` order of the first layer that writes them. A residual stream is one group, written
-    by all its blocks; a depthwise convolution writes the channels it reads and has no slice of dimension 1; of an
-    ``Attention`` one channel is one head: rows of query, key and value, columns of the projection. Not prunable, hence
-    in no group, are the image's channels, the network's outputs, and channels that meet a layer norm, a group norm or a
-    parameter outside of conv, linear and norm layers: layer norm normalises over the channels, so that without some
-    of them the others change. That is the residual stream of a vision transformer.
+    by all its blocks; a depthwise convolution writes the channels it reads and has no slice of dimension 1; a channel
+    of an ``Attention`` is a head: rows of query, key and value, columns of the projection. These are not prunable and
+    in no group: the image's channels, the network's outputs, and channels that meet a layer norm, a group norm or a
+    parameter outside of conv, linear and norm layers, such as the residual stream of a vision transformer. Layer norm
+    normalises over the channels, so removing some changes the others.
 
-    ValueError where the graph does not say which entries belong to which channel, or where the network, tried out,
-    depends on channels that nothing reads. ``network`` is left as it was.
+    ValueError where the graph does not say which entries belong to which channel, or where a test shows that the
+    network depends on channels that nothing reads. ``network`` is left as it was.
     """
     replica = copy.deepcopy(network).eval().requires_grad_(True).double()
     device = next(replica.parameters()).device
     with torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = list(_trace(replica, torch.zeros(1, *shape, device=device, dtype=torch.float64)))
-    _probe(replica, shape, found)
-    return found
+        traced = list(_trace(replica, torch.zeros(1, *shape, device=device, dtype=torch.float64)))
+    _probe(replica, shape, traced)
+    return traced
 
 
 def _trace(network: nn.Module, images: Tensor) -> Iterator[Group]:
@@ -75,7 +75,7 @@ def _trace(network: nn.Module, images: Tensor) -> Iterator[Group]:
 
     source = []
 
-    # Multiplied by one, images and logits have nodes of their own, by which their groups are told.
+    # The product with 1 gives images and logits a node each in the graph, which marks their groups.
     def forward(network: nn.Module, images: Tensor) -> Tensor:
         images = images * 1
         source.append(images.grad_fn)
@@ -83,22 +83,22 @@ def _trace(network: nn.Module, images: Tensor) -> Iterator[Group]:
 
     graph = DependencyGraph().build_dependency(network, images.requires_grad_(), forward, verbose=False)
     names = {module: name for name, module in network.named_modules()}
-    seen = set()
+    grouped = set()
     for module, name in names.items():
         if isinstance(module, Attention):
             yield _heads(module, name)
-            seen |= {module.query, module.key, module.value}
-        if not isinstance(module, nn.Conv2d | nn.Linear) or module in seen or module not in graph.module2node:
+            grouped |= {module.query, module.key, module.value}
+        if not isinstance(module, nn.Conv2d | nn.Linear) or module in grouped or module not in graph.module2node:
             continue
         size = module.weight.shape[0]
         prune = graph.get_pruner_of_module(module).prune_out_channels
         items = list(graph.get_pruning_group(module, prune, list(range(size))))
-        seen |= {item.dep.target.module for item in items if graph.is_out_channel_pruning_fn(item.dep.handler)}
+        grouped |= {item.dep.target.module for item in items if graph.is_out_channel_pruning_fn(item.dep.handler)}
         if any(item.dep.target.grad_fn is source[0] or _pinned(item.dep.target.module) for item in items):
             continue
         slices = [part for item in items for part in _slices(graph, item, names, size, images.device)]
         if not any(part.dim == 1 for part in slices):
-            raise ValueError(f"{name}: found nothing that reads its channels")
+            raise ValueError(f"{name}: no layer reads its channels")
         yield Group(name, size, tuple(slices))
 
 
@@ -118,7 +118,7 @@ def _heads(attention: Attention, name: str) -> Group:
 
 
 def _slices(graph, item, names: dict[nn.Module, str], size: int, device: torch.device) -> Iterator[Slice]:
-    """The slices of one layer, from Torch-Pruning's list of its entries and the channel each one goes back to."""
+    """The slices of one layer, from Torch-Pruning's list of its entries and the channel each one belongs to."""
     module = item.dep.target.module
     if module not in names:
         return  # an operation without parameters
@@ -141,23 +141,23 @@ def _slices(graph, item, names: dict[nn.Module, str], size: int, device: torch.d
         yield Slice(f"{name}.bias", 0, index)
 
 
-def _probe(network: nn.Module, shape: tuple[int, int, int], found: list[Group]) -> None:
-    """ValueError unless channels that nothing reads can be anything: random halves of all groups, then the rest.
+def _probe(network: nn.Module, shape: tuple[int, int, int], groups: list[Group]) -> None:
+    """ValueError where outputs depend on channels that nothing reads: random halves of all groups, then the others.
 
-    This is what finds a wrong index, a reader or a coupling the graph has missed. ``network`` is overwritten.
+    This detects a wrong index, and a reader or coupling that the graph has missed. ``network`` is overwritten.
     """
-    draw = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     state = copy.deepcopy(network.state_dict())
     parameters = dict(network.named_parameters())
-    images = torch.randn(1, *shape, generator=draw, dtype=torch.float64).to(next(network.parameters()).device)
+    images = torch.randn(1, *shape, generator=generator, dtype=torch.float64).to(next(network.parameters()).device)
 
     def outputs(unread: Masks) -> Iterator[Tensor]:
         network.load_state_dict(state)
-        for group in found:
+        for group in groups:
             for part in group.reads:
                 parameters[part.parameter].index_fill_(1, entries_of(part, unread[group.name]), 0)
         yield network(images)
-        for group in found:
+        for group in groups:
             for part in group.writes:
                 values, entries = parameters[part.parameter], entries_of(part, unread[group.name])
                 values[entries] = 1 - 2 * values[entries]
@@ -165,10 +165,10 @@ def _probe(network: nn.Module, shape: tuple[int, int, int], found: list[Group]) 
 
     with torch.no_grad():
         for _ in range(_PROBES):
-            halves = {group.name: torch.randperm(group.size, generator=draw) < group.size // 2 for group in found}
+            halves = {group.name: torch.randperm(group.size, generator=generator) < group.size // 2 for group in groups}
             for unread in (halves, {name: ~half for name, half in halves.items()}):
                 before, after = outputs(unread)
-                # Written so that a network that has diverged to NaN passes: nothing can be seen in it.
+                # A network that has diverged to NaN passes: it shows nothing.
                 if ((before - after).abs() > 1e-6 * before.abs().max()).any():
                     raise ValueError(f"channels of this {type(network).__name__} depend on each other in unknown ways")
 

@@ -30,7 +30,7 @@ def capture(
     """Inputs and outputs of the modules called ``names``, in eval mode, without gradients.
 
     Arguments: ``images`` [N, C, H, W] as the network takes them, on its device; ``names`` the modules, or a function
-    for each that turns a batch's (input, output) into what is to be kept of it: a tensor, or a tuple of tensors and
+    for each that turns a batch's (input, output) into what is kept of it: a tensor, or a tuple of tensors and
     None, their first dimension the images or a multiple of them.
     Returns by name what was kept (without functions: the pair) of all batches, in the order of the images. The network
     is left as it was. ValueError where the forward pass does not call a module exactly once.
@@ -62,8 +62,8 @@ def cells(reading: Tensor, index: Tensor, cells: int) -> Tensor:
 
     ``reading`` [N, C, H, W] (convolution), [N, F] (linear) or [N, tokens, F] (linear on tokens); ``index`` int64
     [channels, k]: the entries along C or F that belong to each channel. Maps, and flattened maps where k is a square,
-    are averaged to at most ``cells`` x ``cells``; a flattened k that is no square to at most cells**2 runs. Tokens are
-    averaged and k stays: the dimensions of an attention head are no neighbours.
+    are averaged to at most ``cells`` x ``cells``; a flattened k that is not a square to at most cells**2 runs. Tokens
+    are averaged and k stays: the dimensions of an attention head are not neighbours.
     """
     if reading.dim() == 4:
         maps = reading[:, index.flatten()]
@@ -94,7 +94,7 @@ class Readings:
     """What each group's readers see and write, on a sample of images.
 
     Arguments: ``groups`` of ``network``; ``images`` [N, C, H, W] as it takes them; ``side``: a map is read as
-    ``side`` x ``side`` means. Every channel of the network is there, alive or not.
+    ``side`` x ``side`` means. Every channel of the network is included, alive or not.
     """
 
     def __init__(self, network: nn.Module, groups: list[Group], images: Tensor, side: int):

@@ -1,4 +1,4 @@
-"""On which test images the networks of a study are evaluated."""
+"""The test images on which the networks of a study are evaluated."""
 
 import torch
 

@@ -11,9 +11,9 @@ MOST_RUNS = 50
 def latency(networks: list[nn.Module], images: Tensor, budget: float = 1.0) -> tuple[list[float], int]:
     """Median seconds that each of ``networks`` takes for the batch ``images``, and the number of runs.
 
-    The networks take turns, so that whatever else the machine does falls on all of them. A first round warms up; no
-    round begins once ``budget`` seconds have passed, or after ``MOST_RUNS``. Where the first takes them all it is the
-    one that counts: beside passes of seconds a warm-up matters little, and another would cost as much again.
+    The networks take turns, so that other work on the machine affects all of them. The first round is a warm-up; no
+    round begins once ``budget`` seconds have passed, or after ``MOST_RUNS``. Where the first round takes the whole
+    budget it counts: in passes of seconds a warm-up matters little, and a second round would double the cost.
     """
     seconds = [[] for _ in networks]
     started = time.perf_counter()

@@ -6,8 +6,15 @@ from prunus.masks import Masks, prunable
 from prunus.sparsity import gini_index, pq_index
 
 # The columns of ``layer_table`` and their types.
-LAYER_COLUMNS = {"layer": str, "prunable": int, "alive": int, "density": float}
-LAYER_COLUMNS |= {"pq_index": float | None, "gini_index": float | None, "macs": int}
+LAYER_COLUMNS = {
+    "layer": str,
+    "prunable": int,
+    "alive": int,
+    "density": float,
+    "pq_index": float | None,
+    "gini_index": float | None,
+    "macs": int,
+}
 
 
 def layer_table(network: nn.Module, masks: Masks, macs: dict[str, int]) -> list[dict]:
@@ -16,7 +23,8 @@ def layer_table(network: nn.Module, masks: Masks, macs: dict[str, int]) -> list[
     The indices are those of the alive weights, the PQ index at p = 0.5, q = 1, the setting in which it equals one
     minus SAP's kept share; None where all alive weights are zero. ``macs`` as ``multiply_accumulates`` returns it.
     """
-    weights, rows = prunable(network), []
+    weights = prunable(network)
+    rows = []
     for name, mask in masks.items():
         alive = weights[name].detach()[mask]
         defined = bool(alive.any())

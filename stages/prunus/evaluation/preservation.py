@@ -35,16 +35,16 @@ def explained(variables: Tensor, target: Tensor, **options) -> dict[str, float |
     """What ``variables`` [N, units, k] explain of ``target`` [N, T]: ``mean``, ``low`` and ``high`` of the share, and
     ``variance``, the target's, summed over its columns.
 
-    ``options`` and the interval are those of ``predictive_information``. No unit explains nothing; of a target that
-    does not vary, or of numbers that are none, there is no share (None).
+    ``options`` and the interval are those of ``predictive_information``. Without units the share is 0; it is None where
+    the target does not vary or a value is not finite.
     """
     variance = float(standardised(target.double())[1].square().sum()) if target.shape[1] else 0.0
     share = dict.fromkeys(("mean", "low", "high"))
     if math.isfinite(variance) and variance > 0 and variables.isfinite().all():
         share = dict.fromkeys(share, 0.0)
         if variables.shape[1]:
-            found = predictive_information(variables.flatten(1), target, share=True, **options)
-            share = {name: getattr(found, name) for name in share}
+            estimate = predictive_information(variables.flatten(1), target, share=True, **options)
+            share = {name: getattr(estimate, name) for name in share}
     return share | {"variance": variance if math.isfinite(variance) else None}
 
 
@@ -57,14 +57,16 @@ def step(
     group, nested), ``pruned`` network t - 1 once pruned, all read on the same images; ``options``
     of ``predictive_information``. ValueError where the images are too few for the predictor.
     """
-    (full, alive), (own, left) = before, after
+    full, alive = before
+    retrained, left = after
     for group in groups:
-        target, stay = full.target(group, alive), left[group.name]
+        target = full.target(group, alive)
+        stay = left[group.name]
         measured = (
             (full, alive[group.name], target),
             (full, stay, target),
             (pruned, stay, target),
-            (own, stay, own.target(group, left)),
+            (retrained, stay, retrained.target(group, left)),
         )
         for quantity, (readings, units, target) in zip(QUANTITIES, measured, strict=True):
             yield {

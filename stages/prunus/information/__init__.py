@@ -1,8 +1,8 @@
 """Predictive information, and TERC, which chooses the features that are needed for it.
 
 What is preserved depends on the predictor. Linear: the best linear reconstruction of the target; a feature that the
-others determine in a bent way looks indispensable, one that helps only together with another (XOR) useless. MLP: what
-50 rectified units can make of the features, so both are seen for what they are, at tens of times the cost.
+others determine nonlinearly looks indispensable, one that helps only together with another (XOR) looks useless. MLP:
+what 50 rectified units can make of the features; it sees both correctly, at tens of times the cost.
 """
 
 from prunus.information.elimination import terc, terc_each

@@ -15,7 +15,7 @@ from prunus.information.mlp import MLP
 from prunus.information.significance import RiseTest, student
 
 ORDERS = ("mi", "plain", "reversed", "descending")
-ROUNDING = 1e-9  # of the constant's loss: where a budget is spent to the last
+ROUNDING = 1e-9  # of the constant's loss: for a budget that is spent completely
 
 
 def terc(
@@ -36,13 +36,13 @@ def terc(
     ``features``: [N, F], or F arrays [N, d_i] whose columns stay or go together; arrays or tensors of numbers. They
     are standardised, constant columns become 0. ``target``: [N] or [N, T]; integers and bools are classes
     (cross-entropy), floats are standardised (squared error). The work is done on the device of the target.
-    ``order``: who is examined first: "mi" ascending single-feature information, the least informative first; "plain"
-    the first; "reversed" the last; "descending" the most informative; or the indices. The MIPP paper writes descending,
-    but gives reasons for ascending, which its authors' public code has.
-    ``predictor``: "mlp", or "linear" (features that help only together or in a bent way are invisible to it).
-    ``confidence``: how sure the test must be that a feature is needed, in (0, 1): from one half up, the higher, the
-    more goes (below it a feature must be shown to cost nothing, and which goes first changes what others cost).
-    ``keep_at_least``: the elimination ends at so many features.
+    ``order``: which features are examined first: "mi" ascending single-feature information, the least informative
+    first; "plain" the first; "reversed" the last; "descending" the most informative; or the indices. The MIPP paper
+    writes descending, but gives reasons for ascending, which its authors' public code has.
+    ``predictor``: "mlp", or "linear" (features that help only together or nonlinearly are invisible to it).
+    ``confidence``: how sure the test must be that a feature is needed, in (0, 1): from 0.5 up, a higher value
+    removes more (below, a feature must be shown to cost nothing, and which goes first changes what others cost).
+    ``keep_at_least``: the elimination ends at this many features.
 
     The rule, with S the features present and R = ``repeats`` splits, on each of which a predictor is fitted and its
     held-out loss taken:
@@ -50,16 +50,17 @@ def terc(
     1. The cost of i is loss(S without i) - loss(S), split by split, both estimated anew for the S of the moment. i
        costs nothing, and goes, unless the mean cost less t(``confidence``) times its standard error is above a floor:
        one-sided Student's t, the overlap of the splits accounted for (Nadeau and Bengio 2003). The floor is 1e-5
-       (linear) or 1e-3 (mlp) of the constant's loss, for linear also what the dearest of as many irrelevant features
-       would cost by chance, at ``confidence``. The cheapest goes first, ties by ``order``.
+       (linear) or 1e-3 (mlp) of the constant's loss, for linear also what the most expensive of as many irrelevant
+       features would cost by chance, at ``confidence``. The cheapest goes first, ties by ``order``.
     2. ``regularisation`` * I, I the information in all features, is a budget for what does cost something: the
-       cheapest goes, ties by ``order``, and what costs nothing by then, as long as the mean loss exceeds neither that
-       of all features nor that after step 1 by more than the budget. A larger one keeps a part of what a smaller keeps.
+       cheapest goes, ties by ``order``, and with it what costs nothing by then, as long as the mean loss exceeds
+       neither that of all features nor that after step 1 by more than the budget. A larger budget keeps a part of what
+       a smaller one keeps.
 
-    "linear" does so literally, with the costs of all features in closed form. To "mlp" all that costs nothing is a tie,
-    examined in ``order``; it tests many hypotheses in one batch, halves blocks that fail, tests what was found needed
-    again only when the budget has paid for others, and looks anew at the cheapest costs first. Training is noisy: what
-    is exact for "linear" holds for it as far as its losses are monotone.
+    "linear" does exactly this, with the costs of all features in closed form. "mlp" treats all that costs nothing as a
+    tie, examined in ``order``; it tests many hypotheses in one batch, halves blocks that fail, tests needed features
+    again only when the budget has paid for others, and measures the cheapest costs again first. Training is noisy: what
+    is exact for "linear" holds for "mlp" as far as its losses are monotone.
 
     Step 1 is algorithm 2 of MIPP, which leaves open how the losses are paired and the interval is made; step 2 is ours
     (the paper's second version has a constraint on per-layer ratios, its formula unconfirmed). 0 switches it off.
@@ -75,7 +76,7 @@ def terc(
         raise ValueError(f"keep_at_least: {keep_at_least!r}; there are {count} features")
     _check_order(order, count)
     order = order if isinstance(order, str) else [int(i) for i in order]
-    if data.classes is None and not data.y.any():  # of a constant target there is nothing to lose
+    if data.classes is None and not data.y.any():  # a constant target: nothing can be lost
         last = visiting_order("plain" if order in ("mi", "descending") else order, count)[count - keep_at_least :]
         return sorted(last)
     return _eliminated(fitted_to(predictor, data, seed), order, confidence, regularisation, keep_at_least)
@@ -93,23 +94,24 @@ def terc_each(
     check_options(predictor, repeats, test["confidence"])
     shared = predictor == "linear"
     if shared:
-        whole = fitted_to(predictor, prepared(features, torch.cat(targets, 1), repeats, seed, in_units=False), seed)
-    kept, end = [], 0
-    for target, own in zip(targets, among, strict=True):
+        fitted = fitted_to(predictor, prepared(features, torch.cat(targets, 1), repeats, seed, in_units=False), seed)
+    kept = []
+    end = 0
+    for target, candidates in zip(targets, among, strict=True):
         start, end = end, end + target.shape[1]
         if shared:
-            chosen = _eliminated(whole.part(own, slice(start, end)), **test)
+            chosen = _eliminated(fitted.part(candidates, slice(start, end)), **test)
         else:
-            given = [features[i] for i in own]
-            chosen = terc(given, target, predictor=predictor, repeats=repeats, seed=seed, **test)
-        kept.append([own[k] for k in chosen])
+            inputs = [features[i] for i in candidates]
+            chosen = terc(inputs, target, predictor=predictor, repeats=repeats, seed=seed, **test)
+        kept.append([candidates[k] for k in chosen])
     return kept
 
 
 def _eliminated(
     fitted: Linear | MLP, order: str | Sequence[int], confidence: float, regularisation: float, keep_at_least: int
 ) -> list[int]:
-    nothing = fitted.tells_apart * float(fitted.constant.mean())
+    nothing = fitted.resolution * float(fitted.constant.mean())
     quantile = student(len(fitted.full) - 1, confidence)
     test = RiseTest(quantile, fitted.widening, nothing, fitted.chance((1 - confidence) / len(fitted.columns)))
     eliminate = by_costs if isinstance(fitted, Linear) else by_blocks
@@ -118,14 +120,15 @@ def _eliminated(
 
 
 def _ceiling(fitted: Linear | MLP, regularisation: float) -> float:
-    """The mean loss up to which the budget may go, asked when the test alone has done."""
+    """The highest mean loss that the budget allows; called when the test alone removes no more."""
     base, constant = min(float(fitted.full.mean()), float(fitted.now.mean())), float(fitted.constant.mean())
     return base + regularisation * max(0.0, constant - base) + ROUNDING * constant
 
 
 def by_costs(fitted: Linear, visits: list[int], test: RiseTest, regularisation: float, keep_at_least: int) -> list[int]:
-    """With the costs of all features at hand: the cheapest goes if it costs nothing, or is within the budget."""
-    count, ceiling = len(visits), None
+    """With the costs of all features known: the cheapest goes if it costs nothing, or is within the budget."""
+    count = len(visits)
+    ceiling = None
     place = torch.empty(count, dtype=torch.long, device=fitted.full.device)
     place[visits] = torch.arange(count, device=place.device)
     left = torch.ones_like(place, dtype=torch.bool)
@@ -159,8 +162,8 @@ def by_blocks(fitted: MLP, visits: list[int], test: RiseTest, regularisation: fl
     if regularisation:
         search.spend(ceiling)
     spent = float(fitted.now.mean()) - start
-    # What costs nothing by now cost no more before than all that has been paid for since (I(S) - I(S - i) is at most
-    # what S has lost): the others need no second look.
+    # What costs nothing now cost no more before than what has been spent since (I(S) - I(S - i) is at most what S has
+    # lost): the others need no second test.
     search.drop_free([feature for feature in visits if search.costs.get(feature, torch.inf) <= spent], ceiling)
     return sorted(search.costs)
 

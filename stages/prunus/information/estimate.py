@@ -1,4 +1,4 @@
-"""Predictive mutual information: how much a learned predictor knows of a target, on held-out samples.
+"""Predictive mutual information: how much a learned predictor knows about a target, on held-out samples.
 
 The information in X about Y is what a learned predictor gains over the best constant: E[loss(constant, Y)] -
 E[loss(f(X), Y)] (Covert, Lundberg and Lee 2020). For the Bayes-optimal f it is I(X; Y) with cross-entropy, and the
@@ -26,14 +26,14 @@ ALIKE = 0.01
 
 
 class TooFewSamples(ValueError):
-    """There are too few samples: of any kind or, with ``by_columns``, for what the linear predictor reads of each."""
+    """Too few samples: in general or, with ``by_columns``, for the columns that the linear predictor reads."""
 
     def __init__(self, message: str, by_columns: bool = False):
         super().__init__(message)
         self.by_columns = by_columns
 
     def relief(self, block: str, images: int, samples: int, cells: int) -> str:
-        """Which keys of a ``block`` of params.yaml to change; ``images`` were to be had of its ``samples``."""
+        """Which keys of a ``block`` of params.yaml to change; of its ``samples``, ``images`` were available."""
         ways = [f"raise {block}.samples"] if images >= samples else []
         if self.by_columns:
             ways += [f"lower {block}.cells"] if cells > 1 else []
@@ -67,16 +67,16 @@ def predictive_information(
     takes a discrete target as its one-hot code, whose explained variance it returns. ``share``: instead as a share of
     the loss of the best constant on the same split, for floats the variance: at most 1. The estimate is low where the
     predictor is not the best one; it may fall below 0. The interval is Student's t over the repeats, whose splits
-    overlap, so it covers less than its name says.
+    overlap, so it covers less than ``confidence``.
     """
     check_options(predictor, repeats, confidence)
     data = replace(prepared(features, target, repeats, seed, in_units=True), ridge=ESTIMATE_RIDGE)
     fitted = fitted_to(predictor, data, seed)
     gains = fitted.constant - fitted.full
     if share:
-        usual = fitted.constant.mean()
-        # A split whose held-out samples are all but alike has no scale of its own.
-        loss = torch.where(fitted.constant > ALIKE * usual, fitted.constant, usual)
+        mean_loss = fitted.constant.mean()
+        # A split whose held-out samples are nearly equal has no scale of its own.
+        loss = torch.where(fitted.constant > ALIKE * mean_loss, fitted.constant, mean_loss)
         gains = gains / torch.where(loss > 0, loss, 1)
     half = half_width(gains, confidence)
     return Estimate(float(gains.mean()), float(gains.mean() - half), float(gains.mean() + half))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prunus.information.samples import RIDGE, Data
 
-PANEL = 32  # removed columns that are carried over to all of the linear predictor's matrices together
+PANEL = 32  # removed columns that are applied to all of the linear predictor's matrices at once
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Linear:
     A discrete target counts as its one-hot code.
     """
 
-    tells_apart = RIDGE  # of the constant's loss
+    resolution = RIDGE  # of the constant's loss
 
     def __init__(self, data: Data, seed: int):
         x, y = data.x, data.y * data.scale
@@ -67,28 +67,29 @@ class Linear:
         self._solve()
 
     def _invert(self) -> None:
-        self._whole = torch.cholesky_inverse(torch.linalg.cholesky(self._fit))
-        self._whole_middle = self._whole @ self._held @ self._whole
+        self._full_inverse = torch.cholesky_inverse(torch.linalg.cholesky(self._fit))
+        self._full_middle = self._full_inverse @ self._held @ self._full_inverse
 
     def _solve(self) -> None:
-        """Everything with all features present."""
-        weights = self._whole @ self._fit_xy
+        """The fit with all features present."""
+        weights = self._full_inverse @ self._fit_xy
         residual = self._held_xy - self._held @ weights
         self.full = self.now = self.constant - ((self._held_xy + residual) * weights).sum((1, 2))
         self._left = sorted(range(len(self.columns)), key=lambda feature: len(self.columns[feature]))
-        self._inverse, self._middle = self._whole, self._whole_middle
-        self._readings = weights, self._whole @ residual
+        self._inverse, self._middle = self._full_inverse, self._full_middle
+        self._readings = weights, self._full_inverse @ residual
         self._lay_out(torch.cat([self.columns[feature] for feature in self._left]))
 
     def _lay_out(self, kept: Tensor) -> None:
         """Cut everything down to the columns ``kept``, those of the features that are left, one after the other."""
-        whole = self._inverse.shape[1]
-        if len(kept) != whole or not torch.equal(kept, torch.arange(whole, device=kept.device)):
+        size = self._inverse.shape[1]
+        if len(kept) != size or not torch.equal(kept, torch.arange(size, device=kept.device)):
             self._inverse, self._middle = (m[:, kept[:, None], kept] for m in (self._inverse, self._middle))
             self._readings = tuple(values[:, kept] for values in self._readings)
         else:
             self._readings = tuple(values.clone() for values in self._readings)
-        self._places, self._block_of, self._blocks, start = {}, {}, [], 0
+        self._places, self._block_of, self._blocks = {}, {}, []
+        start = 0
         for width, members in groupby(self._left, key=lambda feature: len(self.columns[feature])):
             features = list(members)
             columns = slice(start, start + width * len(features))
@@ -105,12 +106,12 @@ class Linear:
     def part(self, features: list[int], outputs: slice) -> "Linear":
         """The fit of some outputs by some features (ascending), from the same Gram matrices, nothing removed yet."""
         other = copy.copy(self)
-        whole = self.columns
-        columns = torch.cat([whole[feature] for feature in features])
-        other.columns = list(torch.arange(len(columns), device=columns.device).split([len(whole[f]) for f in features]))
+        columns = torch.cat([self.columns[feature] for feature in features])
+        widths = [len(self.columns[feature]) for feature in features]
+        other.columns = list(torch.arange(len(columns), device=columns.device).split(widths))
         other.constant = self._spread[:, outputs].sum(1)
         other._fit_xy, other._held_xy = (xy[:, columns, outputs] for xy in (self._fit_xy, self._held_xy))
-        if len(features) < len(whole):
+        if len(features) < len(self.columns):
             rows = columns[:, None]
             other._fit, other._held = self._fit[:, rows, columns], self._held[:, rows, columns]
             other._invert()
@@ -127,8 +128,8 @@ class Linear:
         return torch.stack(gains)
 
     def chance(self, level: float) -> Tensor:
-        """[F]: the cost, as a share of the present loss, that each feature would exceed with probability ``level`` were
-        it irrelevant.
+        """[F]: the cost, as a share of the present loss, that each feature would exceed with probability ``level`` if
+        it were irrelevant.
 
         With T targets and k columns, N times the cost over the loss of one target is chi-squared with T k degrees of
         freedom, less T k, which is no more than what fitting to noise costs on average.
@@ -141,7 +142,7 @@ class Linear:
         return torch.from_numpy(cost).to(self.now.device)
 
     def costs(self) -> Tensor:
-        """[R, F]: how much higher the held-out losses are without each feature; means nothing for those removed."""
+        """[R, F]: how much higher the held-out losses are without each feature; undefined for removed ones."""
         result = self.now.new_zeros(len(self.now), len(self.columns))
         for block in self._blocks:
             weights, slopes = (values[:, block.columns].unflatten(1, (-1, block.width)) for values in self._readings)
@@ -177,21 +178,22 @@ class Linear:
             for values, pairs in (block.near, ((s, p),)), (block.middle, ((s, q), (r, s))):
                 for a, b in pairs:
                     values.sub_(a @ b.mT if block.width > 1 or a.shape[3] > 1 else a * b)
-        own = self._blocks[self._block_of[feature]]
-        own.near[:, (at.start - own.columns.start) // own.width] = torch.eye(own.width, dtype=s.dtype, device=s.device)
+        block = self._blocks[self._block_of[feature]]
+        identity = torch.eye(block.width, dtype=s.dtype, device=s.device)
+        block.near[:, (at.start - block.columns.start) // block.width] = identity
         for factor, values in zip(self._factors, (shift, near, middle, left), strict=True):
             factor[..., self._taken : self._taken + values.shape[2]] = values
         self._taken += shift.shape[2]
         self._left.remove(feature)
 
     def _settle(self) -> None:
-        """Carry what was removed since the last time over to what is left of the matrices."""
+        """Apply the removals since the last call to what is left of the matrices."""
         places = [self._places[feature] for feature in self._left]
-        here = torch.arange(self._inverse.shape[1], device=self._inverse.device)
-        kept = torch.cat([here[place] for place in places]) if places else here[:0]
+        columns = torch.arange(self._inverse.shape[1], device=self._inverse.device)
+        kept = torch.cat([columns[place] for place in places]) if places else columns[:0]
         shifts, nears, rights, lefts = (factor[:, kept, : self._taken] for factor in self._factors)
         inverse, middle = (m[:, kept[:, None], kept] for m in (self._inverse, self._middle))
         self._inverse = inverse.baddbmm_(shifts, nears.mT, alpha=-1)
         self._middle = middle.baddbmm_(shifts, rights.mT, alpha=-1).baddbmm_(lefts, shifts.mT, alpha=-1)
         self._readings = tuple(values[:, kept] for values in self._readings)
-        self._lay_out(here[: len(kept)])
+        self._lay_out(columns[: len(kept)])

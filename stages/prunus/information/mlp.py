@@ -16,7 +16,7 @@ CHECK = 10  # steps between two looks at the held-out loss
 FIT_RATES, FIT_STEPS, FIT_PATIENCE = (1e-2, 2e-3), 2000, 8  # Adam's rates one after the other; patience in looks
 REFIT_RATES, REFIT_STEPS, REFIT_PATIENCE = (1e-2,), 1000, 4
 WARM_UP = 100  # steps in which a rate rises from a fifth: a good start is not thrown away, a bad one is left quickly
-GAIN = 1e-3  # share of the constant's loss to be gained within the patience
+GAIN = 1e-3  # share of the constant's loss that must be gained within the patience
 MEMORY = {"cpu": 2**25, "cuda": 2**28}  # bytes that a chunk of hypotheses may take; more only misses the cache of a CPU
 
 
@@ -26,12 +26,12 @@ class MLP:
     A hypothesis is a set of removed features. Its R networks, one per split, start from those of the set accepted
     last, with the inputs it removes replaced by their least-squares prediction from the rest (the whole answer for
     copies), and are re-trained until the hypothesis passes or stops improving. All of them see the same minibatches.
-    What a hypothesis gains by mere re-training must not count for it, so a set that is accepted is re-trained, too,
-    unless it is better than the one before as it is: ``now`` are its losses [R]. ``networks`` are the parameters of C
+    What a hypothesis gains by mere re-training must not count for it, so an accepted set is re-trained too, unless it
+    is already better than the one before: ``now`` are its losses [R]. ``networks`` are the parameters of C
     hypotheses as one tensor [R, C, P].
     """
 
-    tells_apart = GAIN  # of the constant's loss: less than that ends a training
+    resolution = GAIN  # of the constant's loss: training ends when it gains less
 
     def __init__(self, data: Data, seed: int, memory: int | None = None):
         self._data, self._seed, self.columns, self.widening = data, seed, data.columns, data.widening
@@ -59,16 +59,17 @@ class MLP:
         self.full = self.now
 
     def chance(self, level: float) -> float:
-        """0: what chance makes of an irrelevant column is below what training tells apart."""
+        """0: the gain of an irrelevant column by chance is below what training resolves."""
         return 0.0
 
     def single(self) -> Tensor:
         """[F]: the information in each feature alone, mean over the repeats.
 
-        A cheaper predictor does for an order: a hidden layer left as drawn, and a least-squares readout (of the
+        A cheaper predictor is enough for an order: a hidden layer left as drawn, and a least-squares readout (of the
         one-hot code if the target is discrete).
         """
-        gains, data = [], self._data
+        data = self._data
+        gains = []
         units = min(SINGLE_HIDDEN, data.fit.shape[1] // 4)
         for g in data.columns:
             generator = torch.Generator().manual_seed(self._seed)
@@ -84,16 +85,16 @@ class MLP:
         """Which of the removals (supersets of the base's) ``passed`` lets pass, and their losses [R, C].
 
         ``passed`` is given the positions [c] of some removals and the least held-out losses [R, c] of their networks,
-        and says which of them pass at once, and which if training ends there, bool [c] each. A passing set answers for
-        its subsets, a failing one for its supersets. The losses are those of a training that has come to its end
-        where a set fails in its own right; where it passes it could have gone on, and infinite where another answered.
+        and says which of them pass at once, and which if training ends there, bool [c] each. A passing set decides
+        for its subsets, a failing one for its supersets. The losses of a set that fails itself are those of a finished
+        training; those of one that passes itself could have fallen further; a set decided by another has infinite ones.
         """
-        gone = torch.zeros(len(removals), len(self._data.columns))
-        for row, removal in zip(gone, removals, strict=True):
+        removed = torch.zeros(len(removals), len(self._data.columns))
+        for row, removal in zip(removed, removals, strict=True):
             row[list(removal)] = 1
-        inside = ((gone @ (1 - gone).T) == 0).to(self._x.device)  # [a, b]: a is a subset of b
+        inside = ((removed @ (1 - removed).T) == 0).to(self._x.device)  # [a, b]: a is a subset of b
         verdict = torch.full((len(removals),), -1, device=self._x.device)
-        own = torch.zeros(len(removals), dtype=torch.bool, device=self._x.device)  # passed in its own right
+        passed_itself = torch.zeros(len(removals), dtype=torch.bool, device=self._x.device)
         losses = torch.full((len(self.constant), len(removals)), torch.inf, device=self._x.device)
         columns, outputs = self._x.shape[1], self._y.shape[1]
         bytes_each = 4 * len(self._data.fit) * (BATCH * (3 * HIDDEN + 3 * outputs) + 7 * HIDDEN * (columns + outputs))
@@ -105,31 +106,32 @@ class MLP:
 
             def finished(ids: Tensor, best: Tensor, stalled: Tensor, members: Tensor = members) -> Tensor:
                 at_once, at_the_end = passed(members[ids], best)
-                good = at_once | (stalled & at_the_end)
-                verdict[members[ids[good]]] = 1
+                passes = at_once | (stalled & at_the_end)
+                verdict[members[ids[passes]]] = 1
                 verdict[(verdict == -1) & inside[:, verdict == 1].any(1)] = 1
-                verdict[members[ids[stalled & ~good]]] = 0
+                verdict[members[ids[stalled & ~passes]]] = 0
                 verdict[(verdict == -1) & inside[verdict == 0].any(0)] = 0
-                own[members[ids[good]]] = True
-                losses[:, members[ids[good | stalled]]] = best[:, good | stalled]
+                passed_itself[members[ids[passes]]] = True
+                losses[:, members[ids[passes | stalled]]] = best[:, passes | stalled]
                 return verdict[members[ids]] != -1
 
             starts = [self._start(removals[m]) for m in members.tolist()]
             networks = torch.cat([network for network, _ in starts], 1)
             alive = torch.stack([kept for _, kept in starts])[:, None]
             networks, least = self._train(networks, alive, finished, REFIT_RATES, REFIT_STEPS, REFIT_PATIENCE)
-            for k in own[members].nonzero().flatten().tolist():
+            for k in passed_itself[members].nonzero().flatten().tolist():
                 if len(removals[members[k]]) > len(self._longest[0]):
                     self._longest = removals[members[k]], networks[:, k : k + 1].clone(), least[:, k]
         return (verdict == 1).tolist(), losses
 
     def accept(self, removal: tuple[int, ...]) -> None:
         """Later hypotheses start from here: these features are gone."""
-        alive, (known, networks, losses) = self._alive(removal), self._longest
-        if known != removal or losses.mean() > self.now.mean():
-            start = networks if known == removal else self._start(removal)[0]
-            how = _stalled, REFIT_RATES, REFIT_STEPS, REFIT_PATIENCE
-            networks, losses = self._train(start, alive[None, None], *how)
+        alive = self._alive(removal)
+        trained, networks, losses = self._longest
+        if trained != removal or losses.mean() > self.now.mean():
+            start = networks if trained == removal else self._start(removal)[0]
+            options = _stalled, REFIT_RATES, REFIT_STEPS, REFIT_PATIENCE
+            networks, losses = self._train(start, alive[None, None], *options)
             losses = losses[:, 0]
         self._base, self.now, self._longest = networks, losses, (removal, networks, losses)
         left = alive.nonzero().flatten()
@@ -234,9 +236,9 @@ class MLP:
         for step, (x, y) in enumerate(self._minibatches()):
             if step % CHECK == 0:
                 losses = self._held_out(networks)
-                known = best_losses[:, ids]
-                better = losses < known
-                best_losses[:, ids] = torch.where(better, losses, known)
+                least = best_losses[:, ids]
+                better = losses < least
+                best_losses[:, ids] = torch.where(better, losses, least)
                 best[:, ids] = torch.where(better[..., None], networks, best[:, ids])
                 now = best_losses[:, ids].mean(0)
                 gained = mark - now > gain
@@ -246,11 +248,12 @@ class MLP:
                 phase, waited = phase + slower.long(), torch.where(slower, 0, waited)
                 networks = torch.where(slower[:, None], best[:, ids], networks)  # the next rate, from the best so far
                 if end.any():
-                    on = (~end).nonzero().flatten()
-                    if not len(on):
+                    running = (~end).nonzero().flatten()
+                    if not len(running):
                         return best, best_losses
-                    ids, phase, mark, waited = ids[on], phase[on], mark[on], waited[on]
-                    networks, mean, square, alive = networks[:, on], mean[:, on], square[:, on], alive[on]
+                    ids, phase, mark, waited = (values[running] for values in (ids, phase, mark, waited))
+                    networks, mean, square = (values[:, running] for values in (networks, mean, square))
+                    alive = alive[running]
             slope = self._gradient(networks, x, y, alive)
             mean.lerp_(slope, 0.1)
             square.mul_(0.999).addcmul_(slope, slope, value=0.001)

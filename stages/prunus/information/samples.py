@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Relative to the unit variance of a column. It bounds the inverse, whose entries of copies are the largest, so that one
-# of them can go and leave the others exact to a share of RIDGE; a smaller difference between columns is not seen.
+# Relative to the unit variance of a column. It bounds the inverse, whose largest entries are those of copies, so that
+# one copy can go and the others stay exact to a share of RIDGE; smaller differences between columns are not seen.
 RIDGE = 1e-5
 
 
@@ -36,5 +36,5 @@ class Data:
 
     @property
     def widening(self) -> float:
-        """How many images are held out for each that is fitted to."""
+        """Held-out images per fitted image."""
         return self.held.shape[1] / self.fit.shape[1]

@@ -11,7 +11,7 @@ class RiseTest:
 
     The splits overlap, so the variance of the mean rise over R of them is that of one times 1 / R + held / fit
     (``widening``), not 1 / R: the corrected resampled t-test of Nadeau and Bengio (2003). The floor is ``nothing`` or,
-    where that is more, ``chance`` of the present loss.
+    where that is more, ``chance`` times the present loss.
     """
 
     quantile: float
@@ -36,7 +36,7 @@ def half_width(losses: Tensor, confidence: float) -> Tensor:
 
 
 def student(freedom: int, level: float) -> float:
-    """What a Student variable falls below with probability ``level``."""
+    """The value below which a Student variable lies with probability ``level``."""
     from scipy.special import stdtrit  # every stage imports the methods, and scipy takes a tenth of its start
 
     return float(stdtrit(freedom, level))

@@ -1,5 +1,5 @@
 """The obvious alternative that InCoP has to beat: SAP's masks and InCoP's rewinding, retraining stopped by validation
-accuracy, with no look at any flow.
+accuracy, without any flow.
 
 Retraining ends after `patience` epochs in a row without a better validation accuracy, at the latest after `max_epochs`;
 the last epoch's weights are kept (Prechelt, "Early Stopping - But When?", 1998, criterion UP in its plainest form).

@@ -4,9 +4,9 @@
 A channel's score is the L1 or L2 norm of the weights that write it, of all layers that do where skip connections couple
 them. `normalise` makes layers comparable under one threshold: `fan_in` takes the mean over the living weights instead
 of the sum (L2: root mean square), `mean` divides by the mean score of the group's living channels (Torch-Pruning's
-default). Without it whole layers lie below a global threshold, with fan_in they still may, as fresh weights are the
-smaller the more of them a unit reads: such a layer is cut down to its last channel. Whether MIPP's comparison
-normalised is unconfirmed.
+default). Without it whole layers lie below a global threshold and are cut down to their last channel; with fan_in
+they still may, as fresh weights are smaller the more of them a unit reads. Whether MIPP's comparison normalised is
+unconfirmed.
 """
 
 from typing import Literal

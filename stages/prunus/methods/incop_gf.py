@@ -4,9 +4,9 @@ Algorithm 1 as in incop_if.py, with another flow: the L2 norm per layer of the m
 subset Phi* was measured on, from a real backward pass, the same statistic for the reference and the sparse network.
 
 `reference_quirks` computes what the authors' code does instead (activation.py, network.py): the norms of the stale
-gradient of the last training mini-batch against the means of the dense training's last one, both times B / (B - 1);
-the second stop, test accuracy at least the dense network's, asked whenever the flow is; and a rewind that leaves batch
-norm's scale and statistics as retrained. To be compared with, never to be reported.
+gradient of the last training mini-batch against the means of the dense training's last one, both times B / (B - 1); the
+second stop, test accuracy at least the dense network's, checked whenever the flow is; and a rewind that leaves batch
+norm's scale and statistics as retrained. It exists to be compared with, never to be reported.
 """
 
 import torch

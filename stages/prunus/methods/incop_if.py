@@ -9,13 +9,13 @@ Algorithm 1, for the trained dense network w* and its flow Phi*; iteration t:
    consecutive layers.
 5. If ||Phi - Phi*|| <= epsilon, or after `max_epochs`, retraining ends; else it goes on at 3.
 
-Default: absolute correlation and relative distance,
-because the published signed mean nearly cancels and is met by any network.
+Default: absolute correlation and relative distance, because the published signed mean nearly cancels and is met by any
+network.
 
 `reference_quirks` does two things more of the authors' code (prune.py): the second stop, test accuracy at least the
-dense network's, asked whenever the flow is; and a rewind that leaves batch norm's scale and statistics as retrained. It
-looks at the test set, as they do, and exists to be compared with, never to be reported as a result. They use the best
-test accuracy of the dense training, here it is that of its last epoch.
+dense network's, checked whenever the flow is; and a rewind that leaves batch norm's scale and statistics as retrained.
+It looks at the test set, as they do, and exists to be compared with, never to be reported as a result. They use the
+best test accuracy of the dense training, here it is that of its last epoch.
 """
 
 from typing import Literal

@@ -2,13 +2,13 @@
 
 GraSP (Wang, Zhang and Grosse, ICLR 2020, arXiv 2002.07376): S = -w (H g), g the gradient of the mean loss with logits
 divided by `temperature` and H the Hessian, is half of what removing w adds to g^T g, to first order; the largest S go.
-Returned is +w (H g), lowest first. Which iterative form MIPP compares with is unconfirmed; followed is the one of the
-Synaptic-Flow repository, GraSP scored again on an exponential schedule, not naver/force's GRASP-It, whose score is
-g^2. Departures from alecwangcq/GraSP: linear
-layers keep their initialisation for scoring, the sample is one batch, not two halves. `steps: 1` is GraSP.
+The score here is +w (H g), lowest first. Which iterative form MIPP compares with is unconfirmed; this one follows the
+Synaptic-Flow repository, GraSP scored again on an exponential schedule, not naver/force's GRASP-It, whose score is g^2.
+Departures from alecwangcq/GraSP: linear layers keep their initialisation for scoring, the sample is one batch, not two
+halves. `steps: 1` is GraSP.
 
 `structure: channel` takes the L1 norm of the scores of a node's weights, as MIPP's comparison does (arXiv 2411.00147,
-section 5): the channels go whose weights mean least in either direction, not those whose removal as a whole helps.
+section 5): the channels whose weights mean least in either direction go, not those whose removal as a whole helps.
 """
 
 from typing import Annotated

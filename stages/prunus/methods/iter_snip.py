@@ -2,7 +2,7 @@
 2006.09081, after SNIP: Lee, Ajanthan and Torr, ICLR 2019, arXiv 1810.02340).
 
 A weight's score is |w dL/dw|, the derivative with respect to a mask on it, of the mean loss over `samples` training
-images. `steps: 1` is SNIP. Which implementation MIPP compares with is unconfirmed; followed is naver/force,
+images. `steps: 1` is SNIP. Which implementation MIPP compares with is unconfirmed; this one follows naver/force,
 `prune_method=1`: on the masked network, exponential schedule, what is pruned stays pruned, and with `redraw: true` new
 images at every step. `structure: channel` sums the scores of a node's weights (MIPP, arXiv 2411.00147, section 5).
 """

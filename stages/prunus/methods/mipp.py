@@ -10,7 +10,7 @@ Algorithm 1, for every layer l from the outputs to the inputs:
 5. With all masks applied the network is retrained.
 
 Steps 2 and 3 are the transfer entropy redundancy criterion with MI ordering (``prunus.information.terc``). There is no
-global ranking; the share that goes of each layer is what the test finds.
+global ranking; the test decides how much of each layer goes.
 
 What the paper leaves open, and what is done here: a channel's variable is the activation that the next layer reads
 (after ReLU and pooling), a convolution's as ``cells`` x ``cells`` means of its map (appendix E.2 is unconfirmed); the
@@ -93,7 +93,7 @@ class Settings(StructureSettings, FixedEpochsSettings):
         return None
 
     def test(self, iteration: int, seed: int) -> dict[str, Any]:
-        """What ``terc`` is told at an iteration."""
+        """The options of ``terc`` at an iteration."""
         return {
             "order": self.order,
             "predictor": self.predictor,
@@ -207,8 +207,8 @@ def eliminate_weights(
         except TooFewSamples as error:
             raise _too_little(name, error, settings, images) from None
         for unit, candidates, chosen in zip(units, among, needed, strict=True):
-            gone = sorted(set(candidates) - set(chosen))
-            mask[unit, index[name][gone].flatten()] = False
+            unneeded = sorted(set(candidates) - set(chosen))
+            mask[unit, index[name][unneeded].flatten()] = False
     return _without_unread(groups, masks)
 
 
@@ -229,10 +229,10 @@ def recipe(settings: Settings) -> Recipe:
         if settings.include_input:
             groups = [input_group(network), *groups]
         images, _ = candidates.sample(settings.samples)
-        given = images, settings, candidates.seed, candidates.iteration
+        arguments = images, settings, candidates.seed, candidates.iteration
         if settings.structure == "weight":
-            return eliminate_weights(network, groups, candidates.masks, *given)
+            return eliminate_weights(network, groups, candidates.masks, *arguments)
         alive = channels.alive(groups, candidates.masks)
-        return channels.expand(groups, eliminate(network, groups, alive, *given), candidates.masks)
+        return channels.expand(groups, eliminate(network, groups, alive, *arguments), candidates.masks)
 
     return Recipe(prune=preserving, rewind=Rewind(settings.rewind), retrain=settings.stop_rule)  # 5

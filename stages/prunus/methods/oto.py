@@ -154,35 +154,35 @@ class HalfSpace:
         self._groups, self._masks, self._settings = groups, masks, settings
         alive = channels.alive(groups, masks)
         self.zero = ~torch.cat([alive[group.name] for group in groups])
-        self._goes = fraction_count(len(self.zero), int((~self.zero).sum()), settings.fraction, iteration)
-        self._budget = int(self.zero.sum()) + self._goes
+        self._count = fraction_count(len(self.zero), int((~self.zero).sum()), settings.fraction, iteration)
+        self._budget = int(self.zero.sum()) + self._count
         living = [int(alive[group.name].sum()) for group in groups]
-        self._asked = len(self.zero) - sum(living) + min(self._goes, sum(max(0, left - 1) for left in living))
+        self._target = len(self.zero) - sum(living) + min(self._count, sum(max(0, left - 1) for left in living))
         self.chosen = None
         self._before = None
 
     @torch.no_grad()
     def gradients(self) -> None:
-        here, parameters = self.channels, self.channels.parameters
+        all_channels, parameters = self.channels, self.channels.parameters
         gradients = [parameter.grad for parameter in parameters]
         self._before = [parameter.clone() for parameter in parameters]
-        if self._goes and self._settings.form == "hspg":
-            norm = here.dot(parameters, parameters).sqrt()
+        if self._count and self._settings.form == "hspg":
+            norm = all_channels.dot(parameters, parameters).sqrt()
             factors = torch.full_like(norm, self._settings.penalty) / norm.clamp_min(TINY)
-            torch._foreach_addcmul_(gradients, parameters, here.spread(factors, 0.0))
-        torch._foreach_mul_(gradients, here.spread((~self.zero).to(parameters[0].dtype), 1.0))
+            torch._foreach_addcmul_(gradients, parameters, all_channels.spread(factors, 0.0))
+        torch._foreach_mul_(gradients, all_channels.spread((~self.zero).to(parameters[0].dtype), 1.0))
 
     @torch.no_grad()
     def project(self, epoch: int, rate: float) -> None:
-        here, parameters = self.channels, self.channels.parameters
-        if self._goes and epoch > self._settings.warmup_epochs:
+        all_channels, parameters = self.channels, self.channels.parameters
+        if self._count and epoch > self._settings.warmup_epochs:
             if self._settings.form == "dhspg":
                 self._penalise(rate)
-            old = here.dot(self._before, self._before)
-            leaves = here.dot(parameters, self._before) < self._settings.epsilon * old
+            old = all_channels.dot(self._before, self._before)
+            leaves = all_channels.dot(parameters, self._before) < self._settings.epsilon * old
             alive = ~self.zero
             if self.chosen is None:
-                self.zero |= here.lowest(old, leaves & alive, alive, self._budget - self.zero.sum())
+                self.zero |= all_channels.lowest(old, leaves & alive, alive, self._budget - self.zero.sum())
             else:
                 self.zero |= leaves & self.chosen
         self._hold()
@@ -192,17 +192,17 @@ class HalfSpace:
 
         Its direction is read from what it moved: with weight decay and momentum, as the authors' code has it.
         """
-        here, before = self.channels, self._before
-        direction = torch._foreach_sub(before, here.parameters)
+        all_channels, before = self.channels, self._before
+        direction = torch._foreach_sub(before, all_channels.parameters)
         torch._foreach_div_(direction, rate)
-        norm = here.dot(before, before).sqrt()
-        inner = here.dot(before, direction)
-        length = here.dot(direction, direction).sqrt()
+        norm = all_channels.dot(before, before).sqrt()
+        inner = all_channels.dot(before, direction)
+        length = all_channels.dot(direction, direction).sqrt()
         if self.chosen is None:
             self.chosen = self._choose(inner, norm, length)
         penalty = self.chosen * _adapted(self._settings.penalty, inner, norm, length)
         factors = -rate * penalty / norm.clamp_min(TINY)
-        torch._foreach_addcmul_(here.parameters, before, here.spread(factors, 0.0))
+        torch._foreach_addcmul_(all_channels.parameters, before, all_channels.spread(factors, 0.0))
 
     def _choose(self, inner: Tensor, norm: Tensor, length: Tensor) -> Tensor:
         """OTOv2's redundant channels: half cos(-x, -direction), half 1 / (norm per parameter), each of unit length."""
@@ -210,7 +210,7 @@ class HalfSpace:
         cosine = inner / (norm * length).clamp_min(TINY**2)
         smallness = 1 / (norm / self.channels.numel + TINY)
         score = F.normalize(cosine * alive, dim=0) / 2 + F.normalize(smallness * alive, dim=0) / 2
-        return self.channels.lowest(-score, alive, alive, self._goes)
+        return self.channels.lowest(-score, alive, alive, self._count)
 
     def end_epoch(self, last: bool) -> None:
         if last:
@@ -238,8 +238,8 @@ class HalfSpace:
     def masks(self) -> Masks:
         self._finish()  # for training that a stop rule has ended early
         self._hold()
-        if self.chosen is not None and (gone := int(self.zero.sum())) != self._asked:
-            raise StageError(f"{self._asked} of {len(self.zero)} channels were to be gone, and {gone} are")
+        if self.chosen is not None and (zeros := int(self.zero.sum())) != self._target:
+            raise StageError(f"{zeros} of {len(self.zero)} channels are zero; {self._target} must be")
         parts = (~self.zero).split(self.channels.sizes)
         alive = {group.name: part for group, part in zip(self._groups, parts, strict=True)}
         return channels.expand(self._groups, alive, self._masks)

@@ -7,8 +7,8 @@ the steps (mil-ad/prospr, its command line's defaults of 3 steps at rate 0.1 wit
 The public code draws the batches anew or not by a setting; here every step has its own, of fewer images where the
 training set holds too few.
 
-`structure: channel` has one c per channel, on its incoming weights; biases have none. What a mask already has taken is
-held at zero in the inner steps.
+`structure: channel` has one c per channel, on its incoming weights; biases have none. Weights that a mask has already
+pruned stay zero in the inner steps.
 """
 
 import math
@@ -62,10 +62,10 @@ def meta_gradients(network: nn.Module, masks: Masks, batches: list[tuple[Tensor,
     result = dict(zip(factors, torch.autograd.grad(loss, list(factors.values())), strict=True))
     finite = math.isfinite(losses[-1]) and all(bool(result[name][masks[name]].isfinite().all()) for name in result)
     if not finite and len(losses) > 1 and math.isfinite(losses[0]):
-        seen = ", ".join(f"{loss:.3g}" for loss in losses)
+        values = ", ".join(f"{loss:.3g}" for loss in losses)
         raise StageError(
             f"methods.prospr.inner_rate: {inner_rate} leads to scores that are not finite: the losses before and after "
-            f"the {len(losses) - 1} inner steps are {seen}; lower it",
+            f"the {len(losses) - 1} inner steps are {values}; lower it",
             "not_finite",
         )
     return result

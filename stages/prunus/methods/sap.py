@@ -12,7 +12,7 @@ Algorithm 1, iteration t, from the network that was trained last; w are the d al
 Departures from the authors' code: the count is the formula's (their ceil(r) prunes up to one less), in float64; the
 last epoch's weights are pruned, not those that did best on the test set.
 
-Published are index: pq, score: magnitude, rewind: initial and stop: fixed. `index: gini` or `hoyer` puts another index
+The paper has index: pq, score: magnitude, rewind: initial and stop: fixed. `index: gini` or `hoyer` puts another index
 in place of steps 1 and 2, `score` another order in step 4.
 """
 

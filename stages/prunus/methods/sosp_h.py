@@ -4,9 +4,9 @@
 With theta_s the parameters of structure s and theta_struc those of all structures together, a channel's score is
 |theta_s^T grad L| + 1/2 |theta_s^T H theta_struc|: one gradient and one Hessian-vector product give all scores. No code
 was published and the formula is unconfirmed against the text. A structure is a channel with all that writes it: rows,
-biases, norm scale and shift. Biases and norms of a channel that nothing reads add nothing to any score, in theta_struc
-neither: the loss does not depend on them, and only the gradients of pruned weights do, whose theta is 0. L is the mean
-loss over `samples` training images of the network as retrained last, in eval mode; the lowest scores of the whole
+biases, norm scale and shift. Biases and norms of a channel that nothing reads add nothing to any score, nor to
+theta_struc: the loss does not depend on them, and only the gradients of pruned weights do, whose theta is 0. L is the
+mean loss over `samples` training images of the network as retrained last, in eval mode; the lowest scores of the whole
 network go.
 """
 

@@ -1,4 +1,4 @@
-"""ThiNet: channels go that the layers reading them miss least (Luo, Wu and Lin, ICCV 2017, arXiv 1707.06342).
+"""ThiNet: the channels that the layers reading them miss least go (Luo, Wu and Lin, ICCV 2017, arXiv 1707.06342).
 
 A sample is one random output unit of a reading layer at one random place (a token's, on tokens) of one training image:
 the contribution x_c of every channel to that output, its kernel slice times its patch; their sum is the output less its
@@ -129,7 +129,7 @@ def _contributions(
         reader_name(part): sampler(network.get_submodule(reader_name(part)), part.index, locations, generator)
         for part in group.reads
     }
-    return torch.cat([found for found, _ in capture(network, images, samplers).values()]).double()
+    return torch.cat([contributions for contributions, _ in capture(network, images, samplers).values()]).double()
 
 
 def _rescale(network: nn.Module, group: Group, factors: Tensor) -> None:
@@ -177,15 +177,18 @@ def prune(
         factors = torch.zeros(group.size, dtype=gram.dtype, device=gram.device)
         factors[candidates] = scales(gram, kept)
         if int(kept.sum()) != len(candidates) - count:
-            went = len(candidates) - int(kept.sum())
-            raise StageError(f"{group.name}: {count} of {len(candidates)} channels were to go, and {went} went")
+            pruned = len(candidates) - int(kept.sum())
+            raise StageError(f"{group.name}: {count} of {len(candidates)} channels were to go, and {pruned} went")
         living = torch.zeros_like(living)
         living[candidates[kept]] = True
         _rescale(network, group, factors)
         if not all(network.get_parameter(part.parameter).isfinite().all() for part in group.reads):
             largest = factors.abs().max().item()
-            said = f"{group.name}: the scales of the channels that stay, up to {largest:.2g}, make weights that are not"
-            raise StageError(f"{said} finite", "not_finite")
+            raise StageError(
+                f"{group.name}: the scales of the channels that stay, up to {largest:.2g}, make weights that are not "
+                "finite",
+                "not_finite",
+            )
         masks = channels.expand([group], {group.name: living}, masks)
         masking.apply(network, masks)
     after = {name: weight.detach() for name, weight in prunable(network).items()}
@@ -195,7 +198,7 @@ def prune(
 def recipe(settings: Settings) -> Recipe:
     def missed_least(candidates: Candidates) -> Pruned:
         images, _ = candidates.sample_per_class(settings.images_per_class)
-        given = images, settings, candidates.seed, candidates.iteration
-        return prune(candidates.network, candidates.groups, candidates.masks, *given)
+        arguments = images, settings, candidates.seed, candidates.iteration
+        return prune(candidates.network, candidates.groups, candidates.masks, *arguments)
 
     return Recipe(prune=missed_least, rewind=Rewind(settings.rewind), retrain=settings.stop_rule)

@@ -1,4 +1,4 @@
-"""What a method may look at: the network as retrained last, its masks, the data, and what it was when dense."""
+"""What a method may look at: the network as retrained last, its masks, the data, and its dense states."""
 
 import copy
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Weights = dict[str, Tensor]
 # channel group name vectors [channels].
 Scores = dict[str, Tensor]
 
-SAMPLE = 256  # images on which is looked for why a score is not finite
+SAMPLE = 256  # images that serve to find why a score is not finite
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Candidates:
     ``network``: as retrained last. ``masks``: True where a weight is kept. ``iteration``: t, from 1. ``dataset``: train
     and validation split on the device. ``seed``: fixes every random choice of the method, the same for all iterations
     of a chain.
-    ``step``: of the scorings on the way to the iteration's amount, from 1. ``states``: the dense network's
+    ``step``: which scoring on the way to the iteration's amount, from 1. ``states``: the dense network's
     ``state_dict`` at a point: initial, warmup or trained. ``flow_sample``: the images Phi* was measured on, [N, C, H,
-    W] as the network takes them, and their labels [N]; None where nobody asks.
+    W] as the network takes them, and their labels [N]; None where no method uses it.
     """
 
     network: nn.Module
@@ -89,11 +89,11 @@ class Candidates:
 
     def sample_per_class(self, n: int) -> tuple[Tensor, Tensor]:
         """``n`` training images of every class (all where there are fewer) and their labels, the same at every call."""
-        whole = self.dataset.splits["train"]
-        order = torch.randperm(len(whole.labels), generator=torch.Generator().manual_seed(self.seed))
-        labels = whole.labels.cpu()[order]
+        split = self.dataset.splits["train"]
+        order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(self.seed))
+        labels = split.labels.cpu()[order]
         chosen = torch.cat([order[labels == label][:n] for label in range(self.dataset.n_classes)])
-        subset = whole[chosen.to(whole.labels.device)]
+        subset = split[chosen.to(split.labels.device)]
         return self.dataset.normalise(subset.images), subset.labels
 
 
@@ -102,8 +102,8 @@ class Retraining:
     """What a stop rule may be made from.
 
     ``flow_images`` [N, C, H, W] as the network takes them and ``flow_labels`` [N] are the subset Phi* was measured on,
-    ``reference`` the content of reference_flow.json. ``as_dense`` makes the question whether a network is at least as
-    accurate on all test images as the trained dense one; for `reference_quirks` alone, which decides by it.
+    ``reference`` the content of reference_flow.json. ``as_dense`` makes a function that tells whether a network is
+    at least as accurate on all test images as the trained dense one; only `reference_quirks` uses it.
     """
 
     masks: Masks

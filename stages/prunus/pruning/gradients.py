@@ -38,8 +38,8 @@ def as_drawn(candidates: Candidates) -> nn.Module:
 
 
 def refuse_one_image(network: nn.Module, images: Tensor, setting: str, advice: str = "take more") -> None:
-    """Raise ``StageError`` where ``network`` normalises over the ``images`` of a sample, and there is one, by
-    ``setting``, a key of params.yaml and its value."""
+    """Raise ``StageError`` where ``network`` normalises over a sample of one image; ``setting``: the key of
+    params.yaml that leaves one, with its value."""
     if len(images) == 1 and (norm := norm_of_one_value(network, images)):
         raise StageError(
             f"{setting} leaves one image in a sample, and {norm}, which normalises over the sample, one value per "
@@ -49,7 +49,7 @@ def refuse_one_image(network: nn.Module, images: Tensor, setting: str, advice: s
 
 def structured(settings: StructureSettings, candidates: Candidates, scores: Scores) -> Scores:
     """``scores`` per weight, or the L1 norm of those of each channel's incoming weights (MIPP, arXiv 2411.00147, v1,
-    section 5), also where scores have a sign: what one weight adds does not make up for what another takes."""
+    section 5), also where scores have a sign: scores of opposite sign do not cancel."""
     if settings.structure == "weight":
         return scores
     return channels.sums(candidates.groups, {name: score.abs() for name, score in scores.items()})

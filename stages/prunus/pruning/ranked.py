@@ -18,16 +18,16 @@ from prunus.sparsity import Amount
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """A recipe's ``prune``: of each group of ``scope`` the ``amount`` with the lowest ``score`` goes.
+    """A recipe's ``prune``: it prunes the ``amount`` with the lowest ``score`` from each group of ``scope``.
 
     ``score``: low = goes first, of the network with weight * mask in its forward pass: a pruned weight scores 0 and
     adds nothing to the score of another. ``amount``: how many of a group of ``scope`` (neuron, layer, global) go.
     ``structure`` weight: a score is a tensor per prunable weight; channel: a vector per channel group, and a channel
-    takes its whole group along; the last living channel of a group, that of highest score, stays, and the next in rank
-    go for it.
+    takes its whole group along; the last living channel of a group, the one with the highest score, stays, and
+    the next in rank goes instead.
     ``looks_at``: the point whose weights the score looks at, initial, trained or current. Among equal scores (all that
-    is behind dead rectifiers scores 0) the smallest of these weights goes first, of channels the smallest L1 norm of
-    the alive incoming weights, and what is equal in both in memory order.
+    is behind dead rectifiers scores 0) the smallest of these weights goes first, or the channel with the smallest L1
+    norm of the alive incoming weights; entries equal in both go in memory order.
     ``steps``: how often the score is computed anew on the way to the amount, the density falling exponentially (scope
     global only).
 
@@ -62,23 +62,23 @@ class Ranked:
         return expand(alive)
 
     def _check(self, scores: Scores, alive: Masks, candidates: Candidates) -> None:
-        """Raise ``StageError`` unless there is a finite score for everything alive; what is not finite has no rank."""
+        """Raise ``StageError`` unless everything alive has a finite score; NaN and infinity have no rank."""
         module, name = self.score.__module__.rpartition(".")[2], getattr(self.score, "__name__", "score")
-        what = f"the score {module}.{name}"
+        label = f"the score {module}.{name}"
         for entry, living in alive.items():
             shape = getattr(scores.get(entry), "shape", None)
             if shape != living.shape:
-                found = "there is none" if shape is None else f"its shape is {list(shape)}"
-                raise StageError(f"{what} of {entry}: {found}, and what it scores has the shape {list(living.shape)}")
-        bad = {entry: ~scores[entry].isfinite() & living for entry, living in alive.items()}
-        if not torch.stack([odd.any() for odd in bad.values()]).any():
+                problem = "is missing" if shape is None else f"has shape {list(shape)}"
+                raise StageError(f"{label} of {entry} {problem}; it must have shape {list(living.shape)}")
+        not_finite = {entry: ~scores[entry].isfinite() & living for entry, living in alive.items()}
+        if not torch.stack([mask.any() for mask in not_finite.values()]).any():
             return
-        counts = {entry: int(odd.sum()) for entry, odd in bad.items()}
+        counts = {entry: int(mask.sum()) for entry, mask in not_finite.items()}
         first = next(entry for entry, count in counts.items() if count)
         network = candidates.networks("initial" if self.looks_at == "initial" else "current")
         network = with_batch_statistics(network) if self.looks_at == "initial" else network
         raise StageError(
-            f"{what} is not finite for {sum(counts.values()):,} of {masking.alive_count(alive):,} living "
+            f"{label} is not finite for {sum(counts.values()):,} of {masking.alive_count(alive):,} living "
             f"{self.structure}s, first in {first}: {why_not_finite(network, *candidates.sample(SAMPLE))}",
             "not_finite",
         )
@@ -88,9 +88,10 @@ class Ranked:
         amount = self.amount.at(iteration) if hasattr(self.amount, "at") else self.amount
         if self.steps == 1:
             return [amount]
-        before, rows = masking.alive_count(alive), [mask.reshape(1, -1) for mask in alive.values()]
-        [goes] = amount.per_row(rows, rows)
-        left = [round(before * ((before - goes) / before) ** (step / self.steps)) for step in range(self.steps + 1)]
+        before = masking.alive_count(alive)
+        rows = [mask.reshape(1, -1) for mask in alive.values()]
+        [count] = amount.per_row(rows, rows)
+        left = [round(before * ((before - count) / before) ** (step / self.steps)) for step in range(self.steps + 1)]
         return [lambda values, count=count: values.numel() - count for count in left[1:]]
 
 

@@ -18,8 +18,8 @@ from prunus.training.stopping import StopRule
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a method prunes to: the next ``masks``, and by parameter name the ``weights`` whose survivors it changed as
-    it chose them, pruned ones at zero. The survivors of all others are as they were."""
+    """The result of pruning: the next ``masks``, and by parameter name the ``weights`` whose survivors the method
+    changed as it chose them, pruned ones at zero. All other survivors are as they were."""
 
     masks: Masks
     weights: Weights = field(default_factory=dict)
@@ -65,11 +65,11 @@ class Sparsifier(loop.Sparsifier, Protocol):
 class Recipe:
     """One pruning method: one iteration of a chain is ``prune``, ``rewind``, ``retrain``.
 
-    ``prune``: from what the last iteration left, the masks of the next, nested in its masks. It changes nothing of what
-    it looks at: a method that changes weights as it prunes returns them (``Pruned``). ``Ranked`` makes the usual one.
-    ``rewind``: where the survivors restart. ``retrain``: the rule by which retraining ends.
-    ``while_training``: what prunes during retraining, of the candidates whose network is the one about to be trained,
-    after pruning and rewinding.
+    ``prune``: from what the last iteration left, the masks of the next, nested in its masks. It must not change what it
+    looks at: a method that changes weights as it prunes returns them (``Pruned``). ``Ranked`` makes the usual one.
+    ``rewind``: where the survivors restart. ``retrain``: the rule by which retraining ends. ``while_training``: what
+    prunes during retraining, of the candidates whose network is the one about to be trained, after pruning and
+    rewinding.
     """
 
     prune: Callable[[Candidates], Masks | Pruned]

@@ -19,8 +19,8 @@ from prunus.pruning.gradients import sensitivity
 from prunus.pruning.settings import MethodSettings
 from prunus.study.catalogue import SINGLE_LAYER
 
-# A flow cannot be differentiated batch by batch: all that the network makes of its images stays in memory. So many are
-# a large training batch; what is left of Phi*'s sample is not looked at.
+# A flow cannot be differentiated batch by batch: all activations of its images stay in memory. This many are a
+# large training batch; the rest of Phi*'s sample is not used.
 GRAPH_IMAGES = 256
 
 
@@ -45,7 +45,7 @@ def _importance(weight: Tensor, mask: Tensor) -> Tensor:
 
 
 def layerwise(candidates: Candidates) -> Scores:
-    """LAMP: a weight's square as a share of what its layer would have left without all that is smaller."""
+    """LAMP: a weight's square as a share of the sum of squares that its layer has left without all smaller weights."""
     return {name: _importance(weight, candidates.masks[name]) for name, weight in candidates.current.items()}
 
 

@@ -27,19 +27,20 @@ class MethodSettings(Section):
 
     @property
     def held_against(self) -> tuple[str, ...]:
-        """What the method looks at of what was measured of the dense network, as keys of ``study.reference``: a change
-        of anything else there retrains none of its chains."""
+        """The measurements of the dense network that the method uses, as keys of ``study.reference``: a change of any
+        other retrains none of its chains."""
         return ("warmup",) if self.rewind == "warmup" else ()
 
     def misfit(self, network: str, channels: int) -> str | None:
-        """Why this method makes no sense on a network of catalogue name for images of so many channels, or None."""
+        """Why this method makes no sense on the network of that catalogue name for images with ``channels``, or
+        None."""
         if self.prunes_channels and network in SINGLE_LAYER:
             return f"prunes channels between two layers, and {network} has one layer"
         return None
 
 
 class ChannelSettings(MethodSettings):
-    """The settings of a method that removes whole channels, whatever else it is told."""
+    """The settings of a method that always removes whole channels."""
 
     @property
     def prunes_channels(self) -> bool:

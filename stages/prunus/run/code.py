@@ -45,7 +45,8 @@ def imported(path: Path) -> frozenset[Path]:
 
 def closure(script: Path, methods: Iterable[str] = ()) -> set[Path]:
     """The stage's ``script``, the files of the ``methods`` whose settings it uses, and all that these import."""
-    files, waiting = set(), {script, *(METHODS / f"{name}.py" for name in methods)}
+    by_name = [METHODS / f"{name}.py" for name in methods]
+    files, waiting = set(), {script, *by_name, *([METHODS / "__init__.py"] if by_name else [])}
     while waiting:
         path = waiting.pop()
         files.add(path)

@@ -1,4 +1,4 @@
-"""What a network answers to the images of a split, and how many of the answers are right."""
+"""A network's answers to the images of a split, and the share of them that is right."""
 
 import torch
 from torch import Tensor, nn
@@ -12,20 +12,20 @@ BATCH = 64  # images at a time: on a CPU their feature maps stay in the cache (a
 def logits(
     network: nn.Module, dataset: Dataset, split: str, batch_size: int = 1000, first: int | None = None
 ) -> Tensor:
-    """What ``network`` answers to the images of ``split``, or the ``first`` of them, in eval mode, [N, classes]."""
+    """``network``'s answers to the images of ``split``, or to its ``first`` images, in eval mode, [N, classes]."""
     with evaluating(network), torch.no_grad():
         images = dataset.splits[split].images[:first].split(batch_size)
         return torch.cat([network(dataset.normalise(batch)) for batch in images])
 
 
 def answered(answers: Tensor) -> Tensor:
-    """Which of the ``answers`` [N, classes] are numbers throughout, bool [N]."""
+    """True where all numbers of an answer are finite, bool [N]; ``answers`` [N, classes]."""
     return answers.isfinite().all(1)
 
 
 def share_correct(answers: Tensor, labels: Tensor) -> float:
-    """Fraction of the ``answers`` [N, classes] that are largest at ``labels`` [N]. One that is not finite is wrong: of
-    several NaN the largest is nothing but the first."""
+    """Fraction of the ``answers`` [N, classes] that are largest at ``labels`` [N]. An answer that is not finite is
+    wrong: the largest of several NaN is only the first of them."""
     return int(((answers.argmax(1) == labels) & answered(answers)).sum()) / len(labels)
 
 

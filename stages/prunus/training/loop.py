@@ -29,8 +29,8 @@ from prunus.training.stopping import Look, StopRule
 @dataclass(frozen=True)
 class Outcome:
     """``history``: one dict per epoch trained (epoch from 1, train_loss, validation_accuracy, distance); ``reason`` why
-    it ended; ``kept``: the state_dict after ``keep_after`` steps, when asked for; ``unanswered``: the validation images
-    that the network at its end answers with numbers that are not finite."""
+    it ended; ``kept``: the state_dict after ``keep_after`` steps, when asked for; ``unanswered``: how many validation
+    images the trained network answers with numbers that are not finite."""
 
     history: list[dict]
     reason: str
@@ -39,11 +39,11 @@ class Outcome:
 
 
 class Sparsifier(Protocol):
-    """What the loop calls of a method that prunes while it trains.
+    """The calls that the loop makes to a method that prunes while it trains.
 
-    ``gradients`` may change ``.grad`` before an optimiser's step, ``project`` the parameters after it, of ``epoch``
-    (from 1) and at learning rate ``rate``; ``end_epoch`` may change them after the last step of an epoch, ``last``
-    where it is the last of the schedule.
+    ``gradients`` may change ``.grad`` before an optimiser step. ``project`` may change the parameters after it;
+    ``epoch`` counts from 1, ``rate`` is the learning rate. ``end_epoch`` may change them after the last step of an
+    epoch; ``last`` is True for the last epoch of the schedule.
     ``state_dict`` is what it remembers from one epoch to the next.
     """
 
@@ -91,10 +91,10 @@ class _Progress:
 
 
 class _Gradients:
-    """The gradients of the weights that a mask prunes, to be zeroed before every step: a weight that is zero and never
-    sees a gradient stays exactly zero under momentum and weight decay.
+    """Zeroes the gradients of pruned weights before every step: a weight that is zero and never has a gradient stays
+    exactly zero under momentum and weight decay.
 
-    The masks are floats in the order of the weights in memory: a product of equals takes a fifth of one with bools.
+    The masks are floats in the weights' memory order: the product takes a fifth of the time of one with bools.
     """
 
     def __init__(self, network: nn.Module, masks: Masks):
@@ -109,7 +109,7 @@ class _Gradients:
 
 class _Sgd:
     """torch's functional SGD, fused. Making a ``torch.optim.SGD`` imports torch's compiler, which takes longer than
-    retraining a small network does."""
+    retraining a small network."""
 
     def __init__(self, network: nn.Module, settings: Sgd):
         self._parameters = list(network.parameters())
@@ -140,14 +140,14 @@ class _Sgd:
         return {str(index): momentum for index, momentum in enumerate(self._momenta) if momentum is not None}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """The fused step walks through memory: momenta lie there as their parameters do."""
+        """The fused step walks through memory, so momenta need the memory order of their parameters."""
         for index, momentum in state.items():
-            like = self._parameters[int(index)]
-            self._momenta[int(index)] = torch.empty_like(like, requires_grad=False).copy_(momentum)
+            parameter = self._parameters[int(index)]
+            self._momenta[int(index)] = torch.empty_like(parameter, requires_grad=False).copy_(momentum)
 
 
 def _refuse_one_value(network: nn.Module, dataset: Dataset, batch_size: int, label: str) -> None:
-    """Raise ``StageError`` where batches of one image leave batch norm nothing to normalise by."""
+    """Raise ``StageError`` where batches of one image give batch norm a single value to normalise."""
     if batch_size > 1:
         return
     if norm := norm_of_one_value(network, dataset.normalise(dataset.splits["train"].images[:1])):
@@ -165,20 +165,23 @@ def _floats(network: nn.Module) -> dict[str, Tensor]:
 def _diverged(
     network: nn.Module, losses: list[Tensor], taken: int, epoch: int, label: str, moved_by: Sequence[str]
 ) -> str:
-    """What became infinite or not a number in ``epoch``, the steps of which, the last of ``taken``, had ``losses``."""
+    """The message: what became infinite or NaN in ``epoch``, whose steps, the last of ``taken``, had ``losses``."""
     values = torch.stack(losses).tolist()
-    bad = next((place for place, loss in enumerate(values) if not math.isfinite(loss)), None)
-    if bad is not None:
-        before = f", from {values[bad - 1]:.3g} in the step before" if bad else ""
-        what, measured = "the loss", f"{values[bad]} in step {taken - len(values) + bad + 1}{before}"
+    first = next((position for position, loss in enumerate(values) if not math.isfinite(loss)), None)
+    if first is not None:
+        before = f", from {values[first - 1]:.3g} in the step before" if first else ""
+        quantity = "the loss"
+        measured = f"{values[first]} in step {taken - len(values) + first + 1}{before}"
     else:
-        found = [name for name, tensor in _floats(network).items() if not tensor.isfinite().all()]
-        weights = [name for name in found if name in dict(network.named_parameters())]
-        what = "weights" if weights else "the statistics of norms" if found else "the sum of the losses"
-        measured = ", ".join([*(weights or found)[:1], f"at a loss of {values[-1]:.3g}"])
-    ways = ", ".join(f"lower {key}" for key in ("training.sgd.learning_rate", *moved_by))
-    said = f"{label}: {what} became infinite or not a number in epoch {epoch}"
-    return f"{said}; {ways} or set training.sgd.clip_norm ({measured})"
+        tensors = [name for name, tensor in _floats(network).items() if not tensor.isfinite().all()]
+        weights = [name for name in tensors if name in dict(network.named_parameters())]
+        quantity = "weights" if weights else "the statistics of norms" if tensors else "the sum of the losses"
+        measured = ", ".join([*(weights or tensors)[:1], f"at a loss of {values[-1]:.3g}"])
+    cures = ", ".join(f"lower {key}" for key in ("training.sgd.learning_rate", *moved_by))
+    return (
+        f"{label}: {quantity} became infinite or not a number in epoch {epoch}; {cures} or set training.sgd.clip_norm "
+        f"({measured})"
+    )
 
 
 def train(
@@ -199,21 +202,21 @@ def train(
     moved_by: Sequence[str] = (),
     resume: Resume | None = None,
 ) -> Outcome:
-    """Train ``network`` in place until ``stop`` says so, with the pruned weights at exactly zero throughout.
+    """Train ``network`` in place until ``stop`` ends it, with the pruned weights at exactly zero throughout.
 
     ``seed`` fixes the order of the images and the augmentation. ``precision`` is that of the products in a step's
     forward and backward pass (autocast); weights, gradients and everything outside the step are float32. Seconds are
     booked on ``clock`` as train, flow (the stop rule) and evaluation (validation accuracy). The gradient norm is
     clipped after masking, so that pruned weights do not shorten the step (SAP's code clips first); ``sparsifier`` sees
-    the gradients before both and the parameters after the step; ``moved_by``: the keys of params.yaml that say how far
-    it moves them. With ``resume`` it goes on where a training that was stopped left a checkpoint, and leaves one
-    itself. Raises ``StageError`` when the loss, a weight or a statistic of batch norm is not finite, and where batch
-    norm would have a single value to normalise.
+    the gradients before both and the parameters after the step; ``moved_by``: the keys of params.yaml that set how far
+    it moves them. With ``resume`` training continues from the checkpoint of a stopped training, and writes checkpoints.
+    Raises ``StageError`` when the loss, a weight or a statistic of batch norm is not finite, and where batch norm would
+    have a single value to normalise.
 
     ``start``: the step it begins at, of a training whose earlier steps made the ``network``. Learning rate, images'
     order, ``stop`` and ``sparsifier`` count epochs from step 0, as if those steps had been taken here; the history
-    counts the epochs trained, what is left of the first as one, and the optimiser starts afresh. Raises ``StageError``
-    where no step is left.
+    counts the epochs trained, the rest of the first one as one epoch, and the optimiser starts without momentum. Raises
+    ``StageError`` where no step is left.
     """
     split = dataset.splits["train"]
     device = split.labels.device
@@ -225,7 +228,8 @@ def train(
             "for more epochs"
         )
     _refuse_one_value(network, dataset, sgd.batch_size, label)
-    optimiser, gradients = _Sgd(network, sgd), _Gradients(network, masks)
+    optimiser = _Sgd(network, sgd)
+    gradients = _Gradients(network, masks)
     generator = torch.Generator().manual_seed(seed)
     apply(network, masks)
     network.train()
@@ -233,16 +237,20 @@ def train(
     if sparsifier is not None:
         parts["sparsifier"] = sparsifier
     for _ in range(start // steps):
-        next(batches.epoch(split, sgd.batch_size, augment, generator))  # whatever an epoch draws, it draws first
+        next(
+            batches.epoch(split, sgd.batch_size, augment, generator)
+        )  # an epoch makes all its draws before its first batch
     history, taken, kept = (resume and resume.restore(parts)) or ([], start, None)
-    look, progress = Look(None), _Progress(label, stop, steps, start, taken)
+    look = Look(None)
+    progress = _Progress(label, stop, steps, start, taken)
     while look.reason is None:
-        epoch, before = taken // steps + 1, taken % steps
+        epoch, skipped = taken // steps + 1, taken % steps
         optimiser.set_epoch(epoch, stop.max_epochs)
         with clock.time("train"):
-            total, losses = torch.zeros((), device=device), []
-            drawn = batches.epoch(split, sgd.batch_size, augment, generator)
-            for images, labels in islice(drawn, before, None):
+            total = torch.zeros((), device=device)
+            losses = []
+            epoch_batches = batches.epoch(split, sgd.batch_size, augment, generator)
+            for images, labels in islice(epoch_batches, skipped, None):
                 if taken == keep_after:
                     kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
                 network.zero_grad()
@@ -252,8 +260,10 @@ def train(
                 if taken == start and not loss.isfinite():
                     progress.close()
                     why = why_not_finite(network, dataset.normalise(images))
-                    said = f"the loss of the first step is {loss.item()}, before any weight has moved"
-                    raise StageError(f"{label}: {said}: {why}", "not_finite")
+                    raise StageError(
+                        f"{label}: the loss of the first step is {loss.item()}, before any weight has moved: {why}",
+                        "not_finite",
+                    )
                 loss.backward()
                 if sparsifier is not None:
                     sparsifier.gradients()
@@ -269,7 +279,7 @@ def train(
                 progress.step()
             if sparsifier is not None:
                 sparsifier.end_epoch(epoch == stop.max_epochs)
-            train_loss = total.item() / (steps - before)
+            train_loss = total.item() / (steps - skipped)
         if not math.isfinite(train_loss) or any(not tensor.isfinite().all() for tensor in _floats(network).values()):
             progress.close()
             raise StageError(_diverged(network, losses, taken, len(history) + 1, label, moved_by), "diverged")
@@ -299,7 +309,8 @@ def train(
 
 
 def refuse_unanswered(outcome: Outcome, network: nn.Module, dataset: Dataset, label: str) -> None:
-    """Raise ``StageError`` where the trained ``network`` has answers that are not finite: no accuracy is its own."""
+    """Raise ``StageError`` where the trained ``network`` has answers that are not finite: its accuracy would mean
+    nothing."""
     if not outcome.unanswered:
         return
     images = dataset.normalise(dataset.splits["validation"].images)

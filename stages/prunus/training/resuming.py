@@ -1,8 +1,7 @@
-"""Checkpoints between epochs: a stage that was killed goes on after the last epoch it ended, and ends with the same
-bytes.
+"""Checkpoints between epochs: a killed stage continues after its last finished epoch and ends with the same bytes.
 
-All that the coming epochs depend on lies in one safetensors file outside DVC's outputs, replaced whole after every
-epoch but a training's last. What a stage computes before it trains, it computes again.
+One safetensors file outside DVC's outputs holds all that the coming epochs depend on. It is replaced after every epoch
+but a training's last. What a stage computes before it trains is computed again.
 """
 
 import hashlib
@@ -32,7 +31,7 @@ class Part(Protocol):
 
 
 class Random:
-    """The states of all that draws: ``order``, the generator of the images' order, and torch's own, as of dropout."""
+    """The states of all random generators: ``order``, which draws the images' order, and torch's own (dropout)."""
 
     def __init__(self, order: torch.Generator, device: torch.device):
         self._order, self._gpu = order, device if device.type == "cuda" else None
@@ -49,8 +48,8 @@ class Random:
 
 
 def fingerprint(recorder: Recorder, inputs: Iterable[Path]) -> str:
-    """SHA-256 of what decides a stage's numbers: which stage it is, its ``inputs``' bytes, the settings that it
-    obeys (by their repr), the project's code that it runs, package versions, seeds, device and threads."""
+    """SHA-256 of what decides a stage's numbers: which stage it is, its ``inputs``' bytes, the settings it obeys
+    (by their repr), the project's code it runs, package versions, seeds, device and threads."""
     gpu = recorder.device.type == "cuda"
     facts = {
         "stage": str(recorder.path),
@@ -76,11 +75,11 @@ def _digest(facts: str, tensors: dict[str, Tensor]) -> str:
 
 
 class Resume:
-    """What a stage has done so far: read when it starts to train, written as it goes on.
+    """What a stage has done so far: read when it starts to train, written while it trains.
 
-    Made once per stage, after what comes before training. ``inputs``: the files the stage reads, the data that dvc.yaml
-    lists. ``finished``: what was handed to ``finish``, for stages of several trainings. Books on ``recorder`` the
-    seconds of the epochs that are not trained again, and as ``resumed_after_epochs`` where each later run went on.
+    Made once per stage, just before it trains. ``inputs``: the files the stage reads, the data that dvc.yaml lists.
+    ``finished``: the results given to ``finish``, for stages with several trainings. Books on ``recorder`` the seconds
+    of the epochs that are not trained again, and as ``resumed_after_epochs`` where each later run continued.
     """
 
     def __init__(self, recorder: Recorder, inputs: Iterable[Path]):
@@ -91,8 +90,8 @@ class Resume:
         self._recorder, self._clock = recorder, recorder.clock
         self._before, self._start = dict(self._clock.seconds), time.perf_counter()
         resumed = recorder.measured["resumed_after_epochs"] = []
-        if found := self._read():
-            facts, self._tensors = found
+        if checkpoint := self._read():
+            facts, self._tensors = checkpoint
             self.finished, self._training = facts["finished"], facts["training"]
             resumed += [*facts["resumed_after_epochs"], len(self._training["history"]) if self._training else 0]
             for activity, seconds in facts["seconds"].items():
@@ -101,9 +100,9 @@ class Resume:
             recorder.earlier_seconds = facts["total"]
 
     def restore(self, parts: dict[str, Part]) -> tuple[list[dict], int, dict[str, Tensor] | None] | None:
-        """Bring ``parts`` to where the checkpoint's training was; its history, steps taken and kept ``state_dict``.
+        """Load the checkpoint's state into ``parts``; returns its history, steps taken and kept ``state_dict``.
 
-        None, and nothing is changed, where there is nothing to go on from; so it is for every training but the first.
+        Returns None and changes nothing where there is no checkpoint, as for every training but the first.
         """
         training, self._training = self._training, None
         if training is None:
@@ -126,7 +125,7 @@ class Resume:
             self._write({"history": history, "taken": taken}, tensors)
 
     def finish(self, result: dict) -> None:
-        """Keep what a training came to (values that JSON holds), which then need not be trained again."""
+        """Keep the result of a training (values that JSON holds), which then is not trained again."""
         self.finished.append(result)
         self._write(None, {})
 
@@ -148,7 +147,7 @@ class Resume:
             print(f"{self.path}: cannot be written ({why}); training goes on without this checkpoint", flush=True)
 
     def _read(self) -> tuple[dict, dict[str, Tensor]] | None:
-        """The checkpoint's facts and tensors, or None where there is none or it is another computation's."""
+        """The checkpoint's facts and tensors, or None where it is missing, damaged or another computation's."""
         try:
             with safe_open(self.path, framework="pt") as file:
                 content = file.metadata()

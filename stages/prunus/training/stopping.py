@@ -31,8 +31,8 @@ class Look:
 class StopRule(Protocol):
     """Asked after every ``epoch`` of one retraining, with the validation accuracies after it and all before.
 
-    Epochs count from 1, and from step 0 of the schedule: of a retraining that begins at a later step the first are
-    missing, so that there are fewer accuracies. ``max_epochs`` is the last epoch of the schedule.
+    Epochs count from 1, and from step 0 of the schedule: a retraining that begins at a later step lacks the first
+    ones, so it has fewer accuracies. ``max_epochs`` is the last epoch of the schedule.
 
     It remembers nothing, so that a retraining can go on in another process.
     """
@@ -94,10 +94,10 @@ class FlowSettings(Section):
 class FlowStop:
     """Stop once the flow that ``measure`` finds is within ``epsilon`` of ``reference``, or at ``max_epochs``.
 
-    ``accuracy_reached``, the second stop of the authors' code, is asked when given, after the flow and as often: their
-    unit of training ends with both. A flow that is not finite raises ``StageError``, which says why where ``sample``
-    holds what ``measure`` looks at, the images and for gradients their labels; so does a reference of zeros, to which
-    no distance is relative.
+    ``accuracy_reached``, where given, is the second stop of the authors' code: it is asked after the flow and as often,
+    because their unit of training ends with both. ``sample``: what ``measure`` looks at, the images and for gradients
+    their labels; it serves to say why a flow is not finite. Raises ``StageError`` where the flow is not finite, or the
+    reference is zero and the distance relative to it.
     """
 
     measure: Callable[[nn.Module], Tensor]
@@ -118,14 +118,14 @@ class FlowStop:
         flow = finite(self.measure(network), "the flow of the retrained network", network, *self.sample)
         if flow.shape != self.reference.shape:
             raise StageError(
-                f"Phi* has {len(self.reference)} entries and the flow of this network {len(flow)}: it is of another "
-                "network; `python stages/reference_flow.py` makes it anew"
+                f"Phi* has {len(self.reference)} entries and the flow of this network {len(flow)}: Phi* is another "
+                "network's; `python stages/reference_flow.py` makes it anew"
             )
         distance = flow_distance(flow, self.reference, self.settings.metric)
-        if not self.settings.relative:  # None of the cosine distance
+        if not self.settings.relative:  # None for the cosine distance
             return distance
         if not (norm := torch.linalg.vector_norm(self.reference).item()):
-            raise StageError("Phi* is 0 in every entry, and no distance is relative to that; set relative: false")
+            raise StageError("Phi* is 0 in every entry, so no relative distance is defined; set relative: false")
         return distance / norm
 
     def after_epoch(self, epoch: int, network: nn.Module, accuracies: list[float]) -> Look:
