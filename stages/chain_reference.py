@@ -1,8 +1,8 @@
-"""Write down what a method's chain is held against: its part of reference_flow.json, of most methods nothing.
+"""Write the part of reference_flow.json that a method's chain is compared with; most methods need none of it.
 
 python stages/chain_reference.py --seed 0 --method incop_if
 
-The chain depends on this file and not on the whole, so that a change of what it does not look at retrains nothing.
+The chain depends on this file and not on the whole, so a change in what it does not read retrains nothing.
 """
 
 import argparse
@@ -25,13 +25,13 @@ def main() -> None:
     arguments = parser.parse_args()
     seed, method = arguments.seed, arguments.method
     path = layout.chain_reference(seed, method)
-    with refused_in_words():  # the settings say it without torch, which takes seconds to import
+    with refused_in_words():  # reading settings needs no torch, which takes seconds to import
         params = stand_ins.without_torch(view, [key.format(method=method) for key in PARAMS])
     keys = reference.part(vars(params.methods)[method].held_against)
     made_by = layout.reference_command(seed)
-    whole = read_json(layout.reference_flow(seed), made_by, keys)
-    write_json(path, {key: whole[key] for key in keys})
-    print(f"seed {seed} {method}: held against {', '.join(keys) or 'nothing'}, in {path}")
+    reference_flow = read_json(layout.reference_flow(seed), made_by, keys)
+    write_json(path, {key: reference_flow[key] for key in keys})
+    print(f"seed {seed} {method}: compared with {', '.join(keys) or 'nothing'}, in {path}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Judge params.yaml before anything else runs.
+"""Check params.yaml before anything else runs.
 
 python stages/check_params.py              # the whole file: the first stage of the graph, on which all others depend
-python stages/check_params.py --commands   # only what stands in commands: what a stage's command runs first
+python stages/check_params.py --commands   # only values that stand in commands; every stage's command starts with it
 
-DVC puts values of params.yaml into commands for a shell, so they must be known to be harmless before the shell sees
-them. The output has constant content: no stage that depends on it ever runs again because of it.
+DVC puts values of params.yaml into shell commands, so they must be checked before the shell sees them. The content of
+the output is constant: it never makes a stage that depends on it run again.
 """
 
 import argparse
@@ -23,8 +23,8 @@ CHECK_CHECKOUT = Path("tools/check_checkout.py")
 def judge() -> None:
     """One line per mistake on stderr and exit status 2, or nothing.
 
-    What is wrong with a method that the study does not use is said and stops nothing. Without torch, which takes
-    seconds to import, unless a method's file computes with it when it is imported.
+    A mistake in a method that the study does not use is printed and stops nothing. torch, which takes seconds to
+    import, is not imported unless a method's file computes with it on import.
     """
     from prunus.study import stand_ins
 
@@ -42,8 +42,11 @@ def judge() -> None:
 
 
 def _judge(certain: bool = True) -> list[ParamsError]:
-    """What is wrong with methods that the study does not use. Raises ``ParamsError`` for all that is wrong besides,
-    and where not ``certain`` also where a method's file could be imported with torch."""
+    """The mistakes in methods that the study does not use. Raises ``ParamsError`` for all other mistakes.
+
+    ``certain``: torch itself is in place, not its stand-in. If False, an unused method's file that fails to import is
+    raised too, since it may import with torch.
+    """
     from prunus.study import checks
 
     content = read_file(layout.ROOT / layout.PARAMS)
@@ -59,9 +62,11 @@ def _judge(certain: bool = True) -> list[ParamsError]:
 
 
 def refuse_where_results_are_lost() -> None:
-    """End in a line per cause where DVC, for which this is an experiment in a copy, would lose what it computes."""
-    kept_in = Path(os.environ.get("DVC_ROOT", os.curdir)).resolve()
-    if kept_in != Path.cwd() and (status := subprocess.run([sys.executable, CHECK_CHECKOUT, kept_in]).returncode):
+    """Exit with one line per cause if DVC runs this as an experiment in a copy and would lose the results."""
+    repository = Path(os.environ.get("DVC_ROOT", os.curdir)).resolve()
+    if repository == Path.cwd():
+        return
+    if status := subprocess.run([sys.executable, CHECK_CHECKOUT, repository]).returncode:
         sys.exit(status)
 
 

@@ -1,6 +1,6 @@
 """Gather every chain's evaluation and run records into tables, with statistics over seeds, and DVC's metrics.
 
-Of a study that failed in parts it compares what is there; reports/tables/missing.csv says what is not, and why.
+If parts of a study failed, the rest is compared; reports/tables/missing.csv lists what is missing, and why.
 
 python stages/compare.py
 """
@@ -29,7 +29,8 @@ def main() -> None:
     study = params.study.model_copy(update={"methods": [*params.study.methods, *imposed]})
     comparison = tables.comparison(study)
     ended = statistics.complete(comparison, len(study.iterations))
-    summary, runs = statistics.summary(ended, study.methods), tables.runs(study, params.information.methods)
+    summary = statistics.summary(ended, study.methods)
+    runs = tables.runs(study, params.information.methods)
     summary["iterations"] = len(study.iterations)
     transfer = tables.transfer(study, comparison, params.transfer.datasets, params.transfer.methods)
     information = tables.information(study, params.information.methods)
@@ -57,7 +58,7 @@ def main() -> None:
     write_json(layout.METRICS, statistics.metrics(summary, len(study.seeds)))
     print(f"compared {len(study.methods)} methods over {len(study.seeds)} seeds, in {layout.TABLES}")
     if len(absent):
-        print(missing.said(absent))
+        print(missing.one_line(absent))
 
 
 if __name__ == "__main__":

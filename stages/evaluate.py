@@ -1,9 +1,10 @@
-"""Evaluate one chain: per iteration test accuracy, density, channels removed, and what the network costs when dense,
-masked and compacted; per layer the sparsity, per channel group the channels left. Accuracy and sparsity are also those
-of the network just pruned, before rewinding and retraining: the weights of the iteration before, with what the method
-changed of them as it pruned (ThiNet's scales), under the masks of this one.
-Each of these networks passes the test images once. What there is to say of the dense one is evaluate_dense's.
-Of a chain that a failure cut short, the iterations up to there.
+"""Evaluate one chain: per iteration test accuracy, density, channels removed, and the cost of the network dense,
+masked and compacted; per layer the sparsity, per channel group the channels left.
+
+Accuracy and sparsity are also measured right after pruning, before rewinding and retraining: on the weights of the
+iteration before, with what the method changed as it pruned (ThiNet's scales), under this iteration's masks.
+Each network sees the test images once. evaluate_dense evaluates the dense network.
+If a failure cut the chain short, the iterations before it are evaluated.
 
 python stages/evaluate.py --seed 0 --method sap
 """
@@ -47,13 +48,21 @@ PARAMS = [
 BATCHES = (1, 256)  # images a latency is measured on
 CHECKED_IMAGES = 256
 INDICES = ("pq_index", "gini_index")
-# What is read of an iteration's metrics.json and history.csv.
-METRICS = {"density": float, "alive": int, "validation_accuracy": float, "epochs": int}
-METRICS |= {"stopped_by": str, "distance": float | None, "epsilon": float | None, "settings": {"rewind": str}}
+# Keys read from an iteration's metrics.json and history.csv.
+METRICS = {
+    "density": float,
+    "alive": int,
+    "validation_accuracy": float,
+    "epochs": int,
+    "stopped_by": str,
+    "distance": float | None,
+    "epsilon": float | None,
+    "settings": {"rewind": str},
+}
 HISTORY = {"epoch": int, "train_loss": float, "validation_accuracy": float, "distance": float | None}
-# What is read of the dense network's evaluation: of what it is, and what it found.
-OF_DENSE = {"dataset": str, "network": str, "test_images": int}
-FOUND_OF_DENSE = {"test_accuracy": float, "macs": int}
+# Keys read from the dense network's evaluation: what was evaluated, and the results.
+DENSE_STUDY = {"dataset": str, "network": str, "test_images": int}
+DENSE_RESULTS = {"test_accuracy": float, "macs": int}
 CHANNEL_COLUMNS = ["seed", "method", "iteration", "group", "channels", "alive"]
 
 
@@ -62,32 +71,38 @@ def parameter_count(network):
 
 
 def evaluated_dense(seed, dataset, network, images):
-    """What evaluate_dense found of the seed's dense network, and its layers; ``StageError`` if of another study."""
+    """The metrics and layers that evaluate_dense wrote for the seed; ``StageError`` if they are of another study."""
     folder, command = layout.evaluation(seed, "dense"), layout.evaluate_command(seed, "dense")
-    found = read_json(folder / layout.METRICS_NAME, command, OF_DENSE | FOUND_OF_DENSE)
-    if [found[key] for key in OF_DENSE] != [dataset, network, images]:
-        was = f"{found['network']} on {found['test_images']:,} images of {found['dataset']}"
-        asked = f"the study is {network} on {images:,} of {dataset}"
-        raise StageError(f"{folder / layout.METRICS_NAME} is of {was}, {asked}; `{command}` makes it anew")
-    return found, read_rows(folder / "layers.csv", command, LAYER_COLUMNS)
+    metrics = read_json(folder / layout.METRICS_NAME, command, DENSE_STUDY | DENSE_RESULTS)
+    if [metrics[key] for key in DENSE_STUDY] != [dataset, network, images]:
+        evaluated = f"{metrics['network']} on {metrics['test_images']:,} images of {metrics['dataset']}"
+        study = f"the study is {network} on {images:,} of {dataset}"
+        raise StageError(f"{folder / layout.METRICS_NAME} is of {evaluated}, {study}; `{command}` makes it again")
+    return metrics, read_rows(folder / "layers.csv", command, LAYER_COLUMNS)
 
 
 def latencies_of(dense, compact, shape, device, budget):
     """A row per batch size: median seconds of the dense and of the compacted network."""
     for batch in BATCHES:
-        (full, small), repeats = latency([dense, compact], torch.zeros(batch, *shape, device=device), budget)
-        yield {"batch": batch, "dense_seconds": full, "compact_seconds": small, "repeats": repeats}
+        images = torch.zeros(batch, *shape, device=device)
+        (dense_seconds, compact_seconds), repeats = latency([dense, compact], images, budget)
+        yield {
+            "batch": batch,
+            "dense_seconds": dense_seconds,
+            "compact_seconds": compact_seconds,
+            "repeats": repeats,
+        }
 
 
 def check(compact, answers, dataset, label):
-    """``StageError`` unless ``compact`` gives the ``answers`` of the masked network to the images that it is asked;
-    otherwise the comparison would be of two networks."""
-    smaller = logits(compact, dataset, "test", BATCH, CHECKED_IMAGES)
+    """Raise ``StageError`` unless ``compact`` gives the masked network's ``answers`` to the first test images;
+    otherwise two different networks would be compared."""
+    compacted = logits(compact, dataset, "test", BATCH, CHECKED_IMAGES)
     masked = answers[:CHECKED_IMAGES]
-    if not (shown := answered(masked)).any():
-        return  # of answers that are no numbers none is the same
-    error = (masked - smaller)[shown].abs().max().item()
-    if not error <= 1e-5 * max(1.0, masked[shown].abs().max().item()):
+    if not (finite := answered(masked)).any():
+        return  # answers that are not finite cannot be compared
+    error = (masked - compacted)[finite].abs().max().item()
+    if not error <= 1e-5 * max(1.0, masked[finite].abs().max().item()):
         raise StageError(f"{label}: the compacted network answers differently (by {error:.1e}); please report this")
 
 
@@ -104,25 +119,26 @@ def main() -> None:
     device = open_device(params.device.accelerator, params.device.threads)
     folder, pretrain = layout.evaluation(seed, method), layout.pretrain_command(seed)
     rows, layers, groups, histories, latencies = [], [], [], [], []
-    listed, missing = len(params.study.iterations), ""
+    iterations = len(params.study.iterations)
+    missing = ""
     with Recorder(layout.evaluation_record(seed, method), device, params.device.threads, obeys=obeys) as recorder:
         dataset = load_test(device, params.evaluation.fraction, params.data.split_seed)
         labels = dataset.splits["test"].labels
-        of_dense, layers_of_dense = evaluated_dense(seed, params.study.dataset, params.study.network, len(labels))
+        dense_metrics, dense_layers = evaluated_dense(seed, params.study.dataset, params.study.network, len(labels))
         network = networks.of_study(params.study.network, params.network, dataset.form).to(device)
         dense, pruned = copy.deepcopy(network), copy.deepcopy(network)
         coupled = channels.groups(network, dataset.shape)
         total = sum(group.size for group in coupled)
         checkpoint.load_into(dense, layout.rewind_point(seed, "trained"), device, pretrain)
         network.load_state_dict(dense.state_dict())
-        for row in layers_of_dense:
+        for row in dense_layers:
             keys = {"seed": seed, "method": method, "iteration": 0}
             layers.append(keys | row | {f"pruned_{index}": row[index] for index in INDICES})
-        for t in range(1, listed + 1):
+        for t in range(1, iterations + 1):
             source, label = layout.iteration(seed, method, t), f"seed {seed} {method} iteration {t}"
             command = layout.prune_command(seed, arguments.method, t, arguments.ratio_of)
             if t > 1 and not (source / layout.NETWORK).exists():
-                missing = f"; iteration {t} of {listed} is missing, `{command}` makes it"
+                missing = f"; iteration {t} of {iterations} is missing, `{command}` makes it"
                 break
             pruned.load_state_dict(network.state_dict())
             alive = checkpoint.load_into(network, source / layout.NETWORK, device, command)
@@ -140,7 +156,7 @@ def main() -> None:
             left = {group: int(mask.sum()) for group, mask in channels.alive(coupled, alive).items()}
             groups += [keys | {"group": g.name, "channels": g.size, "alive": left[g.name]} for g in coupled]
             compact = channels.compact(network, coupled, alive)
-            if removed := channels.share_removed(coupled, alive):  # else it is the masked network
+            if removed := channels.share_removed(coupled, alive):  # otherwise compact is the masked network
                 check(compact, answers, dataset, label)
                 timed = latencies_of(dense, compact, dataset.shape, device, params.evaluation.latency_seconds)
                 with recorder.clock.time("latency"):
@@ -158,9 +174,9 @@ def main() -> None:
                     "test_accuracy": share_correct(answers, labels),
                     "pruned_test_accuracy": pruned_test_accuracy,
                     "validation_accuracy": metrics["validation_accuracy"],
-                    "dense_test_accuracy": of_dense["test_accuracy"],
+                    "dense_test_accuracy": dense_metrics["test_accuracy"],
                     "macs": sum(macs.values()),
-                    "dense_macs": of_dense["macs"],
+                    "dense_macs": dense_metrics["macs"],
                     "compact_macs": sum(multiply_accumulates(compact, dataset.shape).values()),
                     "parameters": parameter_count(dense),
                     "compact_parameters": parameter_count(compact),
@@ -182,7 +198,7 @@ def main() -> None:
     print(
         f"seed {seed} {method}: test accuracy {last['test_accuracy']:.2%} on {len(labels):,} images "
         f"at density {last['density']:.2%}, {last['channels_removed']:.1%} of the channels removed "
-        f"(dense {of_dense['test_accuracy']:.2%}), in {folder}{missing}"
+        f"(dense {dense_metrics['test_accuracy']:.2%}), in {folder}{missing}"
     )
 
 

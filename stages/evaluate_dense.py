@@ -2,7 +2,7 @@
 
 python stages/evaluate_dense.py --seed 0
 
-Once, for all chains of the seed: their evaluations read it.
+Runs once per seed; the evaluations of the seed's chains read its output.
 """
 
 import argparse

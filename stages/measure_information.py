@@ -48,18 +48,20 @@ def main() -> None:
     parser.add_argument("--method", required=True, help="a method, or a chain of an imposed ratio: thinet_at_mipp")
     arguments = parser.parse_args()
     seed, method = arguments.seed, arguments.method
-    own, _, ratio_of = method.partition("_at_")
+    base_method, ratio_of = layout.of_chain(method)
     params = for_stage(PARAMS)
     obeys = Obeys(Path(__file__), PARAMS, params)
     device = open_device(params.device.accelerator, params.device.threads)
-    seeds = {"information": derive_seed(seed, "information")}  # the same images and splits for every chain
+    seeds = {"information": derive_seed(seed, "information")}  # same images and splits for every chain
     options = {
         "predictor": params.information.predictor,
         "repeats": params.information.repeats,
         "seed": seeds["information"],
     }
-    pretrain, table = layout.pretrain_command(seed), layout.evaluation(seed, method) / "information.csv"
-    record, rows = layout.record(f"seed{seed}", f"{method}/information"), []
+    pretrain = layout.pretrain_command(seed)
+    table = layout.evaluation(seed, method) / "information.csv"
+    record = layout.record(f"seed{seed}", f"{method}/information")
+    rows = []
     eased_by = ["information.samples", "information.cells"]
     with Recorder(record, device, params.device.threads, seeds, eased_by, obeys=obeys) as recorder:
         dataset = load(layout.DATASET, device, splits=("train",))
@@ -69,7 +71,7 @@ def main() -> None:
         groups = channels.groups(network, dataset.shape)
 
         def made_by(t):
-            return layout.prune_command(seed, own, t, ratio_of or None) if t else pretrain
+            return layout.prune_command(seed, base_method, t, ratio_of) if t else pretrain
 
         def loaded(t):
             return checkpoint.load_into(network, layout.iteration(seed, method, t) / layout.NETWORK, device, made_by(t))
@@ -97,7 +99,7 @@ def main() -> None:
     shares = {
         quantity: [row["mean"] for row in last if row["quantity"] == quantity] for quantity in preservation.QUANTITIES
     }
-    means = ", ".join(f"{quantity} {sum(found) / len(found):.3f}" for quantity, found in shares.items() if found)
+    means = ", ".join(f"{quantity} {sum(values) / len(values):.3f}" for quantity, values in shares.items() if values)
     print(f"seed {seed} {method}: mean share explained in the last iteration: {means}, in {table}")
 
 

@@ -1,4 +1,4 @@
-"""Read the study's dataset, cut it into training, validation and test images, and write them as one file.
+"""Read the study's dataset, split it into training, validation and test images, and write them as one file.
 
 python stages/prepare_data.py
 """

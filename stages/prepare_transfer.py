@@ -1,4 +1,4 @@
-"""Read another dataset, for the pruned networks to be retrained on, and cut it by the same rules as the study's own.
+"""Read another dataset, on which the pruned networks are retrained, and split it by the same rules as the study's.
 
 python stages/prepare_transfer.py --dataset fashion_mnist
 """
@@ -30,7 +30,8 @@ def main() -> None:
     dataset = parser.parse_args().dataset
     params = for_stage(PARAMS)
     obeys = Obeys(Path(__file__), PARAMS, params)
-    record, seeds = layout.record("transfers", dataset, "data"), {"split": params.data.split_seed}
+    record = layout.record("transfers", dataset, "data")
+    seeds = {"split": params.data.split_seed}
     with Recorder(record, seeds=seeds, obeys=obeys) as recorder:
         summary = prepare(
             dataset,

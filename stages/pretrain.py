@@ -8,7 +8,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-import prunus  # noqa: F401 - first: what it sets up counts from here on
+import prunus  # noqa: F401 - first: it sets variables that torch reads when it is imported
 
 # isort: split
 import torch
@@ -52,7 +52,8 @@ def main() -> None:
     computed = arithmetic.choose(params.device.precision, params.device.memory_format, params.study.network)
     seeds = {purpose: derive_seed(seed, "dense", purpose) for purpose in ("initialisation", "order")}
     folder = layout.dense(seed)
-    record, eased_by = layout.iteration_record(seed, "dense", 0), ["training.sgd.batch_size"]
+    record = layout.iteration_record(seed, "dense", 0)
+    eased_by = ["training.sgd.batch_size"]
     with Recorder(record, device, params.device.threads, seeds, eased_by, obeys=obeys) as recorder:
         recorder.measured |= asdict(computed)
         dataset = load(layout.DATASET, device)
@@ -97,9 +98,9 @@ def main() -> None:
                 },
             },
         )
-    accuracy = outcome.history[-1]["validation_accuracy"]
-    odd = f", {outcome.unanswered} images answered with numbers that are not finite" if outcome.unanswered else ""
-    print(f"seed {seed} dense: {len(outcome.history)} epochs, validation accuracy {accuracy:.2%}{odd}, in {folder}")
+    epochs, accuracy = len(outcome.history), outcome.history[-1]["validation_accuracy"]
+    unanswered = f", {outcome.unanswered} images with answers that are not finite" if outcome.unanswered else ""
+    print(f"seed {seed} dense: {epochs} epochs, validation accuracy {accuracy:.2%}{unanswered}, in {folder}")
 
 
 if __name__ == "__main__":

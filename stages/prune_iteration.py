@@ -1,8 +1,8 @@
-"""One iteration of a chain: load the network before it, score, prune, rewind, retrain until the stop rule says so.
+"""One iteration of a chain: load the network before it, score, prune, rewind, retrain until the stop rule ends it.
 
 python stages/prune_iteration.py --seed 0 --method incop_if --iteration 3
 
-With ``--ratio-of mipp`` the method removes the share of the channels that MIPP's iteration did, whatever its fraction.
+With ``--ratio-of mipp`` the method removes as large a share of the channels as MIPP's iteration, not its own fraction.
 """
 
 import argparse
@@ -45,8 +45,8 @@ PARAMS = [
     "methods.{method}",
 ]
 
-HARSH = ("beta", "gamma", "fraction", "confidence")  # settings of which less prunes less
-MOVING = ("penalty",)  # settings by which a method moves weights while it trains
+HARSH = ("beta", "gamma", "fraction", "confidence")  # a lower value of these settings prunes less
+MOVING = ("penalty",)  # settings that move weights during training
 
 
 def either(ways):
@@ -55,9 +55,9 @@ def either(ways):
 
 
 def refuse_empty_layers(kept, label, method, settings, ratio_of, iteration=None):
-    """Raise ``StageError`` where ``kept`` leaves a layer without any weight: no training mends most such networks.
+    """Raise ``StageError`` if ``kept`` leaves a layer without any weight: training cannot repair most such networks.
 
-    What it advises the schema takes: a chain cannot be shorter than one iteration, nor every method have another scope.
+    It advises only what the schema accepts: a chain has at least one iteration, and not every method has another scope.
     """
     if not (empty := masks.collapsed(kept)):
         return
@@ -79,7 +79,7 @@ def refuse_empty_layers(kept, label, method, settings, ratio_of, iteration=None)
 
 
 def asked(settings, candidates):
-    """How many weights or channels the method's amount comes to; None for a method that has no amount."""
+    """Number of weights or channels that the method's amount asks for; None for a method without an amount."""
     fixed = FractionAmount(settings.fraction) if hasattr(settings, "fraction") else None
     if (amount := getattr(settings, "amount", fixed)) is None:
         return None
@@ -92,28 +92,29 @@ def asked(settings, candidates):
 
 
 def say_if_nothing_goes(kept, candidates, label, method, settings, ratio_of):
-    """A line where ``kept`` are the masks as they were: what follows trains the same network once more."""
+    """Print a line if ``kept`` are the masks as before: the same network is then trained again."""
     if masks.alive_count(kept) != masks.alive_count(candidates.masks):
         return
-    count, what = asked(settings, candidates), "channel" if settings.prunes_channels else "weight"
+    count = asked(settings, candidates)
+    unit = "channel" if settings.prunes_channels else "weight"
     if count is None:
-        why = f"{method} finds no {what} that can go"
+        why = f"{method} finds no {unit} to remove"
     elif count:
-        why = f"{count} {what}(s) were to go, and none can"
+        why = f"{count} {unit}(s) should be removed, and none can be"
     elif ratio_of:
-        why = f"the share that {ratio_of} removed comes to no {what}"
+        why = f"the share that {ratio_of} removed amounts to no {unit}"
     elif hasattr(settings, "fraction"):
-        why = f"methods.{method}.fraction: {settings.fraction} comes to no {what}"
+        why = f"methods.{method}.fraction: {settings.fraction} amounts to no {unit}"
     else:
-        why = f"the amount of methods.{method} comes to no {what}"
+        why = f"the amount of methods.{method} amounts to no {unit}"
     print(f"{label}: nothing is pruned, and the network is retrained as it was: {why}", flush=True)
 
 
 class Reference(dict):
-    """A chain's part of reference_flow.json. Raises ``StageError`` for what is no part of it, and so no dependency."""
+    """A chain's part of reference_flow.json. Raises ``StageError`` for any other key, which is not a dependency."""
 
     def __missing__(self, key):
-        raise StageError(f"the method looks at {key} of the dense network, and its `held_against` does not say so")
+        raise StageError(f"the method reads {key} of the dense network, but its `held_against` does not list it")
 
 
 def read_reference(path, made_by, settings):
@@ -123,8 +124,8 @@ def read_reference(path, made_by, settings):
 
 
 def sample_of(dataset, reference):
-    """The training images that Phi* was measured on, as the network takes them, and their labels; None for a chain that
-    is not held against them."""
+    """The training images on which Phi* was measured, as the network takes them, and their labels; None for a chain
+    that does not use them."""
     if "samples" not in reference:
         return None
     subset = dataset.sample("train", reference["samples"], reference["subset_seed"])
@@ -132,13 +133,13 @@ def sample_of(dataset, reference):
 
 
 def as_accurate_as(dense, dataset):
-    """The question whether a network is at least as accurate on the test images as ``dense``, which they pass once."""
+    """A function: whether a network is at least as accurate on the test images as ``dense``, which is tested once."""
     goal = accuracy(dense, dataset, "test")
     return lambda network: accuracy(network, dataset, "test") >= goal
 
 
 def at_ratio(settings, t, ratio):
-    """``settings`` with the fraction that leaves the share 1 - ``ratio`` of all channels after ``t`` iterations."""
+    """``settings`` with the fraction that leaves a share of 1 - ``ratio`` of all channels after ``t`` iterations."""
     return settings.model_copy(update={"fraction": 1 - (1 - ratio) ** (1 / t)})
 
 
@@ -163,16 +164,17 @@ def main() -> None:
     pretrain = layout.pretrain_command(seed)
     earlier = layout.prune_command(seed, method, t - 1, ratio_of)
     before = layout.iteration(seed, chain, t - 1) / layout.NETWORK
-    held_against, made_by = layout.chain_reference(seed, method), layout.chain_reference_command(seed, method)
     if ratio_of:  # such a chain has no file of its own
-        held_against, made_by = layout.reference_flow(seed), layout.reference_command(seed)
-    inputs = [layout.DATASET, held_against, before]
+        reference_file, made_by = layout.reference_flow(seed), layout.reference_command(seed)
+    else:
+        reference_file, made_by = layout.chain_reference(seed, method), layout.chain_reference_command(seed, method)
+    inputs = [layout.DATASET, reference_file, before]
     inputs += [layout.rewind_point(seed, point) for point in ("initial", "trained")]
 
     @cache
     def dense_state(point):
         if point == "warmup":
-            reference["warmup"]  # must be part of what the chain is held against
+            reference["warmup"]  # raises unless the chain's reference has it
         return checkpoint.load(layout.rewind_point(seed, point), device, pretrain)[0]
 
     def as_dense():
@@ -180,14 +182,16 @@ def main() -> None:
         trained.load_state_dict(dense_state("trained"))
         return as_accurate_as(trained, load(layout.DATASET, device, splits=("test",)))
 
-    record, eased_by = layout.iteration_record(seed, chain, t), ["training.sgd.batch_size", "flow.samples"]
-    eased_by += [f"methods.{method}.samples"] if hasattr(settings, "samples") else []
+    record = layout.iteration_record(seed, chain, t)
+    eased_by = ["training.sgd.batch_size", "flow.samples"]
+    if hasattr(settings, "samples"):
+        eased_by.append(f"methods.{method}.samples")
     with Recorder(record, device, params.device.threads, seeds, eased_by, obeys=obeys) as recorder:
         recorder.measured |= asdict(computed)
         dataset = load(layout.DATASET, device)
         network = computed.place(networks.of_study(params.study.network, params.network, dataset.form), device)
         alive = checkpoint.load_into(network, before, device, pretrain if t == 1 else earlier)
-        reference = read_reference(held_against, made_by, settings)
+        reference = read_reference(reference_file, made_by, settings)
         flow_sample = sample_of(dataset, reference)
         candidates = Candidates(network, alive, t, dataset, seeds["selection"], dense_state, flow_sample)
         if ratio_of:

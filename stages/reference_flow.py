@@ -34,7 +34,8 @@ def main() -> None:
     seeds = {"flow": derive_seed(seed, "flow")}
     pretrain = layout.pretrain_command(seed)
     warmup = layout.rewind_point(seed, "warmup")
-    record, eased_by = layout.record(f"seed{seed}", "reference_flow"), ["flow.samples"]
+    record = layout.record(f"seed{seed}", "reference_flow")
+    eased_by = ["flow.samples"]
     with Recorder(record, device, params.device.threads, seeds, eased_by, obeys=obeys) as recorder:
         dataset = load(layout.DATASET, device, splits=("train",))
         network = networks.of_study(params.study.network, params.network, dataset.form).to(device)
@@ -59,9 +60,9 @@ def main() -> None:
                 "information_signed": signed.tolist(),
                 "gradient_layers": list(masks),
                 "gradient": gradient.tolist(),
-                # What late rewinding goes back to.
+                # Late rewinding restarts from these weights.
                 "warmup": {"steps": params.training.warmup_steps, "sha256": sha256(warmup)},
-                # What `reference_quirks` compares with.
+                # `reference_quirks` compares with these.
                 "quirks": {
                     "gradient_mean": dense["last_batch_gradient"]["mean"],
                     "gradient_norm": dense["last_batch_gradient"]["norm"],

@@ -29,8 +29,22 @@ PARAMS = [
 ]
 
 COMPARE = "python stages/compare.py"
-TABLES = ("comparison", "summary", "paired_tests", "equal_density", "matched_density", "matched_channels", "collapse")
-TABLES += ("channels", "layers", "histories", "transfer", "information", "runs", "missing")
+TABLES = (
+    "comparison",
+    "summary",
+    "paired_tests",
+    "equal_density",
+    "matched_density",
+    "matched_channels",
+    "collapse",
+    "channels",
+    "layers",
+    "histories",
+    "transfer",
+    "information",
+    "runs",
+    "missing",
+)
 
 
 def main() -> None:
@@ -41,16 +55,27 @@ def main() -> None:
     tables = {name: read_table(layout.TABLES / f"{name}.csv", COMPARE, COLUMNS[name]) for name in TABLES}
     metrics = read_json(layout.METRICS, COMPARE, dict.fromkeys(study.methods, dict[str, float]))
     if list(tables["summary"]["method"]) != study.methods:
-        raise StageError(f"{layout.TABLES} is of other methods than the study's; `{COMPARE}` makes it anew")
+        raise StageError(f"{layout.TABLES} has other methods than the study; `{COMPARE}` makes it anew")
     charts = draw(tables, study.methods)
     for name, chart in charts.items():
         with write_atomically(layout.FIGURES / f"{name}.png") as partial:
             partial.write_bytes(png(name, chart))
-    sections = [params.transfer, params.data, params.network, params.training]
-    sections += [params.flow, params.information, params.evaluation, params.device]
-    settings = {type(section).__name__.lower(): section.model_dump() for section in sections}
-    settings = {"study": params.study.model_dump(), "imposed": params.imposed.model_dump()} | settings
-    settings |= {"methods": params.methods}
+    sections = (
+        params.transfer,
+        params.data,
+        params.network,
+        params.training,
+        params.flow,
+        params.information,
+        params.evaluation,
+        params.device,
+    )
+    settings = {
+        "study": params.study.model_dump(),
+        "imposed": params.imposed.model_dump(),
+        **{type(section).__name__.lower(): section.model_dump() for section in sections},
+        "methods": params.methods,
+    }
     with write_atomically(layout.REPORT) as partial:
         page = render(study, settings, tables, metrics, charts, params.imposed.ratio_of)
         partial.write_text(page, encoding="utf-8")

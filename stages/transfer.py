@@ -1,9 +1,9 @@
-"""Retrain one chain's networks on another dataset, their masks held, and measure test accuracy there.
+"""Retrain one chain's networks on another dataset under their masks and measure test accuracy there.
 
 python stages/transfer.py --dataset fashion_mnist --seed 0 --method sap
 
-``--method dense`` is the yardstick, the network that was never pruned. What a network lacks is drawn from one random
-state per seed, and all of a seed see the new images in one order: what differs between them is the pruning.
+``--method dense`` is the baseline, the network that was never pruned. New layers are drawn from one random state per
+seed, and all networks of a seed see the new images in the same order, so that they differ in their pruning only.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-import prunus  # noqa: F401 - first: what it sets up counts from here on
+import prunus  # noqa: F401 - first: it sets variables that torch reads when it is imported
 
 # isort: split
 import torch
@@ -51,14 +51,14 @@ PARAMS = [
 
 
 def move(state: dict[str, Tensor], alive: Masks, network: nn.Module) -> tuple[Masks, list[str]]:
-    """Load what fits of a ``state_dict`` into ``network``; its masks there, and the names of what does not fit.
+    """Load the tensors of a ``state_dict`` that fit into ``network``; return its masks and the names that do not fit.
 
-    With another number of classes that is the classifier: it stays as drawn, and its mask is all ones.
+    With another number of classes the classifier does not fit: it stays as drawn, and its mask is all ones.
     """
     drawn = network.state_dict()
-    afresh = [name for name, tensor in drawn.items() if tensor.shape != state[name].shape]
-    network.load_state_dict(state | {name: drawn[name] for name in afresh})
-    return {name: mask if name in afresh else alive[name] for name, mask in masks.ones(network).items()}, afresh
+    misfits = [name for name, tensor in drawn.items() if tensor.shape != state[name].shape]
+    network.load_state_dict(state | {name: drawn[name] for name in misfits})
+    return {name: mask if name in misfits else alive[name] for name, mask in masks.ones(network).items()}, misfits
 
 
 def main() -> None:
@@ -94,10 +94,10 @@ def main() -> None:
                 state, _ = checkpoint.load(layout.rewind_point(seed, "initial"), device, pretrain)
             torch.manual_seed(seeds["initialisation"])
             network = computed.place(networks.of_study(params.study.network, params.network, dataset.form), device)
-            alive, afresh = move(state, alive, network)
+            alive, misfits = move(state, alive, network)
             label = f"{chain} iteration {t}"
-            if afresh:
-                print(f"{label}: drawn afresh for {dataset.n_classes} classes: {', '.join(afresh)}")
+            if misfits:
+                print(f"{label}: drawn afresh for {dataset.n_classes} classes: {', '.join(misfits)}")
             outcome = train(
                 network,
                 alive,

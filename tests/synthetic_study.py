@@ -58,7 +58,7 @@ def _chain(study, seed, method, root):
     for t in range(len(study["iterations"]) + 1):
         density = kept**t
         for position, (layer, size) in enumerate(LAYERS.items()):
-            own = min(1.0, density ** (0.6 + 0.25 * position))
+            layer_density = min(1.0, density ** (0.6 + 0.25 * position))
             layers.append(
                 {
                     "seed": seed,
@@ -66,11 +66,11 @@ def _chain(study, seed, method, root):
                     "iteration": t,
                     "layer": layer,
                     "prunable": size,
-                    "alive": round(size * own),
-                    "density": own,
+                    "alive": round(size * layer_density),
+                    "density": layer_density,
                     "pq_index": 0.25 * density**0.5 + 0.01 * position,
                     "gini_index": 0.45 * density**0.5,
-                    "macs": size * own * 10,
+                    "macs": size * layer_density * 10,
                     "pruned_pq_index": 0.2 * density**0.5 + 0.01 * position,
                     "pruned_gini_index": 0.4 * density**0.5,
                 }
@@ -166,7 +166,7 @@ def _builder(root, monkeypatch):
             _record(root / layout.iteration_record(seed, "dense", 0), {"total": 9.0, "train": 8.0})
             _record(root / layout.record(f"seed{seed}", "reference_flow"), {"total": 1.0, "flow": 0.5})
             _record(root / layout.evaluation_record(seed, "dense"), {"total": 0.5, "evaluation": 0.1})
-            for method in [*methods, *(layout.chain(own, "mipp") for own in imposed)]:
+            for method in [*methods, *(layout.chain(method, "mipp") for method in imposed)]:
                 _chain(study, seed, method, root)
         monkeypatch.setattr(layout, "ROOT", root)
         monkeypatch.chdir(root)

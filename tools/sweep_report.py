@@ -26,24 +26,25 @@ from prunus.run.files import write_atomically
 from prunus.study import layout
 
 
-def shown(everywhere: bool) -> list[dict]:
-    """What `dvc exp show` knows, of the checked-out commit or ``everywhere``."""
-    command = ["dvc", "exp", "show", "--json", *(["--all-commits"] if everywhere else [])]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise StageError(f"`dvc exp show` ended with status {done.returncode}: {done.stderr.strip()}")
-    return json.loads(done.stdout)
+def exp_show(all_commits: bool) -> list[dict]:
+    """The answer of `dvc exp show`, for the checked-out commit or ``all_commits``."""
+    command = ["dvc", "exp", "show", "--json", *(["--all-commits"] if all_commits else [])]
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode:
+        raise StageError(f"`dvc exp show` ended with status {process.returncode}: {process.stderr.strip()}")
+    return json.loads(process.stdout)
 
 
 def gathered(revisions: list[dict], names: list[str], cached) -> list[sweep.Experiment]:
-    """The workspace and the experiments called ``names`` (none: all that ended well), tables read from DVC's cache.
+    """The workspace and the experiments ``names`` (if empty: all that succeeded), tables read from DVC's cache.
 
     ``cached``: content hash -> path. Raises ``StageError`` for an experiment that is unknown or has no results.
     """
     entries = {sweep.WORKSPACE: revisions[0]["data"]}
     for revision in revisions[1:]:
         for experiment in revision.get("experiments") or []:
-            state, last = experiment.get("executor") or {}, experiment["revs"][0]
+            state = experiment.get("executor") or {}
+            last = experiment["revs"][0]
             if last["data"] and state.get("state") != "failed":
                 entries[last["name"] or last["rev"][:7]] = last["data"]
     if unknown := [name for name in names if name not in entries]:
@@ -56,22 +57,22 @@ def gathered(revisions: list[dict], names: list[str], cached) -> list[sweep.Expe
 
 
 def as_experiment(name: str, params: dict, comparison: pd.DataFrame) -> sweep.Experiment:
-    """Chains that a failure cut short are left out, and named: what a variant cost is summed over its iterations."""
-    whole = complete(comparison, len(params["study.iterations"]))
-    kept = set(zip(whole["seed"], whole["method"], strict=True))
+    """Incomplete chains are left out and named: the cost of a variant is the sum over all its iterations."""
+    ended = complete(comparison, len(params["study.iterations"]))
+    kept = set(zip(ended["seed"], ended["method"], strict=True))
     for seed, method in dict.fromkeys(zip(comparison["seed"], comparison["method"], strict=True)):
         if (seed, method) not in kept:
-            print(f"{name}: seed {seed} {method} is left out, for it lacks iterations")
-    return sweep.Experiment(name, params, whole)
+            print(f"{name}: seed {seed} {method} is left out: it lacks iterations")
+    return sweep.Experiment(name, params, ended)
 
 
 def table(name: str, data: dict, cached) -> pd.DataFrame:
     path = str(layout.TABLES / "comparison.csv")
     out = (data.get("outs") or {}).get(path)
-    where = path if name == sweep.WORKSPACE else cached(out["hash"]) if out else None
-    if where is None or not os.path.exists(where):
+    file = path if name == sweep.WORKSPACE else cached(out["hash"]) if out else None
+    if file is None or not os.path.exists(file):
         raise StageError(f"{name}: has no {path}; `dvc repro` (workspace) or `dvc exp run` makes it")
-    return read_table(Path(where), "dvc repro", COLUMNS["comparison"])
+    return read_table(Path(file), "dvc repro", COLUMNS["comparison"])
 
 
 def main() -> None:
@@ -81,19 +82,19 @@ def main() -> None:
     arguments = parser.parse_args()
     from dvc.repo import Repo  # takes a second
 
-    experiments = gathered(shown(bool(arguments.experiments)), arguments.experiments, Repo().cache.local.oid_to_path)
-    found = sweep.variants(experiments)
-    rows = sweep.table(found)
-    for name, content in {"sweep": rows, "sweep_comparison": sweep.combined(found)}.items():
+    experiments = gathered(exp_show(bool(arguments.experiments)), arguments.experiments, Repo().cache.local.oid_to_path)
+    variants = sweep.variants(experiments)
+    rows = sweep.table(variants)
+    for name, content in {"sweep": rows, "sweep_comparison": sweep.combined(variants)}.items():
         write_table(layout.TABLES / f"{name}.csv", content)
-    drawn = sweep_page.charts(found, rows)
-    for name, chart in drawn.items():
+    charts = sweep_page.charts(variants, rows)
+    for name, chart in charts.items():
         if chart:
             with write_atomically(layout.FIGURES / f"{name}.png") as partial:
                 partial.write_bytes(chart.png())
     with write_atomically(layout.SWEEP_REPORT) as partial:
-        partial.write_text(sweep_page.render(experiments, found, rows, drawn), encoding="utf-8")
-    print(f"{len(found)} variants of {len(experiments)} experiments, in {layout.SWEEP_REPORT} and {layout.TABLES}")
+        partial.write_text(sweep_page.render(experiments, variants, rows, charts), encoding="utf-8")
+    print(f"{len(variants)} variants of {len(experiments)} experiments, in {layout.SWEEP_REPORT} and {layout.TABLES}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What the stage scripts share. They import it before anything that takes long.
+"""The package of the stage scripts, which import it before anything slow.
 
 The two variables must be set before torch loads its libraries. OpenMP threads that spin while another process wants
 their core make training ten times slower; cuBLAS is deterministic only with a fixed workspace.
 
-Ctrl-C is one line from here on, also while torch is being imported.
+From this import on Ctrl-C prints one line, also while torch is being imported.
 """
 
 import os
@@ -16,8 +16,8 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(sys.argv[0] if sys.argv else "")
-STARTED = time.time_ns()  # before anything else is read: what is younger was edited meanwhile
-INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
+STARTED = time.time_ns()  # before any other file is read: a file changed later was edited while the stage ran
+INTERRUPTED = 130  # as in shells: 128 plus the number of SIGINT
 
 
 def _one_line(kind, error, trace):

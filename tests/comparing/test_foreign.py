@@ -41,9 +41,9 @@ DAMAGES = {damage.__name__: damage for damage in (other_columns, one_column_less
 def refused(run, script, path, command, capsys):
     with pytest.raises(SystemExit) as ended:
         run(script)
-    said = capsys.readouterr().err
-    assert ended.value.code == 1 and said.count("\n") == 1
-    assert f"{path} is not a table (" in said and f"`{command}` makes it anew" in said
+    error = capsys.readouterr().err
+    assert ended.value.code == 1 and error.count("\n") == 1
+    assert f"{path} is not a table (" in error and f"`{command}` makes it anew" in error
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -115,7 +115,7 @@ def test_infinite_numbers_are_neither_read_nor_written(value, tmp_path):
         files.write_table(path, table)
     assert not path.exists()
     table.to_csv(path, index=False)
-    with pytest.raises(StageError, match="column density holds -?inf, which is no number"):
+    with pytest.raises(StageError, match="column density holds -?inf, which is not a finite number"):
         files.read_table(path, "python x.py", ["seed", "density"])
     files.write_table(path, table.assign(density=math.nan))
     assert path.read_text() == "seed,density\n0,\n1,\n"

@@ -9,8 +9,8 @@ from prunus.comparing import matched
 
 def test_a_value_is_linear_in_log_density():
     # 0.5 is halfway between 1 and 0.25 in log density; 0.2 lies beyond the sparsest network
-    found = matched.value_at([1.0, 0.25], [0.9, 0.8], [1.0, 0.5, 0.25, 0.2])
-    assert found == pytest.approx([0.9, 0.85, 0.8, np.nan], nan_ok=True)
+    values = matched.value_at([1.0, 0.25], [0.9, 0.8], [1.0, 0.5, 0.25, 0.2])
+    assert values == pytest.approx([0.9, 0.85, 0.8, np.nan], nan_ok=True)
 
 
 def test_grid_density_counts_as_reached_up_to_its_rounding():
@@ -58,21 +58,21 @@ def test_matched_channels_by_hand():
     ]
     table = matched.matched_channels(pd.concat(chains), "mipp", ["other_at_mipp"])
     assert set(table["seed"]) == {0}
-    found = table.set_index(["method", "iteration"])
-    assert found["channels_removed"]["other"].tolist() == [0.1, 0.4, 0.7]
+    by_method = table.set_index(["method", "iteration"])
+    assert by_method["channels_removed"]["other"].tolist() == [0.1, 0.4, 0.7]
     # 0.1 is halfway from the dense network's 0.9 to 0.86 at 0.2; 0.4 is its own iteration; nothing reaches 0.7
-    assert found["test_accuracy"]["other"].tolist() == pytest.approx([0.88, 0.7, np.nan], nan_ok=True)
-    assert found["interpolated"]["other"].tolist() == [1, 0, 1]
-    assert found["test_accuracy"]["mipp"].tolist() == [0.88, 0.8, 0.6]
-    assert found["test_accuracy"]["other_at_mipp"].tolist() == [0.87, 0.75, 0.5]
-    assert not found["interpolated"][["mipp", "other_at_mipp"]].any()
-    assert found["test_accuracy"]["sap"].isna().all()
+    assert by_method["test_accuracy"]["other"].tolist() == pytest.approx([0.88, 0.7, np.nan], nan_ok=True)
+    assert by_method["interpolated"]["other"].tolist() == [1, 0, 1]
+    assert by_method["test_accuracy"]["mipp"].tolist() == [0.88, 0.8, 0.6]
+    assert by_method["test_accuracy"]["other_at_mipp"].tolist() == [0.87, 0.75, 0.5]
+    assert not by_method["interpolated"][["mipp", "other_at_mipp"]].any()
+    assert by_method["test_accuracy"]["sap"].isna().all()
 
 
 def test_matched_channels_of_a_ratio_that_repeats_takes_the_last_iteration():
     chains = [_chain("mipp", [0.2, 0.3], [0.9, 0.9]), _chain("other", [0.2, 0.2, 0.4], [0.5, 0.7, 0.3])]
-    found = matched.matched_channels(pd.concat(chains), "mipp").set_index(["method", "iteration"])["test_accuracy"]
-    assert found["other"].tolist() == pytest.approx([0.7, 0.5])
+    accuracy = matched.matched_channels(pd.concat(chains), "mipp").set_index(["method", "iteration"])["test_accuracy"]
+    assert accuracy["other"].tolist() == pytest.approx([0.7, 0.5])
 
 
 @pytest.mark.parametrize("method", ["other", "mipp"])
@@ -84,17 +84,17 @@ def test_matched_channels_without_a_reference_that_removes_any_is_empty(method):
 
 
 def _runs(**seconds):
-    rows = [("reference_flow", int(seed.removeprefix("seed")), own) for seed, own in seconds.items()]
+    rows = [("reference_flow", int(seed.removeprefix("seed")), total) for seed, total in seconds.items()]
     return pd.DataFrame([*rows, ("pretrain", 0, 99.0)], columns=["stage", "seed", "seconds_flow"])
 
 
 def _halving(method, density, epochs, seed=0, epsilon=np.nan):
     """Iterations that each leave ``density`` of the weights, last about as many seconds as epochs and lose 1 %."""
     rows = []
-    for t, own in enumerate(epochs, start=1):
-        row = {"seed": seed, "method": method, "iteration": t, "density": density**t, "epochs": own}
+    for t, spent in enumerate(epochs, start=1):
+        row = {"seed": seed, "method": method, "iteration": t, "density": density**t, "epochs": spent}
         row |= {"dense_test_accuracy": 1.0, "test_accuracy": 1.0 - 0.01 * t, "epsilon": epsilon}
-        row |= {"prune_seconds": 0.25, "train_seconds": own - 1.0, "flow_seconds": 0.5, "evaluation_seconds": 0.25}
+        row |= {"prune_seconds": 0.25, "train_seconds": spent - 1.0, "flow_seconds": 0.5, "evaluation_seconds": 0.25}
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -66,7 +66,7 @@ def test_a_chain_cut_short_says_why_and_what_waits(build):
         ["prune_iteration", 1, "lth", 3, "not_made", "waits for iteration 2", second],
     ]
     assert table["density"][0] == 0.004 and np.isnan(table["density"][1])
-    assert "missing: 2 prune_iteration; first: seed 1 lth iteration 2: empty (`python" in missing.said(table)
+    assert "missing: 2 prune_iteration; first: seed 1 lth iteration 2: empty (`python" in missing.one_line(table)
 
 
 def test_a_seed_without_its_dense_network_says_why(build):
@@ -149,16 +149,16 @@ def test_a_damaged_note_is_one_line(build):
 def test_numbers_of_a_chain_s_end_are_of_chains_that_have_one(build, run, capsys):
     build(seeds=[0, 1, 2], methods=METHODS, iterations=3)
     run(compare)
-    whole = {name: read(name) for name in ("comparison", "summary", "paired_tests", "equal_density")}
+    before = {name: read(name) for name in ("comparison", "summary", "paired_tests", "equal_density")}
     collapse(1, "lth", 2)
     run(compare)
     assert "missing: 2 prune_iteration" in capsys.readouterr().out
     summary = read("summary").set_index("method")
     assert summary["seeds"].to_dict() == {"lth": 2, "sap": 3, "incop_if": 3}
-    ends = whole["comparison"].query("iteration == 3 and method == 'lth' and seed != 1")
+    ends = before["comparison"].query("iteration == 3 and method == 'lth' and seed != 1")
     assert summary.loc["lth", "test_accuracy_mean"] == pytest.approx(ends["test_accuracy"].mean())
     assert summary.loc["lth", "epochs_mean"] == 45  # not 15 of a chain that ended early among them
-    others = whole["summary"].set_index("method").loc[["sap", "incop_if"]]
+    others = before["summary"].set_index("method").loc[["sap", "incop_if"]]
     pd.testing.assert_frame_equal(
         summary.loc[["sap", "incop_if"]].filter(regex="^(?!.*against_lth)"), others.filter(regex="^(?!.*against_lth)")
     )
@@ -166,7 +166,7 @@ def test_numbers_of_a_chain_s_end_are_of_chains_that_have_one(build, run, capsys
     assert tests["n"].to_dict() == {("lth", "sap"): 2, ("lth", "incop_if"): 2, ("sap", "incop_if"): 3}
     equal = read("equal_density").set_index(["seed", "method"])
     assert (1, "lth") not in equal.index
-    assert equal.loc[0, "density"].tolist() == whole["equal_density"].query("seed == 0")["density"].tolist()
+    assert equal.loc[0, "density"].tolist() == before["equal_density"].query("seed == 0")["density"].tolist()
     metrics = json.loads(layout.METRICS.read_text())
     assert [metrics[method]["seeds"] for method in METHODS] == [2, 3, 3]
     assert read("collapse")[["runs", "collapsed"]].sum().tolist() == [3 * 9 - 2 + 1, 1]

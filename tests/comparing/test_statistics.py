@@ -140,10 +140,10 @@ def test_metrics_of_a_study_that_removes_no_channels_do_not_mention_them():
 def test_an_estimate_is_significant_by_its_adjusted_p():
     # t = 3.4641 at 2 degrees of freedom: p = 0.0742; doubled by Holm
     small, none = Estimate.of([1.0, 2.0, 3.0]), Estimate.of([-1.0, 0.0, 1.0])
-    assert (small.mean, small.n, small.significant, small.apart_from_zero) == (2.0, 3, False, False)
+    assert (small.mean, small.n, small.significant, small.excludes_zero) == (2.0, 3, False, False)
     assert adjusted({"a": small, "b": none})["a"].p == pytest.approx(2 * 0.0741799, rel=1e-5)
     clear = Estimate.of([1.0, 1.3, 0.7])  # t = 5.7735, p = 0.0287
-    assert clear.significant and clear.apart_from_zero
+    assert clear.significant and clear.excludes_zero
     assert not adjusted({"a": clear, "b": clear})["a"].significant
     same = Estimate.of([0.5, 0.5])
     assert np.isnan(same.p) and same.significant and same.low == same.high == 0.5
@@ -188,8 +188,8 @@ def test_collapse_by_bins_of_sparsity():
     table = pd.DataFrame(rows, columns=["method", "density", "untrainable"])
     columns = ["method", "density", "kind"]
     nothing = pd.DataFrame(columns=columns)
-    found = statistics.collapse(table, nothing, ["b", "a"])
-    assert found.values.tolist() == [
+    collapsed = statistics.collapse(table, nothing, ["b", "a"])
+    assert collapsed.values.tolist() == [
         ["b", 0.0, 0.05, 1, 0, 0, 0.0],
         ["b", 0.05, 0.1, 1, 0, 0, 0.0],
         ["b", 0.9, 0.95, 2, 0, 1, 0.5],
@@ -202,4 +202,4 @@ def test_collapse_by_bins_of_sparsity():
     assert with_ended.values[5][:6].tolist() == ["a", 0.95, 1.0, 1, 1, 0] and np.isnan(with_ended.values[5][6])
     assert len(with_ended) == 6
     columns = ["method", "sparsity_from", "sparsity_to", "runs", "collapsed", "untrainable", "untrainable_share"]
-    assert list(found.columns) == columns
+    assert list(collapsed.columns) == columns

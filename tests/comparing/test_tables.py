@@ -96,14 +96,14 @@ def test_latency_comes_from_the_record_of_the_evaluation(build):
 def test_channels_relative_to_the_mean_of_the_groups(build):
     study = build(seeds=[0], methods=["sap", "thinet"], iterations=2)
     rows = [(1, "a", 10, 5), (1, "b", 20, 20), (1, "c", 4, 3), (2, "a", 10, 5), (2, "b", 20, 10), (2, "c", 4, 2)]
-    own = pd.DataFrame(rows, columns=["iteration", "group", "channels", "alive"])
+    groups = pd.DataFrame(rows, columns=["iteration", "group", "channels", "alive"])
     path = layout.evaluation(0, "thinet") / "channels.csv"
-    own.assign(seed=0, method="thinet").to_csv(path, index=False)
+    groups.assign(seed=0, method="thinet").to_csv(path, index=False)
     table = tables.channels(study)
-    found = table[table["method"] == "thinet"]
+    thinet = table[table["method"] == "thinet"]
     # iteration 1 removed 1/2, 0 and 1/4, on average 1/4; iteration 2 half of everything
-    assert found["removed"].tolist() == [0.5, 0.0, 0.25, 0.5, 0.5, 0.5]
-    assert found["relative"].tolist() == [2.0, 0.0, 1.0, 1.0, 1.0, 1.0]
+    assert thinet["removed"].tolist() == [0.5, 0.0, 0.25, 0.5, 0.5, 0.5]
+    assert thinet["relative"].tolist() == [2.0, 0.0, 1.0, 1.0, 1.0, 1.0]
     assert table.loc[table["method"] == "sap", "removed"].eq(0).all()
     assert table.loc[table["method"] == "sap", "relative"].isna().all()
 
@@ -200,7 +200,7 @@ def test_script_writes_every_table_and_the_metrics(build, run, capsys):
     assert metrics["sap"]["total_seconds"] == pytest.approx(75 * 0.2 + 5 * 0.1 + 0.05)
     saved = {f"epochs_saved_against_{base}" for base in ("sap", "lth")}
     few = {"final_test_accuracy", "final_density", "total_epochs", "total_seconds"} | saved
-    assert all(set(own) == few for own in metrics.values())
+    assert all(set(values) == few for values in metrics.values())
     assert pd.read_csv(layout.TABLES / "matched_channels.csv").empty
     equal = pd.read_csv(layout.TABLES / "equal_density.csv").set_index(["method", "seed"])
     assert equal["density"].tolist() == pytest.approx([0.83**5] * len(equal))  # SAP and InCoP end there, LTH is past
@@ -217,17 +217,17 @@ def test_script_compares_at_the_ratios_of_mipp(build, run):
     build(seeds=[0], methods=["thinet", "mipp"], imposed=["thinet"])
     run(compare)
     table = pd.read_csv(layout.TABLES / "matched_channels.csv").set_index(["method", "iteration"])
-    own = pd.read_csv(layout.TABLES / "comparison.csv").set_index(["method", "iteration"])["test_accuracy"]
+    accuracy = pd.read_csv(layout.TABLES / "comparison.csv").set_index(["method", "iteration"])["test_accuracy"]
     assert set(table.index.unique("method")) == {"thinet", "mipp", "thinet_at_mipp"}
     assert table["channels_removed"].groupby("iteration").first().tolist() == pytest.approx(
         [0.14, 0.28, 0.42, 0.56, 0.7]
     )
     # ThiNet is at 0.1 and 0.2 after its first iterations, so 0.14 lies at 0.4 of the way; its last has 0.5
-    between = 0.6 * own["thinet", 1] + 0.4 * own["thinet", 2]
+    between = 0.6 * accuracy["thinet", 1] + 0.4 * accuracy["thinet", 2]
     assert table.loc[("thinet", 1), "test_accuracy"] == pytest.approx(between)
     assert table.loc["thinet", "test_accuracy"].isna().tolist() == [False, False, False, True, True]
     for exact in ("mipp", "thinet_at_mipp"):
-        assert table.loc[exact, "test_accuracy"].tolist() == own[exact].tolist()
+        assert table.loc[exact, "test_accuracy"].tolist() == accuracy[exact].tolist()
         assert table.loc[exact, "interpolated"].eq(0).all()
     metrics = json.loads(layout.METRICS.read_text())["mipp"]
     assert metrics["final_channels_removed"] == pytest.approx(0.7)

@@ -1,4 +1,4 @@
-"""The prepared dataset: what its file holds, what is taken of it, and one line for a file that is not one."""
+"""The prepared dataset: the content of its file, samples and parts of it, and one line for a file that is invalid."""
 
 import json
 import os
@@ -97,20 +97,20 @@ def test_sample_draws_different_images_by_seed(digits, tmp_path):
 
 def test_a_part_of_a_split_is_class_by_class_within_a_larger_part_and_in_order(digits, tmp_path):
     prepared_file(digits, tmp_path / "a")
-    whole = load(tmp_path / "a", "cpu", splits=("train", "test"))
+    dataset = load(tmp_path / "a", "cpu", splits=("train", "test"))
 
     def pixels(data):
         return [image.numpy().tobytes() for image in data.splits["test"].images]
 
-    tenth, half, other = whole.part("test", 0.1, 1), whole.part("test", 0.5, 1), whole.part("test", 0.1, 2)
+    tenth, half, other = dataset.part("test", 0.1, 1), dataset.part("test", 0.5, 1), dataset.part("test", 0.1, 2)
     for part, fraction in ((tenth, 0.1), (half, 0.5)):
-        sizes = [int(fraction * size + 0.5) for size in counts(whole.splits["test"])]
-        assert counts(part.splits["test"]) == sizes and part.splits["train"] is whole.splits["train"]
-        remaining = iter(pixels(whole))
+        sizes = [int(fraction * size + 0.5) for size in counts(dataset.splits["test"])]
+        assert counts(part.splits["test"]) == sizes and part.splits["train"] is dataset.splits["train"]
+        remaining = iter(pixels(dataset))
         assert all(image in remaining for image in pixels(part))  # in order
     assert set(pixels(tenth)) < set(pixels(half)) and pixels(tenth) != pixels(other)
-    assert counts(whole.part("test", 0.001, 1).splits["test"]) == [1] * 10
-    assert pixels(whole.part("test", 1.0, 1)) == pixels(whole)
+    assert counts(dataset.part("test", 0.001, 1).splits["test"]) == [1] * 10
+    assert pixels(dataset.part("test", 1.0, 1)) == pixels(dataset)
 
 
 def test_missing_prepared_file(tmp_path):

@@ -1,4 +1,4 @@
-"""The commands that read params.yaml, on a project where a training could start, and what a bad file makes of them."""
+"""The commands that read params.yaml, on a project where a training could start, and their answer to a bad file."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What must hold for any bytes in the place of params.yaml: valid settings, or short lines that name the keys."""
+"""What must hold for any bytes as params.yaml: valid settings, or short lines that name the keys."""
 
 import math
 import re
@@ -26,7 +26,7 @@ def lines_of(error: ParamsError) -> list[str]:
         assert PLACE.match(line), f"names no key: {line!a}"
         section = re.split(r"[.:\[,]", line)[0]
         known = section in SECTIONS or line.startswith("params.yaml")
-        assert known or any(said in line for said in OF_ANY_NAME), f"names no key: {line!a}"
+        assert known or any(phrase in line for phrase in OF_ANY_NAME), f"names no key: {line!a}"
     return lines
 
 
@@ -44,12 +44,12 @@ def harmless(value: object) -> None:
         assert False, f"{type(value)} is no plain value"  # noqa: B011 - pytest explains it
 
 
-def settings_of(found) -> dict:
+def settings_of(params_read) -> dict:
     return {
-        name: {method: own.model_dump() for method, own in section.items()}
+        name: {method: settings.model_dump() for method, settings in section.items()}
         if name == "methods"
         else section.model_dump()
-        for name, section in vars(found).items()
+        for name, section in vars(params_read).items()
     }
 
 
@@ -75,12 +75,12 @@ def verdict(content: bytes, folder: Path) -> tuple[list[str], float]:
     path.write_bytes(content)
     start = time.process_time()
     try:
-        found = params.read(path)
+        params_read = params.read(path)
     except ParamsError as error:
         return lines_of(error), time.process_time() - start
     seconds = time.process_time() - start
-    settings = settings_of(found)
+    settings = settings_of(params_read)
     harmless(settings)
     assert alike(settings, parse_yaml(content.decode("utf-8"), path)), "DVC reads something else"
-    assert checks.validate(settings) == found
+    assert checks.validate(settings) == params_read
     return [], seconds

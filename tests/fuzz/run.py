@@ -1,4 +1,4 @@
-"""The long fuzz of params.yaml: thousands of mutated files through its reader, some dozens through the real commands.
+"""The long fuzz of params.yaml: thousands of mutated files through its reader, a few dozen through the real commands.
 
 python tests/fuzz/run.py --examples 500 --commands 12 --seed 5
 
@@ -70,11 +70,11 @@ def sample(refused: dict[str, list[bytes]], n: int, chance: random.Random, folde
         content = chance.choice(refused[kinds[index % len(kinds)]])
         for name in commands.COMMANDS:
             (root / "params.yaml").write_bytes(content)
-            if (found := commands.mistake(root / "params.yaml", name)) is None:
+            if (mistake := commands.mistake(root / "params.yaml", name)) is None:
                 outcomes[name, "not its own"] += 1
                 continue
             try:
-                outcomes[name, commands.refused(root, name, content, found)] += 1
+                outcomes[name, commands.refused(root, name, content, mistake)] += 1
             except AssertionError as error:
                 outcomes[name, "wrong"] += 1
                 print(f"{name}, {kinds[index % len(kinds)]}: {error}\n{content[:300]!r}\n")

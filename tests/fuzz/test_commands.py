@@ -1,4 +1,4 @@
-"""What is wrong with params.yaml ends each command in its line, before any training. `make fuzz` tries more files."""
+"""A mistake in params.yaml ends each command with its line, before any training. `make fuzz` tries more files."""
 
 import pytest
 

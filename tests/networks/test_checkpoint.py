@@ -1,4 +1,4 @@
-"""Networks and masks in files: they come back as they were; what is damaged or of another network is one line."""
+"""Networks and masks in files: they load as they were saved; a damaged file or one of another network is one line."""
 
 import math
 import pickle

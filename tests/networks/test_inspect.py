@@ -1,4 +1,4 @@
-"""Why a network cannot be used is measured, and the network is left as it was."""
+"""The reason why a network cannot be used is measured, and the network does not change."""
 
 import torch
 from torch import nn
@@ -10,11 +10,11 @@ from prunus.networks.inspect import norm_of_one_value, why_not_finite
 def test_running_statistics_that_lag_are_told_from_weights_that_are_too_large(lagging):
     images, labels = torch.randn(20, 1, 8, 8), torch.arange(20) % 3
     state = {name: tensor.clone() for name, tensor in lagging.state_dict().items()}
-    said = why_not_finite(lagging, images, labels)
-    assert said.startswith(
+    reason = why_not_finite(lagging, images, labels)
+    assert reason.startswith(
         "with the running statistics of batch norm its activations are not finite from 5 on, with those"
     )
-    assert "train it for more steps" in said
+    assert "train it for more steps" in reason
     lagging.train()
     assert "running" not in why_not_finite(lagging, images, labels)
     assert all(torch.equal(tensor, state[name]) for name, tensor in lagging.state_dict().items())
@@ -39,7 +39,7 @@ def test_a_gradient_that_overflows_is_told_from_what_is_computed_from_it():
     with torch.no_grad():
         network[2].weight.fill_(1.0)
     assert why_not_finite(network, images, labels).endswith(
-        "the gradient of the loss is finite: the numbers overflow in what is computed from them"
+        "the gradient of the loss is finite: what is computed from the answers overflows"
     )
 
 

@@ -228,11 +228,11 @@ def test_flow_and_channels_are_those_of_the_resized_images():
     labels = torch.arange(6) % 5
     torch.testing.assert_close(information_flow(resized, images), information_flow(plain, larger))
     torch.testing.assert_close(gradient_flow(resized, images, labels), gradient_flow(plain, larger, labels))
-    found, expected = channels.groups(resized, (1, 8, 8)), channels.groups(plain, (3, 32, 32))
-    assert [(group.name, group.size) for group in found] == [(group.name, group.size) for group in expected]
-    alive = {group.name: torch.arange(group.size) % 4 != 0 for group in found}
-    kept = channels.expand(found, alive, masks.ones(resized))
-    small = channels.compact(resized, found, kept)
+    groups, expected = channels.groups(resized, (1, 8, 8)), channels.groups(plain, (3, 32, 32))
+    assert [(group.name, group.size) for group in groups] == [(group.name, group.size) for group in expected]
+    alive = {group.name: torch.arange(group.size) % 4 != 0 for group in groups}
+    kept = channels.expand(groups, alive, masks.ones(resized))
+    small = channels.compact(resized, groups, kept)
     masks.apply(resized, kept)
     torch.testing.assert_close(small.eval()(images), resized.eval()(images), rtol=1e-4, atol=1e-5)
 

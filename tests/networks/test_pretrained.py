@@ -1,4 +1,4 @@
-"""Weights pretrained on ImageNet: taken where they are the published ones, else refused in one line."""
+"""Weights pretrained on ImageNet: used if they are the published ones, otherwise refused in one line."""
 
 import hashlib
 from pathlib import Path

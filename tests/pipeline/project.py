@@ -63,6 +63,14 @@ class Project:
                     block = block[name]
                 block[last] = value
 
+    def remove(self, block: str, *keys: str) -> None:
+        """Take the keys out of a block of params.yaml."""
+        with modify_yaml(self.root / "params.yaml") as content:
+            for name in block.split("."):
+                content = content[name]
+            for key in keys:
+                del content[key]
+
     def repro(self) -> set[str]:
         """``dvc repro``; the stages whose script ran."""
         return stages_run(self.run("dvc", "repro"))

@@ -112,8 +112,9 @@ def test_the_report_is_one_file_with_its_findings(by_snakemake):
 def test_an_iteration_obeys_score_index_and_plateau(finished):
     values = {"score": "gradient_flow", "index": "hoyer", "patience": 1, "max_epochs": 4}
     finished.edit(**{f"methods__early_stopping__{key}": value for key, value in values.items()})
-    command = "stages/prune_iteration.py --seed 0 --method early_stopping --iteration 1"
-    finished.run(sys.executable, *command.split())
+    finished.remove("methods.early_stopping", "p", "q", "eta")  # of index: pq
+    for command in ("chain_reference.py --seed 0", "prune_iteration.py --seed 0 --iteration 1"):
+        finished.run(sys.executable, *f"stages/{command} --method early_stopping".split())
     folder = finished.root / "runs/seed0/early_stopping/iteration-1"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["settings"].items() >= values.items()

@@ -238,5 +238,5 @@ def test_no_stage_runs_again_because_params_yaml_was_judged_again(finished):
 def test_an_absent_folder_of_own_images_is_named_with_its_key_under_dvc(finished):
     finished.edit(data__image_folder__path="nowhere")
     output = finished.run("dvc", "repro", status=None)
-    assert "params.yaml: data.image_folder.path: 'nowhere' is no folder" in output
+    assert "params.yaml: data.image_folder.path: 'nowhere' is not a folder" in output
     assert "Errno" not in output

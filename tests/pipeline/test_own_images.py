@@ -230,7 +230,7 @@ def test_images_that_dvc_was_told_of_are_there_for_experiments(project):
 def test_an_absent_folder_of_own_images_is_named_before_anything_starts(project):
     project.edit(study__dataset="digits", data__image_folder__path="data/images/nowhere")
     said = project.run("snakemake", "--cores", "1", status=2)
-    assert "params.yaml: data.image_folder.path: 'data/images/nowhere' is no folder" in said
+    assert "params.yaml: data.image_folder.path: 'data/images/nowhere' is not a folder" in said
     assert "Traceback" not in said
     project.edit(data__image_folder__path="data/images")
     project.run("snakemake", "--cores", "1", "-n")

@@ -228,12 +228,12 @@ def test_an_iteration_that_prunes_nothing_says_so_and_why(capsys):
         return capsys.readouterr().out
 
     start = "here: nothing is pruned, and the network is retrained as it was: "
-    assert said("lth", fraction=1e-7) == f"{start}methods.lth.fraction: 1e-07 comes to no weight\n"
-    assert said("thinet", fraction=0.001) == f"{start}methods.thinet.fraction: 0.001 comes to no channel\n"
-    assert said("oto", fraction=0.001) == f"{start}methods.oto.fraction: 0.001 comes to no channel\n"
-    assert said("imp_channels", "mipp", fraction=0.0) == f"{start}the share that mipp removed comes to no channel\n"
-    assert said("mipp") == f"{start}mipp finds no channel that can go\n"
-    assert said("sap", gamma=0.0) == f"{start}the amount of methods.sap comes to no weight\n"
+    assert said("lth", fraction=1e-7) == f"{start}methods.lth.fraction: 1e-07 amounts to no weight\n"
+    assert said("thinet", fraction=0.001) == f"{start}methods.thinet.fraction: 0.001 amounts to no channel\n"
+    assert said("oto", fraction=0.001) == f"{start}methods.oto.fraction: 0.001 amounts to no channel\n"
+    assert said("imp_channels", "mipp", fraction=0.0) == f"{start}the share that mipp removed amounts to no channel\n"
+    assert said("mipp") == f"{start}mipp finds no channel to remove\n"
+    assert said("sap", gamma=0.0) == f"{start}the amount of methods.sap amounts to no weight\n"
     last = {group.name: torch.arange(group.size) < 1 for group in given.groups}
     alone = channels.expand(given.groups, last, given.masks)
     assert asked(settings("imp_channels", fraction=0.5), replace(given.at(alone), iteration=2)) == 0

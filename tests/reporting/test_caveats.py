@@ -13,7 +13,7 @@ from prunus.run.errors import StageError
 
 def comparison_of(settings, **changes):
     """A comparison with one row for each method of ``settings``, which is by method."""
-    rows = [{"method": method, "rewind": "trained", "recipe": json.dumps(own)} for method, own in settings.items()]
+    rows = [{"method": method, "rewind": "trained", "recipe": json.dumps(block)} for method, block in settings.items()]
     return pd.DataFrame(rows).assign(**changes)
 
 
@@ -45,9 +45,9 @@ OTHERS = {
 def test_stop_rules_that_are_compared_on_different_pruning_are_said(key):
     settings = {"sap": PRUNING, "incop_if": PRUNING | {"epsilon": 0.1}, "fixed_epochs": PRUNING | {key: OTHERS[key]}}
     settings["lth"] = {"score": "magnitude", "fraction": 0.2, "scope": "layer"}  # is compared for its amount
-    (said,) = _unlike(comparison_of(settings), list(settings))
-    assert said.startswith("Methods that differ in when they stop also prune differently (")
-    assert f"(`{key}` {PRUNING[key]} in SAP and InCoP-IF, {OTHERS[key]} in {method_name('fixed_epochs')}): " in said
+    (note,) = _unlike(comparison_of(settings), list(settings))
+    assert note.startswith("Methods that differ in when they stop also prune differently (")
+    assert f"(`{key}` {PRUNING[key]} in SAP and InCoP-IF, {OTHERS[key]} in {method_name('fixed_epochs')}): " in note
     assert _unlike(comparison_of(settings | {"fixed_epochs": PRUNING | {"epochs": 3}}), list(settings)) == []
 
 
@@ -60,8 +60,8 @@ def test_what_does_nothing_under_an_index_is_not_compared():
     }
     assert _unlike(comparison_of(settings), list(settings)) == []
     settings = {"sap": PRUNING, "incop_if": PRUNING | {"p": 0.1}, "early_stopping": gini}
-    (said,) = _unlike(comparison_of(settings), list(settings))
-    assert "`index`" in said and "`p` 0.5 in SAP, 0.1 in InCoP-IF" in said
+    (note,) = _unlike(comparison_of(settings), list(settings))
+    assert "`index`" in note and "`p` 0.5 in SAP, 0.1 in InCoP-IF" in note
 
 
 @pytest.mark.parametrize("recipe", ["p 0.5, q 1.0", "[1]", 3])

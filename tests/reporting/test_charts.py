@@ -58,10 +58,10 @@ def test_a_method_has_one_colour_in_all_charts(build, run):
 def test_the_columns_of_the_numbers_are_in_the_rows(build, run):
     study = build(methods=["sap", "mipp", "incop_if"], iterations=2)
     for name, chart in _drawn(run, study).items():
-        found = set().union(*chart.datasets["rows"])
-        assert set(chart.columns) <= found, name
+        names_in_rows = set().union(*chart.datasets["rows"])
+        assert set(chart.columns) <= names_in_rows, name
         tooltips = {part["field"] for tips in _parts(chart.panels, "tooltip") for part in tips}
-        assert tooltips <= found | set().union(*(row for rows in chart.datasets.values() for row in rows)), name
+        assert tooltips <= names_in_rows | set().union(*(row for rows in chart.datasets.values() for row in rows)), name
         assert "NaN" not in json.dumps(chart.for_page(), allow_nan=False)
 
 

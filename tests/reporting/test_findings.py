@@ -21,7 +21,7 @@ def chain(
     """
 
     def rows(seed, seeds):
-        own = np.broadcast_to(epochs, seeds)[seed]
+        spent = np.broadcast_to(epochs, seeds)[seed]
         reached = np.broadcast_to(accuracy, seeds)[seed] + spread * JITTER[seed]
         for t in (1, 2, 3):
             yield {
@@ -29,7 +29,7 @@ def chain(
                 "method": method,
                 "iteration": t,
                 "density": kept**t,
-                "epochs": own,
+                "epochs": spent,
                 "test_accuracy": reached,
                 "dense_test_accuracy": 0.95,
                 "stopped_by": stopped_by[t - 1] if stopped_by else ("flow" if flow else "fixed"),
@@ -47,8 +47,8 @@ def chain(
                 "speedup_256": 2.0 + 0.1 * seed if removed else np.nan,
                 "untrainable": 0,
                 "prune_seconds": 0.0,
-                "train_seconds": own * (0.9 if flow else 1.0),
-                "flow_seconds": own * (0.1 if flow else 0.0),
+                "train_seconds": spent * (0.9 if flow else 1.0),
+                "flow_seconds": spent * (0.1 if flow else 0.0),
                 "evaluation_seconds": 0.0,
             }
 
@@ -73,53 +73,53 @@ def study(*chains, seeds=3, layers=None, change=None):
     return [sentence.replace("\u202f", " ") for sentence in findings(tables, {}, methods)]
 
 
-def about(said, words):
+def about(sentences, words):
     """The one sentence that has ``words``, or None."""
-    found = [sentence for sentence in said if words in sentence]
-    assert len(found) < 2, found
-    return found[0] if found else None
+    matching = [sentence for sentence in sentences if words in sentence]
+    assert len(matching) < 2, matching
+    return matching[0] if matching else None
 
 
 def test_a_saving_at_equal_density_with_its_interval():
-    said = study(chain("sap", epochs=20), chain("incop_if", epochs=[4, 5, 6], flow=True))
+    sentences = study(chain("sap", epochs=20), chain("incop_if", epochs=[4, 5, 6], flow=True))
     # savings 80, 75 and 70 %: 75 +- 4.302653 * 5 / sqrt(3) = 12.42
-    assert said[0] == (
+    assert sentences[0] == (
         "At equal density (12.5 %) InCoP-IF takes 75 % fewer retraining epochs than SAP "
         "(95 % interval 63 to 87, n = 3 seeds)."
     )
-    assert "InCoP-IF takes 75 % less time than SAP (95 % interval 63 to 87" in about(said, "less time")
+    assert "InCoP-IF takes 75 % less time than SAP (95 % interval 63 to 87" in about(sentences, "less time")
 
 
 def test_a_sparser_end_does_not_count_as_cost():
     # Both take 10 epochs an iteration; lth keeps 1/4, so where sap ends (1/8) it has had one and a half iterations.
-    said = study(chain("sap"), chain("lth", kept=0.25))
-    assert "LTH takes 50 % fewer retraining epochs than SAP (95 % interval 50 to 50, n = 3 seeds)" in said[0]
-    assert about(said, "retraining epochs than LTH") == (
+    sentences = study(chain("sap"), chain("lth", kept=0.25))
+    assert "LTH takes 50 % fewer retraining epochs than SAP (95 % interval 50 to 50, n = 3 seeds)" in sentences[0]
+    assert about(sentences, "retraining epochs than LTH") == (
         "At equal density (12.5 %) no method takes significantly fewer retraining epochs than LTH."
     )
 
 
 def test_a_saving_that_the_seeds_do_not_agree_on_is_none():
-    said = study(chain("sap", epochs=20), chain("incop_if", epochs=[2, 20, 35], flow=True))
-    assert said[0] == "At equal density (12.5 %) no method takes significantly fewer retraining epochs than SAP."
+    sentences = study(chain("sap", epochs=20), chain("incop_if", epochs=[2, 20, 35], flow=True))
+    assert sentences[0] == "At equal density (12.5 %) no method takes significantly fewer retraining epochs than SAP."
 
 
 def test_the_cheapest_three_are_named_and_the_rest_counted():
     chains = [chain(f"m{epochs}", epochs=epochs) for epochs in (1, 2, 3, 4, 10, 12)]
-    said = study(chain("sap"), *chains)[0]
-    assert said.startswith("At equal density (12.5 %) m1 takes 90 % fewer retraining epochs than SAP")
-    assert "m2 takes 80 % (80 to 80) and m3 takes 70 %" in said
-    assert said.endswith("; 1 more method saves; m10 and m12 show no significant saving.")
+    sentences = study(chain("sap"), *chains)[0]
+    assert sentences.startswith("At equal density (12.5 %) m1 takes 90 % fewer retraining epochs than SAP")
+    assert "m2 takes 80 % (80 to 80) and m3 takes 70 %" in sentences
+    assert sentences.endswith("; 1 more method saves; m10 and m12 show no significant saving.")
 
 
 def test_accuracy_is_tested_at_equal_density_with_holm():
     alike = study(chain("sap", accuracy=0.90, spread=1), chain("lth", accuracy=0.901, spread=-3))
     assert about(
-        alike, "no test accuracy differs significantly from SAP's; the largest difference is +0.10 points (LTH"
+        alike, "no method's test accuracy differs significantly from SAP's; the largest difference is +0.10 points (LTH"
     )
-    said = study(chain("sap"), chain("lth", accuracy=0.85, spread=0), chain("incop_if", spread=-1, flow=True))
-    worse = about(said, "less accurate")
-    assert worse.startswith("There LTH is 5.00 points less accurate than SAP (95 % interval −5.25 to −4.75")
+    sentences = study(chain("sap"), chain("lth", accuracy=0.85, spread=0), chain("incop_if", spread=-1, flow=True))
+    worse = about(sentences, "less accurate")
+    assert worse.startswith("At that density LTH is 5.00 points less accurate than SAP (95 % interval −5.25 to −4.75")
     assert "Holm-adjusted p < 0.001" in worse  # t = 0.05 / (0.001 / sqrt(3)) = 86.6, p = 0.00013, times 2
     assert worse.endswith("no significant difference for InCoP-IF.")
 
@@ -130,15 +130,15 @@ def test_holm_makes_one_chance_find_among_many_no_difference():
     chance = chain("lucky", accuracy=0.9 + gain)
     assert about(study(chain("sap"), chance), "lucky is 0.30 points more accurate than SAP")
     others = [chain(f"m{number}", accuracy=0.9 + np.array([0.002, 0.0, -0.002])) for number in range(19)]
-    assert about(study(chain("sap"), chance, *others), "no test accuracy differs significantly from SAP's")
+    assert about(study(chain("sap"), chance, *others), "no method's test accuracy differs significantly from SAP's")
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_one_seed_tests_nothing(seeds):
-    said = study(chain("sap"), chain("incop_if", epochs=2, flow=True, spread=-1), seeds=seeds)
-    alone = about(said, "With one seed nothing can be tested")
-    assert (alone == said[0]) == (seeds == 1)
-    text = " ".join(said)
+    sentences = study(chain("sap"), chain("incop_if", epochs=2, flow=True, spread=-1), seeds=seeds)
+    alone = about(sentences, "With one seed nothing can be tested")
+    assert (alone == sentences[0]) == (seeds == 1)
+    text = " ".join(sentences)
     assert ("interval" in text) == (seeds == 2)
     assert ("significant" in text) == ("Holm" in text) == (seeds == 2)
     assert "nan" not in text and "–" not in text
@@ -159,30 +159,30 @@ def test_rewinding_is_named_where_it_differs():
 
 @pytest.mark.parametrize("null", ["fixed_epochs", "early_stopping"])
 def test_a_null_that_does_as_well_is_said_to(null):
-    said = study(chain("sap"), chain("incop_if", 2, flow=True, spread=-1), chain(null, 1))
-    sentence = about(said, "Without looking at flow")
+    sentences = study(chain("sap"), chain("incop_if", 2, flow=True, spread=-1), chain(null, 1))
+    sentence = about(sentences, "Without looking at flow")
     assert "(1 an iteration) takes 50 % fewer epochs than InCoP-IF (95 % interval of the saving 50 to 50)" in sentence
     assert "no significant difference in accuracy (0.00 points, 95 % interval −0.50 to 0.50" in sentence
 
 
 def test_a_null_that_loses_accuracy_is_said_to():
-    said = study(
+    sentences = study(
         chain("sap"), chain("incop_if", 2, flow=True), chain("fixed_epochs", [1, 1, 2], accuracy=0.8, spread=2)
     )
-    sentence = about(said, "Without looking at flow")
+    sentence = about(sentences, "Without looking at flow")
     assert sentence.startswith("Without looking at flow, Fixed epochs takes 33 % fewer epochs than InCoP-IF")
     assert "with 10.00 points less accuracy (95 % interval −10.25 to −9.75" in sentence
 
 
 def test_a_null_is_compared_with_flow_rules_of_the_same_rewinding_only():
-    said = study(chain("sap"), chain("incop_if", 2, flow=True, rewind="initial"), chain("fixed_epochs", 1))
-    assert about(said, "Without looking at flow") is None
+    sentences = study(chain("sap"), chain("incop_if", 2, flow=True, rewind="initial"), chain("fixed_epochs", 1))
+    assert about(sentences, "Without looking at flow") is None
 
 
 def test_caps_and_the_share_of_flow():
     stops = ["flow", "cap", "cap"]
-    said = study(chain("sap"), chain("incop_if", 2, flow=True, stopped_by=stops), chain("incop_gf", 3, flow=True))
-    assert about(said, "ran into its cap").split("; ") == [
+    sentences = study(chain("sap"), chain("incop_if", 2, flow=True, stopped_by=stops), chain("incop_gf", 3, flow=True))
+    assert about(sentences, "ran into its cap").split("; ") == [
         "InCoP-IF ran into its cap on epochs in 6 of 9 retrainings and spent 10.0 % of its time on measuring flow "
         "(standard deviation 0.0, n = 3 seeds)",
         "InCoP-GF ran into its cap on epochs in 0 of 9 retrainings and spent 10.0 % of its time on measuring flow "
@@ -228,24 +228,24 @@ def test_a_pq_index_that_falls_again_is_collapse():
     ],
 )
 def test_no_phases_where_there_are_none(by_seed):
-    said = study(chain("sap"), seeds=len(by_seed), layers=_indices(by_seed))
-    assert about(said, "PQ index") is None
+    sentences = study(chain("sap"), seeds=len(by_seed), layers=_indices(by_seed))
+    assert about(sentences, "PQ index") is None
 
 
 def test_collapse_is_counted_and_placed():
     def kill(comparison):
         comparison.loc[(comparison["method"] == "lth") & (comparison["iteration"] == 3), "untrainable"] = 1
 
-    said = study(chain("sap"), chain("lth"), change=kill)
-    assert about(said, "same answer").endswith(
+    sentences = study(chain("sap"), chain("lth"), change=kill)
+    assert about(sentences, "same answer").endswith(
         "give every test image the same answer: LTH in 3 of 9 runs, from 85 % sparsity on."
     )
     assert about(study(chain("sap"), chain("lth")), "same answer") is None
 
 
 def test_speed_of_networks_that_lost_channels():
-    said = study(chain("sap", removed=0.02), chain("mipp", removed=0.4))
-    assert about(said, "cut out") == (
+    sentences = study(chain("sap", removed=0.02), chain("mipp", removed=0.4))
+    assert about(sentences, "cut out") == (
         "With its channels cut out and in batches of 256 images, MIPP (40.0 % removed) is 2.10 ± 0.10 times as fast as "
         "the dense network."
     )
@@ -261,6 +261,6 @@ def test_never_more_than_eight_sentences():
     everything = pd.concat([_indices([[0.3] * 4] * 3, name) for name, _ in others] + [layers])
     flow = chain("incop_if", 2, flow=True)
     everything = pd.concat([everything, _indices([[0.3] * 4] * 3, "incop_if")])
-    said = study(chain("sap"), flow, *others, layers=everything, change=kill)
-    assert len(said) == 8
-    assert said[0].startswith("At equal density") and "Even retrained" in said[-1]
+    sentences = study(chain("sap"), flow, *others, layers=everything, change=kill)
+    assert len(sentences) == 8
+    assert sentences[0].startswith("At equal density") and "Even retrained" in sentences[-1]

@@ -48,10 +48,10 @@ def browser():
 def opened(browser, made):
     """The page, drawn, with what the browser said and asked for meanwhile."""
     page = browser.new_page(viewport=WIDE, color_scheme="light")
-    page.said, page.asked = [], []
-    page.on("console", lambda message: page.said.append(message.text))
-    page.on("pageerror", lambda error: page.said.append(str(error)))
-    page.on("request", lambda request: page.asked.append(request.url))
+    page.messages, page.requests = [], []
+    page.on("console", lambda message: page.messages.append(message.text))
+    page.on("pageerror", lambda error: page.messages.append(str(error)))
+    page.on("request", lambda request: page.requests.append(request.url))
     page.goto(made.as_uri())
     page.wait_for_selector("html[data-drawn]", state="attached", timeout=120_000)
     return page
@@ -81,8 +81,8 @@ def test_all_charts_are_drawn(page):
 
 
 def test_nothing_is_asked_for_and_nothing_goes_wrong(page, made):
-    assert page.asked == [made.as_uri()]
-    assert page.said == []
+    assert page.requests == [made.as_uri()]
+    assert page.messages == []
 
 
 def test_charts_are_images_with_words(page):
@@ -134,8 +134,8 @@ def test_cells_sort_by_what_they_mean_and_unknown_ones_last(page):
 BRIGHT = """([chart, names]) => {
     const points = [...document.querySelectorAll(`[data-chart=${chart}] .mark-symbol.role-mark path`)];
     const bright = points.filter((point) => Number(point.getAttribute("opacity") ?? 1) > 0.3);
-    const found = new Set(bright.map((point) => point.__data__.datum.method).filter(Boolean));
-    return found.size === names.length && names.every((name) => found.has(name));
+    const shown = new Set(bright.map((point) => point.__data__.datum.method).filter(Boolean));
+    return shown.size === names.length && names.every((name) => shown.has(name));
 }"""
 
 
@@ -238,10 +238,10 @@ def test_page_fits_the_window_and_no_word_is_clipped(browser, made, viewport):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(page, scheme):
     page.emulate_media(color_scheme=scheme)
-    found = axe.Axe().run(page).response["violations"]
+    violations = axe.Axe().run(page).response["violations"]
     serious = [
         (violation["id"], node["target"], node.get("failureSummary"))
-        for violation in found
+        for violation in violations
         if violation["impact"] in ("serious", "critical")
         for node in violation["nodes"]
     ]

@@ -64,8 +64,8 @@ def test_settings_of_methods_that_did_not_run_and_of_other_code_do_not_vary(epsi
 
 
 def test_a_method_counts_once_for_every_setting_of_its_own(epsilons):
-    found = sweep.variants(epsilons)
-    assert [(variant.name, variant.experiment) for variant in found] == [
+    variants = sweep.variants(epsilons)
+    assert [(variant.name, variant.experiment) for variant in variants] == [
         ("SAP", "workspace"),
         ("InCoP-IF, ε 0.1", "workspace"),
         ("InCoP-IF, ε 0.5", "big"),
@@ -85,14 +85,14 @@ def test_the_table_is_in_the_order_of_the_setting_and_measures_against_sap(epsil
 
 
 def test_where_one_number_varies_words_make_the_series_and_the_number_the_mark():
-    found = sweep.variants(
+    variants = sweep.variants(
         [
             experiment("workspace", {"sap": [0.9, 0.8]}),
             experiment("p", {"sap": [0.9, 0.8]}, methods__sap__p=0.2),
             experiment("scope", {"sap": [0.9, 0.8]}, methods__sap__scope="layer"),
         ]
     )
-    assert [(variant.name, variant.mark, variant.series) for variant in found] == [
+    assert [(variant.name, variant.mark, variant.series) for variant in variants] == [
         ("SAP, global, p 0.5", "p 0.5", "SAP, global"),
         ("SAP, global, p 0.2", "p 0.2", "SAP, global"),
         ("SAP, layer, p 0.5", "p 0.5", "SAP, layer"),
@@ -103,7 +103,7 @@ def test_one_setting_at_a_time_has_a_series_each_and_a_place_for_the_rest():
     def one(name, **changes):
         return experiment(name, {"sap": [0.9, 0.8]}, **({"methods__sap__q": 1.0} | changes))
 
-    found = sweep.variants(
+    variants = sweep.variants(
         [
             one("workspace"),
             one("p", methods__sap__p=0.2),
@@ -112,7 +112,7 @@ def test_one_setting_at_a_time_has_a_series_each_and_a_place_for_the_rest():
             one("both", methods__sap__p=0.3, methods__sap__q=2.0),
         ]
     )
-    assert [(variant.label, variant.mark, variant.series) for variant in found] == [
+    assert [(variant.label, variant.mark, variant.series) for variant in variants] == [
         ("as in params.yaml", "as in params.yaml", "SAP"),
         ("p 0.2", "p 0.2", "SAP, p"),
         ("q 2", "q 2", "SAP, q"),
@@ -124,10 +124,10 @@ def test_one_setting_at_a_time_has_a_series_each_and_a_place_for_the_rest():
 def test_a_list_is_labelled_by_its_entries():
     shares, chains = ([0.01], [0.05, 0.3], []), (3, 5)
     flat = [sweep.flat({"methods": {"mipp": {"regularisation": share}}}) for share in shares]
-    found = sweep.variants(
+    variants = sweep.variants(
         [sweep.Experiment(str(n), content, comparison({"mipp": [0.9]})) for n, content in enumerate(flat)]
     )
-    assert [variant.label for variant in found] == [
+    assert [variant.label for variant in variants] == [
         "regularisation 0.01",
         "regularisation 0.05 0.3",
         "regularisation none",
@@ -144,13 +144,13 @@ def test_a_list_is_labelled_by_its_entries():
 
 
 def test_a_setting_of_no_method_concerns_all():
-    found = sweep.variants(
+    variants = sweep.variants(
         [
             experiment("workspace", {"sap": [0.9, 0.8]}),
             experiment("other", {"sap": [0.9, 0.8]}, study__seeds=(0, 1, 2)),
         ]
     )
-    assert [variant.experiment for variant in found] == ["workspace", "other"]
+    assert [variant.experiment for variant in variants] == ["workspace", "other"]
 
 
 def test_all_rows_of_all_variants_stand_in_one_comparison(epsilons):
@@ -182,26 +182,26 @@ def gathering(build, run, tmp_path):
 def test_experiments_are_read_from_the_cache_and_drawn(gathering, tmp_path):
     experiments = sweep_report.gathered(gathering, [], lambda digest: tmp_path / "cached.csv")
     assert [experiment.name for experiment in experiments] == ["workspace", "big-aunt"]
-    found = sweep.variants(experiments)
-    rows = sweep.table(found)
+    variants = sweep.variants(experiments)
+    rows = sweep.table(variants)
     assert list(rows["variant"]) == ["InCoP-IF, ε 0.1", "InCoP-IF, ε 0.9", "SAP"]
-    charts = sweep_page.charts(found, rows)
+    charts = sweep_page.charts(variants, rows)
     assert set(charts) == {"sweep", "sweep_density"} and all(charts.values())
-    page = sweep_page.render(experiments, found, rows, charts)
+    page = sweep_page.render(experiments, variants, rows, charts)
     for text in ("InCoP-IF, ε 0.9", "methods.incop_if.epsilon", "big-aunt", 'data-chart="sweep"'):
         assert text in page
 
 
 def test_findings_say_what_the_numbers_say():
-    found = sweep.variants(
+    variants = sweep.variants(
         [
             experiment("workspace", {"sap": [0.90, 0.91, 0.92], "incop_if": [0.901, 0.909, 0.919]}, 8),
             experiment("big", {"incop_if": [0.70, 0.72, 0.71]}, 1, methods__incop_if__epsilon=0.9),
         ]
     )
-    best, apart, extremes = sweep_page.findings(found, sweep.table(found))
+    best, significant, extremes = sweep_page.findings(variants, sweep.table(variants))
     assert best.startswith("Highest final accuracy: SAP with 91.00") and "16.0 epochs" in best
-    assert apart.startswith("Significantly apart from SAP in final accuracy: InCoP-IF, ε 0.9 by −20.00 points")
+    assert significant.startswith("Final accuracy differs significantly from SAP's: InCoP-IF, ε 0.9 by −20.00 points")
     assert extremes.startswith("InCoP-IF: from ε 0.1 to ε 0.9 retraining goes from 16.0 to 2.0 epochs")
     same = sweep.variants([experiment("workspace", {"sap": [0.90, 0.91], "incop_if": [0.91, 0.90]})])
     assert "No variant's final accuracy differs significantly" in sweep_page.findings(same, sweep.table(same))[1]

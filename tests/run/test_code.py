@@ -1,4 +1,4 @@
-"""Which files a stage runs: all that it imports, and of the methods its own alone."""
+"""The files that a stage runs: all that it imports, and only its own method."""
 
 import ast
 from pathlib import Path
@@ -19,8 +19,8 @@ def imported_as_python_reads(path: Path) -> set[Path]:
             modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     parts = [module.split(".") for module in modules if module.split(".")[0] == "prunus"]
     paths = {code.STAGES.joinpath(*part[:n]) for part in parts for n in range(1, len(part) + 1)}
-    found = {path.with_suffix(".py") for path in paths} | {path / "__init__.py" for path in paths}
-    return {path for path in found if path.exists()}
+    candidates = {path.with_suffix(".py") for path in paths} | {path / "__init__.py" for path in paths}
+    return {path for path in candidates if path.exists()}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(code.STAGES)))

@@ -1,4 +1,4 @@
-"""Threads and device are what params.yaml says."""
+"""Threads and device are as in params.yaml."""
 
 import subprocess
 import sys

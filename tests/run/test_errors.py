@@ -1,4 +1,4 @@
-"""What a user can mend is one line, a mistake of ours keeps its traceback."""
+"""An error that the user can fix is one line; a bug keeps its traceback."""
 
 import errno
 import json
@@ -41,10 +41,10 @@ def too_much_for_cuda():
 def test_out_of_memory_is_one_line_that_says_what_to_lower(folder, allocate, capsys):
     with pytest.raises(SystemExit), errors.one_line_errors(), Recorder(RECORD, eased_by=["flow.samples"]):
         allocate()
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "seed0 sap iteration-3: out of memory (" in said
-    assert said.endswith("); lower flow.samples or run fewer stages at a time (snakemake --cores)\n")
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    assert "seed0 sap iteration-3: out of memory (" in stderr
+    assert stderr.endswith("); lower flow.samples or run fewer stages at a time (snakemake --cores)\n")
     assert json.loads(layout.failure(RECORD).read_text())["kind"] == "out_of_memory"
 
 
@@ -58,8 +58,8 @@ def test_what_may_not_be_read_or_written_is_named(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit), errors.one_line_errors():
         files.write_json(tmp_path / "file" / "metrics.json", {})
-    said = capsys.readouterr().err
-    assert said.endswith("/file: File exists; mend that, then run the same command again\n")
+    stderr = capsys.readouterr().err
+    assert stderr.endswith("/file: File exists; fix it and run the same command again\n")
     with pytest.raises(SystemExit), errors.one_line_errors():
         raise PermissionError(errno.EACCES, "Permission denied", "data/raw/x")
-    assert "data/raw/x: Permission denied; mend that" in capsys.readouterr().err
+    assert "data/raw/x: Permission denied; fix it" in capsys.readouterr().err

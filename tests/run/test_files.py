@@ -1,4 +1,4 @@
-"""Files of stages: written whole or not at all, and read with care."""
+"""Files of stages: written completely or not at all, and checked when they are read."""
 
 import errno
 import json
@@ -51,9 +51,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(full_disk, capsys):
     for write in (lambda: checkpoint.save(path, tensors), lambda: files.write_json(path, "x" * 2**21)):
         with pytest.raises(SystemExit), errors.one_line_errors():
             write()
-        said = capsys.readouterr().err
-        assert said.endswith(
-            f"{path} could not be written (No space left on device); free some space, then run the same command again\n"
+        stderr = capsys.readouterr().err
+        assert stderr.endswith(
+            f"{path} could not be written (No space left on device); free some space and run the same command again\n"
         )
         assert written(full_disk) == [full_disk / "small.safetensors"]
 
@@ -147,8 +147,10 @@ FOREIGN = {
 def test_rows_of_foreign_columns_or_types(tmp_path, content):
     path = tmp_path / "history.csv"
     path.write_text(content)
-    said = refusal(read_rows, path, MADE_BY, COLUMNS)
-    assert said.startswith(f"{path} is damaged ({FOREIGN[content]}") and said.endswith(f"`{MADE_BY}` makes it again")
+    message = refusal(read_rows, path, MADE_BY, COLUMNS)
+    assert message.startswith(f"{path} is damaged ({FOREIGN[content]}") and message.endswith(
+        f"`{MADE_BY}` makes it again"
+    )
     path.write_text("loss,epoch,distance\n0.5,1,\n0.25,2,0.75\n")
     assert read_rows(path, MADE_BY, COLUMNS) == [
         {"epoch": "1", "loss": "0.5", "distance": ""},
@@ -174,15 +176,15 @@ def test_rows_as_a_stage_writes_them(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_no_file_holds_what_is_not_finite(value, tmp_path):
     path = tmp_path / "a.json"
-    said = refusal(files.write_json, path, {"flows": {"information": [0.5, value]}, "n": 3}, kind="not_finite")
-    assert said.startswith(f"{path} is not written: flows.information.1 is {value}")
-    said = refusal(
+    message = refusal(files.write_json, path, {"flows": {"information": [0.5, value]}, "n": 3}, kind="not_finite")
+    assert message.startswith(f"{path} is not written: flows.information.1 is {value}")
+    message = refusal(
         files.write_csv, tmp_path / "a.csv", [{"a": 1.0, "b": None}, {"a": 2.0, "b": value}], kind="not_finite"
     )
-    assert f"a.csv is not written: 1.b is {value}" in said
+    assert f"a.csv is not written: 1.b is {value}" in message
     assert not list(tmp_path.iterdir())
     path.write_text(json.dumps({"flow": [0.5, value]}))
     assert "is damaged" in refusal(files.read_json, path, "python x.py", {"flow": list[float]}, kind="error")
     path.write_text('{"flow": [0.5, 1e999]}')  # JSON, and infinite when read
-    said = refusal(files.read_json, path, "python x.py", {"flow": list[float]}, kind="error")
-    assert "a.json is damaged (flow.1: Input should be a finite number)" in said
+    message = refusal(files.read_json, path, "python x.py", {"flow": list[float]}, kind="error")
+    assert "a.json is damaged (flow.1: Input should be a finite number)" in message

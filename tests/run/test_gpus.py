@@ -1,4 +1,4 @@
-"""Which GPUs there are, and that stages spread over them evenly, hold one slot each and lose it only with their end."""
+"""GPUs are listed; stages spread over them evenly, hold one slot each and lose it only when they end."""
 
 import os
 import signal
@@ -143,10 +143,10 @@ def start(code):
 def test_a_slot_is_free_again_once_all_that_held_it_were_killed(tmp_path, monkeypatch):
     monkeypatch.setenv(gpus.VISIBLE, "0,1")
     with start(RUNNER) as first, start(RUNNER) as second:
-        said = [{process.stdout.readline().strip() for _ in range(2)} for process in (first, second)]
-        placed = [next(line.split() for line in lines if " " in line) for lines in said]
+        outputs = [{process.stdout.readline().strip() for _ in range(2)} for process in (first, second)]
+        placed = [next(line.split() for line in lines if " " in line) for lines in outputs]
         assert sorted(name for name, _ in placed) == ["0", "1"]
-        assert all(name in lines for (name, _), lines in zip(placed, said, strict=True))
+        assert all(name in lines for (name, _), lines in zip(placed, outputs, strict=True))
         assert slots_held(tmp_path) == 2
         first.kill()
         first.wait()

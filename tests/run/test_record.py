@@ -58,8 +58,8 @@ def test_a_failed_stage_leaves_a_note_and_no_record_until_it_is_run_again(folder
     with pytest.raises(ZeroDivisionError), Recorder(RECORD):
         raise ZeroDivisionError("by zero\nand more")
     assert not RECORD.exists()
-    said = "ZeroDivisionError: by zero; the stage's output has the traceback"
-    assert note() == {"kind": "error", "message": said, "density": None}
+    message = "ZeroDivisionError: by zero; the stage's output has the traceback"
+    assert note() == {"kind": "error", "message": message, "density": None}
     with pytest.raises(errors.StageError), Recorder(RECORD):
         raise errors.StageError("no weight is left", "collapsed", 0.01)
     assert note() == {"kind": "collapsed", "message": "no weight is left", "density": 0.01}
@@ -89,7 +89,7 @@ def test_what_is_edited_while_plain_dvc_runs_a_stage_ends_it(folder, monkeypatch
     with pytest.raises(errors.StageError, match=r"code\.py was edited while this stage ran"):
         run()
     assert not RECORD.exists() and note()["kind"] == "error"
-    with Recorder(RECORD):  # nothing is said of what it runs by
+    with Recorder(RECORD):  # it checks no code and no settings
         os.utime(code)
     monkeypatch.setenv(AS_STARTED, str(time.time_ns() + 10**9))
     run()  # edited after it was read: what started the stage has put down what it read

@@ -1,4 +1,4 @@
-"""Single images of a folder: which are read, as what, and how one is refused."""
+"""Single images of a folder: which are read, the pixels they become, and how one is refused."""
 
 import io
 import os
@@ -199,7 +199,7 @@ def test_annotations_cannot_leave_the_folder(images, tmp_path, file):
     (tmp_path / "train").rename(tmp_path / "tiny" / "train")
     table = tmp_path / "tiny" / "val" / image_folder.ANNOTATIONS
     table.write_text(f"{file}\tcats\t0\t0\t1\t1\n")
-    assert refused(tmp_path / "tiny").startswith(f"{table}, line 1: {file!r} is no name of a file")
+    assert refused(tmp_path / "tiny").startswith(f"{table}, line 1: {file!r} is not a file name in ")
 
 
 def test_more_pixels_than_memory_holds(images):
@@ -270,8 +270,8 @@ def test_more_than_eight_bits_per_channel(tmp_path, name):
     put(tmp_path, f"dog/{name}", content=DEEP[name])
     with Image.open(tmp_path / "dog" / name) as image:
         image.load()  # PIL has no complaint
-    said = f"{tmp_path / 'dog' / name}: has more than 8 bits per channel; convert it to 8 bits"
-    assert refused(tmp_path) == said
+    message = f"{tmp_path / 'dog' / name}: has more than 8 bits per channel; convert it to 8 bits"
+    assert refused(tmp_path) == message
 
 
 def test_at_most_eight_bits_per_channel(tmp_path):

@@ -1,4 +1,4 @@
-"""A folder of one's own images: which files count, what is a class and what a split, and what is said of the rest."""
+"""A folder of own images: which files are used, which folders are classes or splits, and the report on the rest."""
 
 import io
 import os
@@ -66,8 +66,8 @@ def test_of_two_test_folders_one_is_used_and_the_other_named(tmp_path):
 def test_what_may_be_either_is_a_line_with_both_readings(tmp_path, folders):
     put(tmp_path, *(f"{folder}/a.png" for folder in folders))
     message = refused(tmp_path)
-    assert message.startswith(f"{tmp_path}: is a split ") and " classes (" in message
-    assert "for a split leave" in message or "rename the classes" in message
+    assert message.startswith(f"{tmp_path}: is either a split ") and " classes (" in message
+    assert "for a split keep" in message or "rename the classes" in message
 
 
 @pytest.mark.parametrize("name", ["train", "pets"])
@@ -75,7 +75,7 @@ def test_one_folder_of_class_folders_is_what_the_path_should_name(tmp_path, name
     put(tmp_path, f"{name}/cat/a.png", f"{name}/dog/a.png")
     message = refused(tmp_path)
     assert message.startswith(f"{tmp_path}: holds 1 class folder(s)")
-    assert message.endswith(f"is it {tmp_path / name} that data.image_folder.path should name?")
+    assert message.endswith(f"should data.image_folder.path name {tmp_path / name}?")
 
 
 def test_no_class_folder_names_what_an_experiment_s_copy_needs(tmp_path):
@@ -93,7 +93,7 @@ def test_an_empty_class_folder(tmp_path, split):
 
 def test_a_class_in_test_alone(tmp_path):
     put(tmp_path, "train/cat/a.png", "train/dog/a.png", "test/cat/a.png", "test/eel/a.png")
-    assert refused(tmp_path).startswith(f"{tmp_path / 'test' / 'eel'}: there are no training images of this class")
+    assert refused(tmp_path).startswith(f"{tmp_path / 'test' / 'eel'}: this class has no training images")
 
 
 # What counts
@@ -178,7 +178,7 @@ def test_the_folder_itself_and_images_may_be_links(tmp_path):
 
 def test_a_dvc_project_of_its_own_is_refused(tmp_path):
     put(tmp_path, "cat/a.png", "dog/a.png", "dog/.dvc/config")
-    assert refused(tmp_path).startswith(f"{tmp_path / 'dog'}: is a DVC project of its own")
+    assert refused(tmp_path).startswith(f"{tmp_path / 'dog'}: is a separate DVC project")
 
 
 @pytest.mark.parametrize("closed", ["dog", "cat/deep", "dog/a", "dog/a.png"])

@@ -1,4 +1,4 @@
-"""Published datasets: what is wrong with their files is one line, and nothing of them is executed."""
+"""Published datasets: a fault in their files is one line, and nothing in them is executed."""
 
 import gzip
 import io
@@ -131,10 +131,10 @@ def archives() -> dict[str, bytes]:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("../train-images-idx3-ubyte", b"x" * 1000)
-    whole = gzip.compress(struct.pack(">IIII", 2051, 1, 28, 28) + bytes(784))
+    valid = gzip.compress(struct.pack(">IIII", 2051, 1, 28, 28) + bytes(784))
     return {
-        "another": whole,
-        "truncated": whole[:30],
+        "another": valid,
+        "truncated": valid[:30],
         "zip": packed.getvalue(),
         "empty": b"",
         "bomb": gzip.compress(bytes(10**7)),

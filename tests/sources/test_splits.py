@@ -1,4 +1,4 @@
-"""Splits: cut class by class, by seed, from the classes and the share of images that params.yaml asks for."""
+"""Splits: cut class by class, by seed, from the classes and the share of images in params.yaml."""
 
 from functools import partial
 
@@ -16,10 +16,10 @@ refusal = partial(hostile.refusal, error=DataError)
 
 def test_splits_share_the_images_out_class_by_class(digits):
     splits = cut(digits, 0.2, 0.1, 0)
-    whole = counts(digits.train)
-    for before, test in zip(whole, counts(splits["test"]), strict=True):
+    totals = counts(digits.train)
+    for before, test in zip(totals, counts(splits["test"]), strict=True):
         assert abs(test - 0.2 * before) <= 0.5
-    for before, test, validation in zip(whole, counts(splits["test"]), counts(splits["validation"]), strict=True):
+    for before, test, validation in zip(totals, counts(splits["test"]), counts(splits["validation"]), strict=True):
         assert abs(validation - 0.1 * (before - test)) <= 0.5
     numbered = Source(Split(torch.arange(len(digits.train.labels)), digits.train.labels), None, digits.classes)
     parts = [split.images for split in cut(numbered, 0.2, 0.1, 0).values()]
@@ -81,7 +81,7 @@ def test_a_class_has_the_same_test_images_whichever_others_are_listed(digits):
 
 def test_a_class_that_does_not_exist():
     message = refusal(of_classes, numbered([0, 1, 2]), [0, 3])
-    assert message == "classes: 3 is no class of the dataset; allowed: 0 to 2"
+    assert message == "classes: 3 is not a class of the dataset; allowed: 0 to 2"
 
 
 def images_of(splits: dict[str, Split], *names: str) -> set[int]:
@@ -91,13 +91,13 @@ def images_of(splits: dict[str, Split], *names: str) -> set[int]:
 @pytest.mark.parametrize("own_test", [True, False])
 def test_a_fraction_of_the_training_images_of_every_class(own_test):
     source = numbered([0] * 100 + [1] * 60 + [2] * 40, [0, 1, 2] * 5 if own_test else None)
-    whole, half, tenth = (cut(source, 0.5, 0.1, 0, fraction) for fraction in (1.0, 0.5, 0.1))
+    full, half, tenth = (cut(source, 0.5, 0.1, 0, fraction) for fraction in (1.0, 0.5, 0.1))
     of_training = 1 if own_test else 0.5
     for splits, fraction in ((half, 0.5), (tenth, 0.1)):
-        assert torch.equal(splits["test"].images, whole["test"].images)
+        assert torch.equal(splits["test"].images, full["test"].images)
         used = torch.cat([splits[name].labels for name in ("train", "validation")])
         assert used.bincount().tolist() == [round(fraction * of_training * n) for n in (100, 60, 40)]
-    everything = [images_of(splits, "train", "validation") for splits in (tenth, half, whole)]
+    everything = [images_of(splits, "train", "validation") for splits in (tenth, half, full)]
     assert everything[0] < everything[1] < everything[2]
     assert images_of(cut(source, 0.5, 0.1, 1, 0.1), "train", "validation") != everything[0]
 

@@ -98,56 +98,58 @@ def identity(network):
 @contextmanager
 def passes():
     """How often each network has seen each image, by weights and pixels; times what it is shown without pixels."""
-    seen = Counter()
+    counted = Counter()
 
     def count(module, inputs):
         if isinstance(module, nn.Sequential) and inputs[0].any():
-            seen.update((identity(module), image.numpy().tobytes()) for image in inputs[0])
+            counted.update((identity(module), image.numpy().tobytes()) for image in inputs[0])
 
     hook = register_module_forward_pre_hook(count)
     try:
-        yield seen
+        yield counted
     finally:
         hook.remove()
 
 
 def test_every_network_passes_every_test_image_once_and_the_dense_one_once_for_all_chains(study, evaluated):
     run, _ = study
-    with passes() as seen:
+    with passes() as counted:
         evaluated(1.0, latency_seconds=0.1)
     data = load_test("cpu", 1.0, 0)
     images = Counter(image.numpy().tobytes() for image in data.normalise(data.splits["test"].images))
-    whole, just_pruned = [("dense", 0), *itertools.product(CHAINS, (1, 2))], []
-    for method, t in whole[1:]:
+    retrained, just_pruned = [("dense", 0), *itertools.product(CHAINS, (1, 2))], []
+    for method, t in retrained[1:]:
         before, (_, alive) = network_at(method, t - 1)[0], network_at(method, t)
         masking.apply(before, alive)
         just_pruned.append(before)
-    for network in [network_at(*of)[0] for of in whole] + just_pruned:
-        own = identity(network)
-        assert Counter({image: seen.pop((own, image), 0) for image in images}) == images
-    # What is left are the compacted networks, which are asked whether they answer the same.
-    compacted = {own for own, image in seen if image in images}
+    for network in [network_at(*of)[0] for of in retrained] + just_pruned:
+        identifier = identity(network)
+        assert Counter({image: counted.pop((identifier, image), 0) for image in images}) == images
+    # The rest are the compacted networks, whose answers are compared.
+    compacted = {identifier for identifier, image in counted if image in images}
     assert (iterations("imp_channels").channels_removed > 0).all()
     assert len(compacted) == sum((iterations(method).channels_removed > 0).sum() for method in CHAINS)
-    assert all(sum((own, image) in seen for image in images) <= evaluate.CHECKED_IMAGES for own in compacted)
-    assert all(seen[own, image] <= times for image, times in images.items() for own in compacted)
+    assert all(
+        sum((identifier, image) in counted for image in images) <= evaluate.CHECKED_IMAGES for identifier in compacted
+    )
+    assert all(counted[identifier, image] <= times for image, times in images.items() for identifier in compacted)
 
 
 def test_a_share_of_the_test_images_is_the_same_for_all_networks_and_recorded(study, evaluated):
     evaluated(1.0)
     every = {method: iterations(method) for method in CHAINS}
     evaluated(0.25)
-    part, whole = load_test("cpu", 0.25, 0), load_test("cpu", 1.0, 0)
-    sizes = [int(0.25 * size + 0.5) for size in whole.splits["test"].labels.bincount().tolist()]
+    part, all_images = load_test("cpu", 0.25, 0), load_test("cpu", 1.0, 0)
+    sizes = [int(0.25 * size + 0.5) for size in all_images.splits["test"].labels.bincount().tolist()]
     assert part.splits["test"].labels.bincount().tolist() == sizes
-    found = json.loads((layout.evaluation(0, "dense") / "metrics.json").read_text())
-    assert found["test_images"] == sum(sizes)
-    assert found["test_accuracy"] == accuracy(network_at("sap", 0)[0], part, "test")
+    metrics = json.loads((layout.evaluation(0, "dense") / "metrics.json").read_text())
+    assert metrics["test_images"] == sum(sizes)
+    assert metrics["test_accuracy"] == accuracy(network_at("sap", 0)[0], part, "test")
     assert json.loads(layout.evaluation_record(0, "dense").read_text())["test_images"] == sum(sizes)
     for method in CHAINS:
         table, record = iterations(method), json.loads(layout.evaluation_record(0, method).read_text())
         assert record["test_images"] == sum(sizes)
-        assert table.dense_test_accuracy.tolist() == [found["test_accuracy"]] * 2
+        assert table.dense_test_accuracy.tolist() == [metrics["test_accuracy"]] * 2
         assert table.test_accuracy.tolist() == [accuracy(network_at(method, t)[0], part, "test") for t in (1, 2)]
         same = [name for name in table if not name.endswith("test_accuracy")]
         pd.testing.assert_frame_equal(table[same], every[method][same])
@@ -156,14 +158,14 @@ def test_a_share_of_the_test_images_is_the_same_for_all_networks_and_recorded(st
 
 def test_the_dense_layers_are_the_first_rows_of_every_chain(study, evaluated):
     evaluated(1.0)
-    own = pd.read_csv(layout.evaluation(0, "dense") / "layers.csv")
+    dense_layers = pd.read_csv(layout.evaluation(0, "dense") / "layers.csv")
     network, alive = network_at("sap", 0)
     macs = multiply_accumulates(network, load_test("cpu", 1.0, 0).shape, alive)
-    pd.testing.assert_frame_equal(own, pd.DataFrame(layer_table(network, alive, macs)))
+    pd.testing.assert_frame_equal(dense_layers, pd.DataFrame(layer_table(network, alive, macs)))
     for method in CHAINS:
         layers = pd.read_csv(layout.evaluation(0, method) / "layers.csv").query("iteration == 0")
-        pd.testing.assert_frame_equal(layers[list(own)], own)
-        assert layers.pruned_pq_index.tolist() == own.pq_index.tolist()
+        pd.testing.assert_frame_equal(layers[list(dense_layers)], dense_layers)
+        assert layers.pruned_pq_index.tolist() == dense_layers.pq_index.tolist()
 
 
 def test_a_dense_evaluation_on_other_images_is_refused_in_one_line(study, evaluated):
@@ -171,8 +173,10 @@ def test_a_dense_evaluation_on_other_images_is_refused_in_one_line(study, evalua
     evaluated(1.0)
     content["evaluation"]["fraction"] = 0.5
     layout.PARAMS.write_text(yaml.safe_dump(content))
-    said = r"of lenet5 on 359 images of digits, the study is lenet5 on \d+ of digits; `python stages/evaluate_dense.py"
-    with pytest.raises(StageError, match=said):
+    message = (
+        r"of lenet5 on 359 images of digits, the study is lenet5 on \d+ of digits; `python stages/evaluate_dense.py"
+    )
+    with pytest.raises(StageError, match=message):
         run(evaluate, "--seed", 0, "--method", "sap")
 
 

@@ -1,4 +1,4 @@
-"""What a stage reads of a run is checked: a damaged file is named in one line, with the command that makes it again."""
+"""Stages check the files that they read: one line names a damaged file and the command that makes it again."""
 
 import json
 import os
@@ -69,14 +69,15 @@ def test_a_reference_that_is_not_finite_is_said_and_not_written(run, tmp_path, m
     layout.reference_flow(0).unlink()
     with pytest.raises(SystemExit) as ended:
         call(FLOW, monkeypatch)
-    said = capsys.readouterr().err
-    assert ended.value.code == 1 and said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert ended.value.code == 1 and stderr.count("\n") == 1
     assert (
-        "seed 0: the dense network's gradient flow is not finite in 1 of 1 entries: its activations are not fi" in said
+        "seed 0: the dense network's gradient flow is not finite in 1 of 1 entries: its activations are not fi"
+        in stderr
     )
     assert not layout.reference_flow(0).exists()
     note = json.loads(layout.failure(layout.record("seed0", "reference_flow")).read_text())
-    assert note["kind"] == "not_finite" and note["message"] in said
+    assert note["kind"] == "not_finite" and note["message"] in stderr
 
 
 ITERATION = layout.iteration(0, "sap", 1)
@@ -141,8 +142,8 @@ def test_a_stage_names_the_file_and_the_command_that_makes_it(
     before = times(root)
     with pytest.raises(SystemExit) as ended:
         call(command, monkeypatch)
-    said = capsys.readouterr().err.strip()
+    stderr = capsys.readouterr().err.strip()
     assert ended.value.code == 1
-    assert len(said.splitlines()) == 1 and f"`{made_by}`" in said
-    assert f"{file}" in said or (damage == "missing" and "no chain of the study is evaluated" in said)
+    assert len(stderr.splitlines()) == 1 and f"`{made_by}`" in stderr
+    assert f"{file}" in stderr or (damage == "missing" and "no chain of the study is evaluated" in stderr)
     assert times(root) == before or command == MADE_BY

@@ -1,4 +1,4 @@
-"""Ctrl-C is one line and status 130, whatever a stage's script is at: importing, or at work."""
+"""Ctrl-C is one line and status 130, while a stage's script imports or works."""
 
 import os
 import signal

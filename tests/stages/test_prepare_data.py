@@ -1,4 +1,4 @@
-"""The stage that prepares the dataset: what it says, writes and records."""
+"""The stage that prepares the dataset: what it prints, writes and records."""
 
 import json
 import runpy
@@ -84,10 +84,10 @@ def own_images(tmp_path):
 
 def test_stage_says_and_records_what_own_images_are_not_used_for(project, own_images, tmp_path, capsys):
     project({"image_folder": {"path": "data/images", "side": SIDE}}, dataset="image_folder")
-    said = capsys.readouterr().out.splitlines()
-    copied = next(line for line in said if line.startswith("in two splits"))
+    lines = capsys.readouterr().out.splitlines()
+    copied = next(line for line in lines if line.startswith("in two splits"))
     assert copied.startswith("in two splits, pixel for pixel: 1 (test/cat/copy.bmp in test = train/dog/1 in ")
-    assert [line for line in said if line != copied] == [
+    assert [line for line in lines if line != copied] == [
         "passed over: hidden: 5 (train/.hidden0, train/.hidden1, train/.hidden2, ...); "
         "no image: 1 (test/cat/notes\\n.txt)",
         "classes without test images: 2 (dog, eel)",

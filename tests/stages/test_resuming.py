@@ -168,17 +168,17 @@ def test_a_checkpoint_depends_on_the_data_that_dvc_knows_the_stage_to_read(proje
     (layout.iteration(0, "sap", 1)).mkdir(parents=True)
     (layout.iteration(0, "sap", 1) / layout.METRICS_NAME).write_text('{"channels_removed": 0.3}')
     pruning = (prune_iteration, "--seed", 0, "--method", "imp_channels", "--iteration", 1)
-    found = {"pretrain": project.inputs["pretrain"]}
+    inputs_by_stage = {"pretrain": project.inputs["pretrain"]}
     for stage, arguments in (("prune_iteration", pruning), ("prune_at_ratio", (*pruning, "--ratio-of", "sap"))):
         with pytest.raises(Killed):
             project.run(*arguments, kill=("save", 1))
-        found[stage] = project.inputs["prune_iteration"]
+        inputs_by_stage[stage] = project.inputs["prune_iteration"]
     project.run(prepare_transfer, "--dataset", "digits")
     with pytest.raises(Killed):
         project.run(transfer, "--dataset", "digits", "--seed", 0, "--method", "dense", kill=("save", 1))
-    found["transfer"] = project.inputs["transfer"]
+    inputs_by_stage["transfer"] = project.inputs["transfer"]
     item = {"seed": 0, "dataset": "digits", "iteration.after": "../dense", "iteration.t": 1}
-    for stage, inputs in found.items():
+    for stage, inputs in inputs_by_stage.items():
         method = "dense" if stage == "transfer" else "imp_channels"
         values = {f"item.{key}": value for key, value in item.items()}
         values |= {"item.method": method, "imposed.ratio_of": "sap"}

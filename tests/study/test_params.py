@@ -42,7 +42,7 @@ def changed(raw, changes):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("training.epoch", 3, "training.epoch: 3 is an unknown key"),
         ("training.epochs", "ten", "training.epochs: 'ten' should be a valid integer"),
@@ -101,22 +101,22 @@ def changed(raw, changes):
         ("data.classes", [0, 1.0], "data.classes: [0, 1.0] must be all or a list of at least two class numbers"),
         ("data.classes", [-1, 1], "data.classes: [-1, 1] must be all or a list of at least two class numbers"),
         ("data.classes", [4, 2, 4], "data.classes: 4 is listed twice"),
-        ("data.classes", [0, 10], "data.classes: 10 is no class of digits; allowed: 0 to 9"),
+        ("data.classes", [0, 10], "data.classes: 10 is not a class of digits; allowed: 0 to 9"),
         ("data.fraction", 0.0, "data.fraction: 0.0 should be greater than 0"),
         ("data.fraction", 1.1, "data.fraction: 1.1 should be less than or equal to 1"),
         ("data.imbalance", 0.5, "data.imbalance: 0.5 should be greater than or equal to 1"),
     ],
 )
-def test_one_line_names_key_value_and_what_is_allowed(raw, key, value, said):
+def test_one_line_names_key_value_and_what_is_allowed(raw, key, value, message):
     put(raw, key, value)
     with pytest.raises(mistakes.ParamsError) as error:
         checks.validate(raw)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"sap.patience": 2}, "methods.sap.patience: 2 does nothing with stop: fixed; remove it"),
         ({"sap.patience": None}, "methods.sap.patience: None does nothing with stop: fixed; remove it"),
@@ -134,11 +134,11 @@ def test_one_line_names_key_value_and_what_is_allowed(raw, key, value, said):
         ({"incop_if.relative": DELETED}, "methods.incop_if.relative: is missing; metric: l2 needs it"),
     ],
 )
-def test_a_key_that_does_nothing_is_refused_and_one_that_is_needed_is_asked_for(raw, changes, said):
+def test_a_key_that_does_nothing_is_refused_and_one_that_is_needed_is_asked_for(raw, changes, message):
     changed(raw, changes)
     with pytest.raises(mistakes.ParamsError) as error:
         checks.validate(raw)
-    assert str(error.value) == said
+    assert str(error.value) == message
 
 
 def test_a_key_that_does_nothing_is_in_no_record(raw):
@@ -156,7 +156,7 @@ def test_an_empty_file_and_a_block_that_is_none_are_said_in_words(raw):
     with pytest.raises(mistakes.ParamsError) as error:
         checks.validate(None)
     assert str(error.value).startswith("params.yaml: is empty; it holds the blocks study, imposed, transfer, data, ")
-    for key, value, said in (
+    for key, value, message in (
         ("study", None, "study: None should be a block of keys"),
         ("training.sgd", 3, "training.sgd: 3 should be a block of keys"),
         ("methods", [], "methods: [] should be a block of keys"),
@@ -167,7 +167,7 @@ def test_an_empty_file_and_a_block_that_is_none_are_said_in_words(raw):
         put(changed, key, value)
         with pytest.raises(mistakes.ParamsError) as error:
             checks.validate(changed)
-        assert str(error.value) == said
+        assert str(error.value) == message
 
 
 def test_a_file_that_may_not_be_looked_at_is_one_line(tmp_path, monkeypatch, capsys):
@@ -177,9 +177,9 @@ def test_a_file_that_may_not_be_looked_at_is_one_line(tmp_path, monkeypatch, cap
     monkeypatch.setattr(type(tmp_path), "stat", refused)  # root may look everywhere
     with pytest.raises(SystemExit) as ended:
         params.for_stage([])
-    said = capsys.readouterr().err
-    assert ended.value.code == 2 and said.count("\n") == 1
-    assert said.endswith("params.yaml: cannot be read (Permission denied)\n")
+    message = capsys.readouterr().err
+    assert ended.value.code == 2 and message.count("\n") == 1
+    assert message.endswith("params.yaml: cannot be read (Permission denied)\n")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becoming another user needs root")
@@ -220,7 +220,7 @@ def test_an_absent_folder_of_own_images_is_named_with_its_key(raw, path):
     assert checks.absent_folder(checks.validate(raw, methods=[])) is None
     put(raw, "data.image_folder.path", path)
     line = checks.absent_folder(checks.validate(raw, methods=[]))
-    assert line.startswith(f"data.image_folder.path: '{path}' is no folder; it is watched whatever study.dataset is")
+    assert line.startswith(f"data.image_folder.path: '{path}' is not a folder; DVC watches it with every study.dataset")
 
 
 def test_an_image_folder_that_dvc_was_told_of_and_that_is_not_here_is_pulled(raw, tmp_path, monkeypatch):
@@ -271,7 +271,7 @@ def transfer(raw, **changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"datasets": ["imagenet"]}, "transfer.datasets[0]: 'imagenet' unknown dataset; allowed: digits, mnist"),
         ({"datasets": ["digits", "digits"]}, "transfer.datasets: 'digits' is listed twice"),
@@ -282,16 +282,16 @@ def transfer(raw, **changes):
         ({"methods": ["sap", "sap"]}, "transfer.methods: 'sap' is listed twice"),
         ({"methods": ["mipp"]}, "transfer.methods: 'mipp' is not in this study; allowed: dense, one_shot, lth, sap,"),
         ({"classes": "all"}, "transfer.datasets: 'digits' is study.dataset, and transfer.classes is data.classes"),
-        ({"classes": [5, 10]}, "transfer.classes: 10 is no class of digits; allowed: 0 to 9"),
+        ({"classes": [5, 10]}, "transfer.classes: 10 is not a class of digits; allowed: 0 to 9"),
         ({"classes": [5]}, "transfer.classes: [5] must be all or a list of at least two class numbers"),
         ({"fraction": 0}, "transfer.fraction: 0 should be greater than 0"),
         ({"start": "trained"}, "transfer.start: 'trained' should be 'retrained' or 'initial'"),
         ({"epochs": 0}, "transfer.epochs: 0 should be greater than or equal to 1"),
     ],
 )
-def test_a_transfer_names_datasets_of_one_shape_and_methods_of_the_study(raw, changes, said):
+def test_a_transfer_names_datasets_of_one_shape_and_methods_of_the_study(raw, changes, message):
     (line,) = transfer(raw, **changes)
-    assert line.startswith(said)
+    assert line.startswith(message)
 
 
 def test_transfers_that_make_sense(raw):
@@ -313,7 +313,7 @@ def test_information_is_measured_between_the_layers_of_chains_of_the_study(raw):
         checks.validate(raw)
     assert str(error.value).splitlines() == [
         "information.methods: 'sap' is listed twice",
-        "information.methods: 'thinet' is no chain of this study; allowed: sap, mipp, thinet_at_mipp",
+        "information.methods: 'thinet' is not a chain of this study; allowed: sap, mipp, thinet_at_mipp",
     ]
     raw["study"].update(network="linear", methods=["sap"])
     raw["imposed"]["methods"], raw["information"]["methods"] = [], ["sap"]
@@ -325,8 +325,8 @@ def test_information_is_measured_between_the_layers_of_chains_of_the_study(raw):
 
 def test_pretrained_takes_grey_images_large_enough(raw):
     raw["network"]["pretrained"], raw["study"]["network"], raw["study"]["dataset"] = True, "resnet18", "mnist"
-    said = "resnet18 pretrained needs images of at least 32 pixels, mnist has 28; raise network.side"
-    with pytest.raises(mistakes.ParamsError, match=said):
+    message = "resnet18 pretrained needs images of at least 32 pixels, mnist has 28; raise network.side"
+    with pytest.raises(mistakes.ParamsError, match=message):
         checks.validate(raw)
     raw["network"]["side"] = 31
     with pytest.raises(mistakes.ParamsError, match="at least 32 pixels, network.side is 31"):

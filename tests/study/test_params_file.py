@@ -1,4 +1,4 @@
-"""params.yaml stands in the form in which DVC's `-S` writes it: what it sets changes, every comment stays."""
+"""params.yaml has the form in which DVC's `-S` writes it: `-S` changes the key it sets and keeps every comment."""
 
 import difflib
 import json
@@ -94,9 +94,9 @@ def test_keys_come_and_go_with_the_setting_that_reads_them(set_keys, options, ch
 @pytest.mark.parametrize("key", LISTS)
 def test_a_list_that_was_emptied_or_filled_comes_back_with_all_comments(set_keys, key):
     other = [] if LISTS[key] else ["sap", "lth"]
-    there, back = [option(key, other)], [option(key, LISTS[key])]
-    assert yaml.safe_load(set_keys(there)) != yaml.safe_load(TEXT)
-    assert set_keys(there, back) == TEXT
+    changed, back = [option(key, other)], [option(key, LISTS[key])]
+    assert yaml.safe_load(set_keys(changed)) != yaml.safe_load(TEXT)
+    assert set_keys(changed, back) == TEXT
 
 
 @pytest.mark.parametrize("key", ["data.classes", "transfer.classes"])

@@ -1,4 +1,4 @@
-"""YAML is read as DVC reads it, and what would take memory, time or the process itself is one line."""
+"""YAML is read as DVC reads it; input that would exhaust memory or time or end the process is refused in one line."""
 
 import time
 
@@ -26,7 +26,7 @@ def test_plain_values_are_those_that_dvc_reads(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a: 1\nb: [2", "a.yaml, line 3, column 1: is not YAML: while parsing a flow sequence, did not find expected"),
         (
@@ -36,7 +36,7 @@ def test_plain_values_are_those_that_dvc_reads(text):
         ("a: 1\nb: !!python/name:os.system x", "a.yaml, line 2, column 4: tags are not read; write a plain value"),
         ("a: 1\nb: !local {c: 1}", "a.yaml, line 2, column 4: tags are not read; write a plain value"),
         ("%YAML 1.1\n---\na: no", "a.yaml, line 1, column 1: directives (%YAML, %TAG) are not read"),
-        ("a: 1\nb: x\x07", "a.yaml, line 2, column 5: is not YAML: '\\x07' may not stand there"),
+        ("a: 1\nb: x\x07", "a.yaml, line 2, column 5: is not YAML: '\\x07' is not allowed here"),
         ("a: 1 # b\x85b: 2", "a.yaml, line 1, column 9: holds '\\x85', where some YAML readers end the line"),
         ("a: 1 # b\u2028b: 2", "a.yaml, line 1, column 9: holds '\\u2028', where some YAML readers end the line"),
         ("a: &a [*a]", "a.yaml, line 1, column 8: *a names nothing before it"),
@@ -58,10 +58,10 @@ def test_plain_values_are_those_that_dvc_reads(text):
         ),
     ],
 )
-def test_all_else_is_one_line_that_says_where_and_takes_no_time(text, said):
+def test_all_else_is_one_line_that_says_where_and_takes_no_time(text, message):
     start = time.process_time()
     with pytest.raises(ParamsError) as error:
         parse(text, "a.yaml")
     assert time.process_time() - start < 2
     (line,) = str(error.value).splitlines()
-    assert line.startswith(said)
+    assert line.startswith(message)

@@ -1,4 +1,4 @@
-"""A stage sees the keys it declares, imports its own method and no other, and says what is wrong with either."""
+"""A stage sees only the keys it declares, imports only its own method, and reports mistakes in both."""
 
 import shutil
 import subprocess
@@ -12,10 +12,10 @@ PROJECT = params.read()
 
 
 def test_a_stage_sees_what_it_declares_and_nothing_else():
-    seen = params.select(PROJECT, ["training.sgd", "methods.sap"])
-    assert seen.training.sgd.batch_size == PROJECT.training.sgd.batch_size
-    assert seen.methods.sap.p == PROJECT.methods["sap"].p
-    for hidden in ("seen.training.epochs", "seen.study", "seen.methods.lth"):
+    selected = params.select(PROJECT, ["training.sgd", "methods.sap"])
+    assert selected.training.sgd.batch_size == PROJECT.training.sgd.batch_size
+    assert selected.methods.sap.p == PROJECT.methods["sap"].p
+    for hidden in ("selected.training.epochs", "selected.study", "selected.methods.lth"):
         with pytest.raises(AttributeError):
             eval(hidden)
 
@@ -51,8 +51,8 @@ def test_edits_since_a_stage_read_its_keys_are_found(tmp_path, monkeypatch):
 
 
 def test_a_stage_sees_the_settings_of_its_method_and_the_other_blocks_as_written():
-    seen = params.for_stage(["study", "methods.sap"])
-    assert seen.methods.sap == PROJECT.methods["sap"] and vars(seen.methods).keys() == {"sap"}
+    selected = params.for_stage(["study", "methods.sap"])
+    assert selected.methods.sap == PROJECT.methods["sap"] and vars(selected.methods).keys() == {"sap"}
     blocks = params.for_stage(["methods"]).methods
     assert type(blocks["sap"]) is dict and blocks.keys() == PROJECT.methods.keys()
     with pytest.raises(SystemExit):
@@ -92,27 +92,27 @@ def judged(tmp_path):
 
 def test_a_mistake_in_the_block_of_a_method_of_another_study_is_said_and_stops_nothing(judged, tmp_path):
     replaced(tmp_path / "params.yaml", "penalty: 1.0", "penalty: -1.0")
-    said = "params.yaml: methods.oto.penalty: -1.0 should be greater than 0 (not a method of this study: ignored)"
-    assert judged() == (0, [said])
+    message = "params.yaml: methods.oto.penalty: -1.0 should be greater than 0 (not a method of this study: ignored)"
+    assert judged() == (0, [message])
     replaced(tmp_path / "params.yaml", "  - incop_gf\n", "  - incop_gf\n  - oto\n")
     assert judged() == (2, ["params.yaml: methods.oto.penalty: -1.0 should be greater than 0"])
 
 
 @pytest.mark.parametrize(
-    ("added", "said"),
+    ("added", "message"),
     [
         ("x = (\n", "SyntaxError: '(' was never closed"),
         ("import nowhere\n", "ModuleNotFoundError: No module named 'nowhere'"),
         ("import torch\nassert torch.ones(2).sum() == 3, 'no sum'\n", "AssertionError: no sum"),
     ],
 )
-def test_a_file_that_cannot_be_imported_stops_the_studies_that_use_it(added, said, judged, tmp_path):
+def test_a_file_that_cannot_be_imported_stops_the_studies_that_use_it(added, message, judged, tmp_path):
     lines = {}
     for method in ("oto", "sap"):  # the shipped study uses sap only
         path = tmp_path / f"stages/prunus/methods/{method}.py"
         line = len(path.read_text().splitlines()) + len(added.splitlines())
         replaced(path, path.read_text(), path.read_text() + added)
-        lines[method] = f"params.yaml: methods.{method}: stages/prunus/methods/{method}.py, line {line}: {said}"
+        lines[method] = f"params.yaml: methods.{method}: stages/prunus/methods/{method}.py, line {line}: {message}"
         if method == "oto":
             assert judged() == (0, [f"{lines['oto']} (not a method of this study: ignored)"])
     assert judged() == (2, [lines["sap"]])

@@ -1,5 +1,5 @@
-"""Reading and writing tables, with an error that says which command makes a missing one, and what pictures and words
-both ask."""
+"""Read and write tables, with errors that name the command that makes a missing one; questions that charts and
+sentences both ask of them."""
 
 import json
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ import pandas as pd
 from prunus.run.errors import StageError
 from prunus.run.files import write_atomically
 
-# The columns of what evaluate and its like write of a chain, and of what report reads of compare.
+# Columns of the tables that stages write for a chain, and of those that report reads.
 COLUMNS = {
-    name: words.split()
-    for name, words in {
+    name: columns.split()
+    for name, columns in {
         "iterations": """dataset network seed method iteration density alive prunable channels channels_removed
             test_accuracy pruned_test_accuracy validation_accuracy dense_test_accuracy macs dense_macs compact_macs
             parameters compact_parameters bytes untrainable epochs stopped_by distance epsilon rewind recipe""",
@@ -56,17 +56,20 @@ TEXT = set(WORDS.split())
 
 
 def read_table(path: Path, made_by: str, columns: Sequence[str] = (), others: bool = True) -> pd.DataFrame:
-    """The CSV file at ``path``; ``StageError`` where it is missing, no table, one without some of ``columns``, or with
-    words or infinite numbers in those that are not ``TEXT``. ``others``: whether it may have more columns."""
+    """The CSV file at ``path``. ``others``: whether it may have more than ``columns``.
+
+    Raises ``StageError`` if it is missing, is not a table, lacks some of ``columns``, or has words or infinite numbers
+    in those that are not ``TEXT``.
+    """
     try:
         table = pd.read_csv(path)
         if absent := [name for name in columns if name not in table]:
             raise ValueError(f"no column {absent[0]}")
-        if not others and (foreign := [name for name in table if name not in columns]):
-            raise ValueError(f"unknown column {foreign[0]}")
+        if not others and (unknown := [name for name in table if name not in columns]):
+            raise ValueError(f"unknown column {unknown[0]}")
         for name in columns:
-            if name not in TEXT and (odd := _no_number(table[name])) is not None:
-                raise ValueError(f"column {name} holds {odd}, which is no number")
+            if name not in TEXT and (entry := _not_a_number(table[name])) is not None:
+                raise ValueError(f"column {name} holds {entry}, which is not a finite number")
         return table
     except FileNotFoundError:
         raise StageError(f"{path} is missing; `{made_by}` makes it") from None
@@ -78,23 +81,23 @@ def read_table(path: Path, made_by: str, columns: Sequence[str] = (), others: bo
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Unknown numbers (NaN) become empty fields; infinite ones raise ``StageError``."""
     numbers = table.select_dtypes("float")
-    if odd := [name for name in numbers if np.isinf(numbers[name]).any()]:
-        raise StageError(f"{path} is not written: its column {odd[0]} holds an infinite number", "not_finite")
+    if infinite := [name for name in numbers if np.isinf(numbers[name]).any()]:
+        raise StageError(f"{path} is not written: its column {infinite[0]} holds an infinite number", "not_finite")
     with write_atomically(path) as partial:
         table.to_csv(partial, index=False)
 
 
-def _no_number(column: pd.Series) -> object:
-    """The first entry that is neither empty nor a finite number, None where there is none."""
+def _not_a_number(column: pd.Series) -> object:
+    """The first entry that is neither empty nor a finite number, None if there is none."""
     numbers = pd.to_numeric(column, errors="coerce").astype(float)
-    odd = column[column.notna() & ~np.isfinite(numbers)]
-    return None if odd.empty else odd.iloc[0]
+    entries = column[column.notna() & ~np.isfinite(numbers)]
+    return None if entries.empty else entries.iloc[0]
 
 
 def settings_of(comparison: pd.DataFrame, method: str) -> dict:
-    """The settings that ``method`` ran with, from the JSON of the column ``recipe``; empty where none are known.
+    """The settings that ``method`` ran with, from the JSON of the column ``recipe``; empty if unknown.
 
-    A chain has one set of settings: its first row's. Raises ``StageError`` where that is not a JSON object.
+    All rows of a chain have the same settings; the first row is read. Raises ``StageError`` if it is not a JSON object.
     """
     known = comparison.loc[comparison["method"] == method, "recipe"].dropna()
     if known.empty:
@@ -112,7 +115,7 @@ def settings_of(comparison: pd.DataFrame, method: str) -> dict:
 def removers(summary: pd.DataFrame) -> list[str]:
     """The methods of ``summary`` whose last networks have lost more than a hundredth of the channels, in its order.
 
-    Pruning single weights leaves a channel unread now and then, which is no way of removing channels.
+    Pruning single weights sometimes leaves a channel unread; that does not count as removing channels.
     """
     return list(summary.loc[summary["channels_removed_mean"] > 0.01, "method"])
 
@@ -123,6 +126,6 @@ def finished(summary: pd.DataFrame) -> list[str]:
 
 
 def of_all_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the iterations that every seed of the method has: further on, a mean would be of other seeds."""
+    """The rows of the iterations that every seed of the method has; later means would be over fewer seeds."""
     seeds = table.groupby("method")["seed"].transform("nunique")
     return table[table.groupby(["method", "iteration"])["seed"].transform("nunique") == seeds]

@@ -1,6 +1,6 @@
-"""What a study lists and does not have, the note that a stage which failed has left, and the command that makes it.
+"""What a study lists but does not have, the note that a failed stage left, and the command that makes it.
 
-What a stage reads is dvc.yaml's business: tools/gather.py removes the notes of stages that were not reached this time.
+Every note is trusted: tools/gather.py removes those of stages that the last run did not reach.
 """
 
 import json
@@ -19,7 +19,7 @@ NOT_MADE = "not_made"
 
 
 def _row(stage: str, keys: tuple, command: str, record: Path) -> dict:
-    """``record``: the stage's, beside which a failure leaves its note."""
+    """``record``: that of the stage; a failure leaves its note beside it."""
     row = dict(zip(COLUMNS, (stage, *keys, NOT_MADE, None, "not made", command), strict=True))
     note = layout.failure(record)
     try:
@@ -28,11 +28,11 @@ def _row(stage: str, keys: tuple, command: str, record: Path) -> dict:
     except FileNotFoundError:
         return row
     except (ValueError, KeyError, TypeError):
-        raise StageError(f"{note} is damaged; remove it, it only says why a run failed") from None
+        raise StageError(f"{note} is damaged; remove it (it only says why a run failed)") from None
 
 
 def _of_seed(seed: int) -> Iterator[dict]:
-    """The dense network, Phi* and the dense network's evaluation, as far as they are missing."""
+    """A row for each of the dense network, Phi* and the dense network's evaluation that is missing."""
     stages = {
         "pretrain": (0, layout.pretrain_command(seed), layout.iteration_record(seed, "dense", 0)),
         "reference_flow": (None, layout.reference_command(seed), layout.record(f"seed{seed}", "reference_flow")),
@@ -44,10 +44,12 @@ def _of_seed(seed: int) -> Iterator[dict]:
 
 
 def _of_chain(seed: int, chain: str, absent: list[int]) -> Iterator[dict]:
-    """Iterations without an evaluation; of those that are not made the first says why, the others wait for it."""
-    first, (method, ratio_of) = None, layout.of_chain(chain)
+    """Iterations without an evaluation; the first that is not made says why, the others wait for it."""
+    method, ratio_of = layout.of_chain(chain)
+    first = None
     for t in absent:
-        record, keys = layout.iteration_record(seed, chain, t), (seed, chain, t)
+        keys = (seed, chain, t)
+        record = layout.iteration_record(*keys)
         if record.exists():
             yield _row("evaluate", keys, layout.evaluate_command(seed, chain), layout.evaluation_record(seed, chain))
             continue
@@ -65,18 +67,20 @@ def missing(
     transfers: list[tuple[str, str]],
     measured: list[str],
 ) -> pd.DataFrame:
-    """One row per iteration, transfer and measurement that the study lists and the tables lack, and of such a seed per
-    dense network, evaluation of it or Phi* that is not there; without any row for a complete study.
+    """One row per iteration, transfer and measurement that the study lists and the tables lack; a seed that lacks
+    iterations also has a row for its dense network, the evaluation of that, and Phi*, where missing.
 
-    ``transfers``: pairs of another dataset and a chain; ``measured``: the chains whose information is measured.
-    ``kind`` is that of the failure note, else ``not_made``; ``density`` that of the masks that left a layer empty.
+    A complete study has no rows. ``transfers``: pairs of another dataset and a chain; ``measured``: the chains whose
+    information is measured. ``kind`` is that of the failure note, else ``not_made``; ``density`` that of the masks that
+    left a layer empty.
     """
-    made = set(zip(comparison["seed"], comparison["method"], comparison["iteration"], strict=True))
+    evaluated = set(zip(comparison["seed"], comparison["method"], comparison["iteration"], strict=True))
     moved = set(zip(transfer["dataset"], transfer["seed"], transfer["method"], transfer["iteration"], strict=True))
     known = set(zip(information["seed"], information["method"], information["iteration"], strict=True))
-    iterations, rows = range(1, len(study.iterations) + 1), []
+    iterations = range(1, len(study.iterations) + 1)
+    rows = []
     for seed in study.seeds:
-        absent = {chain: [t for t in iterations if (seed, chain, t) not in made] for chain in study.methods}
+        absent = {chain: [t for t in iterations if (seed, chain, t) not in evaluated] for chain in study.methods}
         if any(absent.values()):
             rows += _of_seed(seed)
         for chain, lacking in absent.items():
@@ -93,9 +97,9 @@ def missing(
     return pd.DataFrame(rows, columns=COLUMNS).astype({"seed": "Int64", "iteration": "Int64", "density": float})
 
 
-def said(table: pd.DataFrame) -> str:
+def one_line(table: pd.DataFrame) -> str:
     """One line: how much is missing, and the first reason."""
     counts = table["stage"].value_counts(sort=False)
-    first = table.loc[(table["kind"] != NOT_MADE).idxmax()]  # the first row, where no stage has said why
+    first = table.loc[(table["kind"] != NOT_MADE).idxmax()]  # the first row, if no stage left a note
     parts = ", ".join(f"{count} {stage}" for stage, count in counts.items())
     return f"missing: {parts}; first: {first['why']} (`{first['command']}`); all in {layout.TABLES / 'missing.csv'}"

@@ -1,4 +1,4 @@
-"""Statistics over seeds: means with intervals, paired tests, savings; what fell to nothing, and what DVC shows."""
+"""Statistics over seeds: means with intervals, paired tests, savings, collapsed runs, and DVC's metrics."""
 
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -74,7 +74,7 @@ def holm(p_values) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over n seeds, its 95 % interval (NaN for one seed) and the p of its being 0, as adjusted."""
+    """A mean over n seeds, its 95 % interval (NaN for one seed) and the p of a test that it is 0."""
 
     mean: float
     low: float
@@ -88,19 +88,19 @@ class Estimate:
         return cls(mean, mean - half, mean + half, paired_t(values), len(values))
 
     @property
-    def apart_from_zero(self) -> bool:
+    def excludes_zero(self) -> bool:
         return self.low > 0 or self.high < 0
 
     @property
     def significant(self) -> bool:
-        """Where all seeds differ by the same there is no test, and the interval is a point."""
-        return self.apart_from_zero if np.isnan(self.p) else self.p < SIGNIFICANT
+        """By p; if all seeds differ by the same there is no test, and the interval, a point, decides."""
+        return self.excludes_zero if np.isnan(self.p) else self.p < SIGNIFICANT
 
 
 def adjusted(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
-    """The same with Holm's adjusted p."""
-    p_values = holm([own.p for own in estimates.values()])
-    return {key: replace(own, p=float(p)) for (key, own), p in zip(estimates.items(), p_values, strict=True)}
+    """``estimates`` with Holm's adjusted p."""
+    p_values = holm([estimate.p for estimate in estimates.values()])
+    return {key: replace(old, p=float(p)) for (key, old), p in zip(estimates.items(), p_values, strict=True)}
 
 
 def savings(totals: pd.Series, baseline: pd.Series) -> pd.Series:
@@ -113,7 +113,7 @@ def savings(totals: pd.Series, baseline: pd.Series) -> pd.Series:
 def complete(comparison: pd.DataFrame, iterations: int) -> pd.DataFrame:
     """The rows of the chains that have all ``iterations``.
 
-    What is said of a chain's end, or summed over it, is said of these: one that a failure cut short would look cheap.
+    Final values and totals are of these only: a chain that a failure cut short would look cheap.
     """
     reached = comparison.groupby(["seed", "method"])["iteration"].transform("max")
     return comparison[reached == iterations].reset_index(drop=True)
@@ -134,12 +134,13 @@ def totals(comparison: pd.DataFrame) -> pd.DataFrame:
 def summary(comparison: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
     """One row per method: final accuracy and density with their spread, size, speed, epochs and seconds, savings.
 
-    ``comparison`` holds ``complete`` chains only, ``seeds`` counts them; a method without any has NaN in the rest.
-    Accuracies, densities, channels removed and savings are fractions; what is called fraction is a share of the dense
-    network's. Epochs and seconds are totals a seed. A speed-up is NaN unless it was measured for every seed. Savings
-    are means of the per-seed savings against SAP and LTH, NaN where the study has no such method.
+    ``comparison`` holds ``complete`` chains only; ``seeds`` counts them, and a method without any has NaN elsewhere.
+    Accuracies, densities, channels removed and savings are fractions; a column called fraction is a share of the dense
+    network's value. Epochs and seconds are totals per seed. A speed-up is NaN unless it was measured for every seed.
+    Savings are means of the per-seed savings against SAP and LTH, NaN if the study has no such method.
     """
-    last, rows = final(comparison), []
+    last = final(comparison)
+    rows = []
     sums = {method: totals(comparison[comparison["method"] == method]).droplevel("method") for method in methods}
     for method in methods:
         ends = last[last["method"] == method]
@@ -171,8 +172,18 @@ def paired_tests(comparison: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
 
     ``density_difference`` says how far from equal densities the comparison is. The interval is Student's t, 95 %.
     """
-    columns = ["method_a", "method_b", "n", "mean_difference", "ci95_low", "ci95_high", "t_p", "holm_p", "wilcoxon_p"]
-    columns.append("density_difference")
+    columns = [
+        "method_a",
+        "method_b",
+        "n",
+        "mean_difference",
+        "ci95_low",
+        "ci95_high",
+        "t_p",
+        "holm_p",
+        "wilcoxon_p",
+        "density_difference",
+    ]
     last = final(comparison)
     ends = {method: last[last["method"] == method].set_index("seed") for method in methods}
     rows = []
@@ -200,11 +211,11 @@ def paired_tests(comparison: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
 
 
 def collapse(comparison: pd.DataFrame, missing: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
-    """One row per method and 5 %-wide bin of sparsity that holds any run, a run being one iteration of one seed.
+    """One row per method and 5 %-wide bin of sparsity that holds any run; a run is one iteration of one seed.
 
-    ``collapsed`` counts the runs that ``missing`` says ended because a layer had no weight left, ``untrainable`` those
+    ``collapsed`` counts the runs of ``missing`` that ended because a layer had no weight left, ``untrainable`` those
     whose network gives every test image the same answer after retraining; ``untrainable_share`` is their share of the
-    runs that were retrained. A bin holds its lower end, the last one both.
+    runs that were retrained. A bin includes its lower end, the last one both ends.
     """
     ended = missing.loc[missing["kind"] == "collapsed", ["method", "density"]].assign(collapsed=True, untrainable=0)
     runs = comparison[["method", "density", "untrainable"]].assign(collapsed=False)
@@ -213,29 +224,32 @@ def collapse(comparison: pd.DataFrame, missing: pd.DataFrame, methods: list[str]
     counts = runs.assign(untrainable=runs["untrainable"] > 0).groupby(["method", "bin"])
     table = counts.agg(runs=("collapsed", "size"), collapsed=("collapsed", "sum"), untrainable=("untrainable", "sum"))
     table = table.loc[[method for method in methods if method in table.index]].reset_index()
-    lower, retrained = table["bin"], table["runs"] - table["collapsed"]
-    table["sparsity_from"], table["sparsity_to"] = np.round(lower / BINS, 2), np.round((lower + 1) / BINS, 2)
+    table["sparsity_from"] = np.round(table["bin"] / BINS, 2)
+    table["sparsity_to"] = np.round((table["bin"] + 1) / BINS, 2)
+    retrained = table["runs"] - table["collapsed"]
     table["untrainable_share"] = table["untrainable"] / retrained.where(retrained > 0)
     return table[["method", "sparsity_from", "sparsity_to", *COLLAPSE]]
 
 
 def transfer_summary(transfer: pd.DataFrame) -> pd.DataFrame:
-    """One row per other dataset, method and iteration: density and accuracies there and at home, over the seeds."""
-    columns = ["dataset", "start", "method", "iteration", "seeds", "density_mean", "source_test_accuracy_mean"]
-    columns += ["test_accuracy_mean", "test_accuracy_std", "test_accuracy_ci95"]
+    """One row per other dataset, method and iteration, over the seeds: density, accuracy on it and on the study's."""
+    keys = ["dataset", "start", "method", "iteration"]
+    means = ["density", "source_test_accuracy"]
+    accuracy = ["test_accuracy_mean", "test_accuracy_std", "test_accuracy_ci95"]
     rows = []
-    for keys, runs in transfer.groupby(columns[:4], sort=False):
-        means = [runs[column].mean() for column in ("density", "source_test_accuracy")]
-        rows.append((*keys, len(runs), *means, *mean_std_interval(runs["test_accuracy"])))
-    return pd.DataFrame(rows, columns=columns)
+    for values, runs in transfer.groupby(keys, sort=False):
+        rows.append(
+            (*values, len(runs), *(runs[column].mean() for column in means), *mean_std_interval(runs["test_accuracy"]))
+        )
+    return pd.DataFrame(rows, columns=[*keys, "seeds", *(f"{column}_mean" for column in means), *accuracy])
 
 
 def metrics(summary: pd.DataFrame, seeds: int) -> dict[str, dict[str, float]]:
-    """The few numbers DVC compares studies by, per method, rounded to six digits; what is not known is left out.
+    """Per method the few numbers that DVC compares studies by, rounded to six digits; unknown ones are left out.
 
-    The share of channels removed only where some method of the study removes channels; the seeds that the numbers are
-    of only where some are missing (``seeds``: those of the study). Savings are of epochs, which two runs agree on; the
-    tables hold those of seconds, and the rest.
+    The share of channels removed is given only if some method of the study removes channels; the number of seeds only
+    if some are missing (``seeds``: how many the study has). Savings are of epochs, which are the same in every run; the
+    tables have those of seconds, and the rest.
     """
     names = {
         "final_test_accuracy": "test_accuracy_mean",

@@ -1,6 +1,6 @@
-"""Gather a study's evaluations and run records into tables, reading only what it lists: folders hold leftovers.
+"""Gather a study's evaluations and run records into tables. Only what it lists is read: folders hold leftovers.
 
-What is listed and not there has no rows; ``missing`` says what that is.
+What is listed but missing has no rows; ``missing`` lists it.
 """
 
 from itertools import product
@@ -25,7 +25,7 @@ INTEGERS = ("seed", "iteration", "threads")
 
 
 class Study(Protocol):
-    """The ``study`` block of params.yaml, chains of imposed ratio among its methods; iterations are only counted."""
+    """The ``study`` block of params.yaml, its methods with the chains of imposed ratio; iterations are only counted."""
 
     dataset: str
     network: str
@@ -35,7 +35,7 @@ class Study(Protocol):
 
 
 def read_chain(path: Path, made_by: str, columns: list[str], seed: int, method: str, **options) -> pd.DataFrame:
-    """A table of one chain, read as ``files.read_table`` does; ``StageError`` too where it is of another chain."""
+    """A table of one chain, read with ``files.read_table``; raises ``StageError`` too if it is of another chain."""
     table = files.read_table(path, made_by, columns, **options)
     for name, value in ("seed", seed), ("method", method):
         if not table.empty and (foreign := set(table[name]) - {value}):
@@ -44,7 +44,7 @@ def read_chain(path: Path, made_by: str, columns: list[str], seed: int, method: 
 
 
 def _read_iterations(study: Study, seed: int, method: str) -> pd.DataFrame | None:
-    """The study's iterations of one chain as evaluated, None where none is."""
+    """The evaluated iterations of one chain that the study lists, None if there are none."""
     path = layout.evaluation(seed, method) / "iterations.csv"
     if not path.exists():
         return None
@@ -56,27 +56,30 @@ def _read_iterations(study: Study, seed: int, method: str) -> pd.DataFrame | Non
 def _gather(study: Study, name: str, first_iteration: int, may_be_empty: bool = False) -> pd.DataFrame:
     """The table ``name`` of every chain, one below the other, from ``first_iteration`` to the last that is evaluated.
 
-    ``may_be_empty``: a chain's table without any row is no error. Raises ``StageError`` where no chain has any, or one
-    of them lacks what its evaluation made.
+    ``may_be_empty``: a chain's table may have no rows. Raises ``StageError`` if no chain is evaluated, or a chain's
+    table lacks one of its evaluated iterations.
     """
     chains = []
     for seed, method in product(study.seeds, study.methods):
-        if (made := _read_iterations(study, seed, method)) is None:
+        if (iterations := _read_iterations(study, seed, method)) is None:
             continue
-        path, made_by = layout.evaluation(seed, method) / f"{name}.csv", layout.evaluate_command(seed, method)
+        path = layout.evaluation(seed, method) / f"{name}.csv"
+        made_by = layout.evaluate_command(seed, method)
         if name == "iterations":
-            chain = made
-        else:  # histories are merged by name with another table
+            chain = iterations
+        else:  # compare adds a column to histories, so theirs must be known
             columns = files.COLUMNS["channels_alive" if name == "channels" else name]
             chain = read_chain(path, made_by, columns, seed, method, others=name != "history")
-        wanted = range(first_iteration, int(made["iteration"].max()) + 1)
+        wanted = range(first_iteration, int(iterations["iteration"].max()) + 1)
         absent = sorted(set(wanted) - set(chain["iteration"]))
         if absent and not (may_be_empty and chain.empty):
             raise StageError(f"{path} has no iteration {absent[0]}; `{made_by}` makes it")
         chains.append(chain[chain["iteration"].isin(wanted)])
     if not chains:
         first = layout.evaluate_command(study.seeds[0], study.methods[0])
-        raise StageError(f"no chain of the study is evaluated: nothing to compare; `dvc repro` or `{first}` makes them")
+        raise StageError(
+            f"no chain of the study is evaluated: nothing to compare; `dvc repro` evaluates all, `{first}` one"
+        )
     filled = [chain for chain in chains if not chain.empty]
     return pd.concat(filled, ignore_index=True) if filled else chains[0]
 
@@ -96,7 +99,7 @@ def channels(study: Study) -> pd.DataFrame:
 
     ``removed`` is the fraction of the group's channels that nothing reads any more. ``relative`` is ``removed`` over
     its mean over the groups of the same network, MIPP's view of how a method spreads pruning over the layers; NaN where
-    no channel is removed. Without any row for a network that has no such groups.
+    no channel is removed. No rows for a network that has no such groups.
     """
     table = _gather(study, "channels", 1, may_be_empty=True)
     removed = 1 - table["alive"] / table["channels"]
@@ -105,41 +108,43 @@ def channels(study: Study) -> pd.DataFrame:
 
 
 def information(study: Study, methods: list[str]) -> pd.DataFrame:
-    """One row per seed, chain of ``methods``, iteration, pair of layers and quantity, as measure_information says.
+    """One row per seed, chain of ``methods``, iteration, pair of layers and quantity, from measure_information.
 
-    Without any row where nothing is measured.
+    No rows if nothing is measured.
     """
-    found = []
+    chains = []
     for seed, method in product(study.seeds, methods):
         path = layout.evaluation(seed, method) / "information.csv"
         if path.exists():
             table = read_chain(path, layout.information_command(seed, method), INFORMATION_COLUMNS, seed, method)
-            found.append(table[table["iteration"] <= len(study.iterations)])
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=INFORMATION_COLUMNS)
+            chains.append(table[table["iteration"] <= len(study.iterations)])
+    return pd.concat(chains, ignore_index=True) if chains else pd.DataFrame(columns=INFORMATION_COLUMNS)
 
 
 def _read_record(path: Path) -> dict:
-    """The run record at ``path``, empty where it is missing: what a stage computed stands without it."""
+    """The run record at ``path``, empty if it is missing: a stage's results are valid without it."""
     return read_json(path, "dvc repro", {"seconds": dict[str, float]}) if path.exists() else {}
 
 
 def _seconds(record: dict, activity: str) -> float:
-    """Seconds of one activity; 0 where the stage had no such activity, NaN where there is no record."""
+    """Seconds of one activity; 0 if the stage had no such activity, NaN if there is no record."""
     return float(record["seconds"].get(activity, 0.0)) if "seconds" in record else float("nan")
 
 
 def _latencies(study: Study) -> pd.DataFrame:
-    """Seconds of the compacted network per batch size and how many times as fast it is as the dense one, measured.
+    """Measured seconds of the compacted network per batch size, and its speed-up: dense over compact seconds.
 
-    Indexed by seed, method and iteration; only what a record holds. A speed-up is dense over compact seconds.
+    Indexed by seed, method and iteration; only what a record holds.
     """
-    keys, rows = ["seed", "method", "iteration"], {}
+    keys = ["seed", "method", "iteration"]
+    rows = {}
     for seed, method in ((seed, method) for seed in study.seeds for method in study.methods):
         for entry in _read_record(layout.evaluation_record(seed, method)).get("latency") or []:
-            row, batch = rows.setdefault((seed, method, entry["iteration"]), {}), entry["batch"]
+            row = rows.setdefault((seed, method, entry["iteration"]), {})
+            batch = entry["batch"]
             row[f"latency_{batch}_seconds"] = entry["compact_seconds"]
             row[f"speedup_{batch}"] = entry["dense_seconds"] / entry["compact_seconds"]
-    columns = [name for what in ("latency_{}_seconds", "speedup_{}") for name in map(what.format, BATCHES)]
+    columns = [column.format(batch) for column in ("latency_{}_seconds", "speedup_{}") for batch in BATCHES]
     index = pd.MultiIndex.from_tuples(rows, names=keys) if rows else pd.MultiIndex.from_arrays([[], [], []], names=keys)
     return pd.DataFrame(list(rows.values()), index, columns, dtype=float)
 
@@ -148,8 +153,8 @@ def comparison(study: Study) -> pd.DataFrame:
     """One row per seed, method and iteration: accuracy, density, channels, epochs, seconds and measured latency.
 
     Seconds are those of the iteration's own stage: choosing the masks, training, flow and evaluation; the dense
-    training and Phi* are shared by the methods of a seed. NaN where a record is missing, or a latency not measured.
-    Raises ``StageError`` where no chain is evaluated, or one was as that of another dataset or network.
+    training and Phi* are shared by the methods of a seed. NaN if a record is missing, or a latency not measured.
+    Raises ``StageError`` if no chain is evaluated, or one was evaluated for another dataset or network.
     """
     table = _gather(study, "iterations", 1)
     for _, row in table.iterrows():
@@ -170,14 +175,14 @@ def comparison(study: Study) -> pd.DataFrame:
 
 
 def transfer(study: Study, comparison: pd.DataFrame, datasets: list[str], methods: list[str]) -> pd.DataFrame:
-    """One row per other dataset, seed, method and iteration (0: dense): what the network is worth there.
+    """One row per other dataset, seed, method and iteration (0: dense): the network's accuracy on it.
 
-    ``source_test_accuracy`` is the network's own in ``comparison``, before it was moved. Without any row where nothing
-    is transferred. Raises ``StageError`` where a table is of another study's dataset.
+    ``source_test_accuracy`` is its accuracy in ``comparison``, before the transfer. No rows if nothing is transferred.
+    Raises ``StageError`` if a table is of networks from another dataset than the study's.
     """
     chains = [pd.DataFrame(columns=TRANSFER_COLUMNS)]
-    own = comparison.set_index(["seed", "method", "iteration"])["test_accuracy"].to_dict()
-    own |= {(seed, "dense", 0): rows["dense_test_accuracy"].iloc[0] for seed, rows in comparison.groupby("seed")}
+    source = comparison.set_index(["seed", "method", "iteration"])["test_accuracy"].to_dict()
+    source |= {(seed, "dense", 0): rows["dense_test_accuracy"].iloc[0] for seed, rows in comparison.groupby("seed")}
     for dataset, seed, method in product(datasets, study.seeds, methods):
         path = layout.transfer(dataset, seed, method)
         if not path.exists():
@@ -188,7 +193,9 @@ def transfer(study: Study, comparison: pd.DataFrame, datasets: list[str], method
         if set(chain["source_dataset"]) != {study.dataset}:
             raise StageError(f"{path} is not of networks from {study.dataset}; `{made_by}` makes it anew")
         chain = chain[chain["iteration"].isin(wanted)]
-        chains.append(chain.assign(source_test_accuracy=[own.get((seed, method, t), nan) for t in chain["iteration"]]))
+        chains.append(
+            chain.assign(source_test_accuracy=[source.get((seed, method, t), nan) for t in chain["iteration"]])
+        )
     filled = chains[1:] or chains
     return pd.concat(filled, ignore_index=True)[TRANSFER_COLUMNS]
 

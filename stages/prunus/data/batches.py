@@ -11,7 +11,7 @@ CROP_PADDING = 4
 
 
 def batches_per_epoch(images: int, batch_size: int) -> int:
-    """Optimiser steps of an epoch: a last batch of a single image is left out, batch norm cannot train on it."""
+    """Optimiser steps of an epoch; a last batch of one image is left out, since batch norm cannot train on it."""
     full, rest = divmod(images, batch_size)
     return full + (rest > 1 or (rest == 1 and images == 1))
 
@@ -19,8 +19,8 @@ def batches_per_epoch(images: int, batch_size: int) -> int:
 def epoch(split: Split, batch_size: int, augment: str, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """(images uint8 [n, C, H, W], labels int64 [n]) of every step of an epoch, in random order.
 
-    ``augment`` none or flip_crop; ``generator`` a CPU one: what it draws does not depend on the device, and is all
-    drawn and moved there before the first step, so that within the epoch the device never waits.
+    ``augment``: none or flip_crop; ``generator``: on the CPU, so that the draws do not depend on the device. All are
+    drawn and moved to the device before the first step, so that the device never waits within the epoch.
     """
     count, device = len(split.labels), split.labels.device
     steps = batches_per_epoch(count, batch_size)
@@ -39,10 +39,10 @@ def epoch(split: Split, batch_size: int, augment: str, generator: torch.Generato
 
 
 def flip_crop(images: Tensor, chosen: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:
-    """The images [N, C, H, W] numbered ``chosen`` [n], shifted by ``shifts`` [2, n] pixels (rows, columns; what comes
-    in at the border is reflected) and, where ``flips`` [n] says so, mirrored.
+    """The images [N, C, H, W] with the numbers ``chosen`` [n], shifted by ``shifts`` [2, n] pixels (rows, columns;
+    reflected at the border) and mirrored where ``flips`` [n] is True.
 
-    One gather reads every pixel from where it stands: nothing is padded.
+    One gather reads every pixel from its place in the original: nothing is padded.
     """
     rows, columns = (_reflected(side, shift) for side, shift in zip(images.shape[2:], shifts, strict=True))
     columns = torch.where(flips[:, None], columns.flip(1), columns)
@@ -51,7 +51,7 @@ def flip_crop(images: Tensor, chosen: Tensor, shifts: Tensor, flips: Tensor) -> 
 
 
 def _reflected(side: int, shifts: Tensor) -> Tensor:
-    """[n, side] indices of the pixels that a row shows when moved by ``shifts`` [n], mirrored at both ends."""
+    """Indices [n, side] of the pixels in a row shifted by ``shifts`` [n], reflected at both ends."""
     last = side - 1
     index = torch.arange(side, device=shifts.device) + shifts[:, None]
     return last - (last - index.abs()).abs()

@@ -1,11 +1,11 @@
-"""The networks a study can name, by the names in ``prunus.study.catalogue``.
+"""The networks that a study can name, with the names in ``prunus.study.catalogue``.
 
 Each takes any number of channels and classes and any image side from ``catalogue.SMALLEST_SIDE`` up (a multiple of
 ``catalogue.SIDE_MULTIPLE`` where the network is listed there), and maps images [N, channels, side, side] to logits
-[N, classes]; with ``resize`` it resizes them itself, so that all who call it or trace it see the same. In all of them
-conv and linear layers stand in ``named_modules`` in the order the forward pass meets them (``downsample`` and
-``shortcut`` layers aside), each is called once per pass, and no activation is in place, so that what a forward hook
-keeps of a layer's output stays as it was.
+[N, classes]; with ``resize`` it resizes them itself, so that all callers and tracers see the same. In all networks the
+conv and linear layers are in ``named_modules`` in the order of the forward pass (except ``downsample`` and ``shortcut``
+layers), each is called once per pass, and no activation is in place, so that a layer's output kept by a forward hook
+does not change.
 """
 
 from collections.abc import Callable
@@ -45,13 +45,13 @@ def build(
     """A network in training mode on the default device, its weights drawn from torch's current random state.
 
     It takes images [N, ``channels``, ``side``, ``side``]. With ``resize``, a number of pixels, it has the form for
-    images of that side and resizes on the way in (``Fit``). With ``pretrained`` it has torchvision's ImageNet form and
+    images of that side and resizes its input (``Fit``). With ``pretrained`` it has torchvision's ImageNet form and
     weights at any side, a grey channel is repeated to three, and only the last layer is drawn anew; without
-    ``download`` it has that form and no weights, for a checkpoint to be loaded into. Raises NetworkError for an unknown
-    name, for images the network cannot take and for pretrained weights that do not exist or cannot be had.
+    ``download`` it has that form with random weights, into which a checkpoint is loaded. Raises NetworkError for an
+    unknown name, for images the network cannot take and for pretrained weights that do not exist or cannot be loaded.
     """
     if name not in BUILDERS:
-        raise NetworkError(f"unknown network {name!r}; there are: {', '.join(BUILDERS)}")
+        raise NetworkError(f"unknown network {name!r}; known: {', '.join(BUILDERS)}")
     pixels = side if resize == "native" else resize
     if pixels < catalogue.SMALLEST_SIDE[name]:
         raise NetworkError(f"{name} needs images of at least {catalogue.SMALLEST_SIDE[name]} pixels, got {pixels}")
@@ -60,7 +60,8 @@ def build(
             f"{name} needs an image side that is a multiple of {catalogue.SIDE_MULTIPLE[name]}, got {pixels}"
         )
     if not pretrained:
-        network, read = BUILDERS[name](channels, pixels, classes), channels
+        input_channels = channels
+        network = BUILDERS[name](channels, pixels, classes)
     else:
         if name not in catalogue.PRETRAINED:
             raise NetworkError(f"{name} has no pretrained weights; these have: {', '.join(catalogue.PRETRAINED)}")
@@ -69,9 +70,10 @@ def build(
                 f"pretrained {name} needs grey or RGB images of at least {catalogue.PRETRAINED_SIDE} pixels, "
                 f"got {channels}x{pixels}x{pixels}"
             )
-        network, read = BUILDERS[name](3, pixels, classes, pretrained=True, download=download), 3
-    if (read, pixels) != (channels, side):
-        network.register_forward_pre_hook(Fit(read, pixels))  # a hook: layers and their weights keep their names
+        input_channels = 3
+        network = BUILDERS[name](3, pixels, classes, pretrained=True, download=download)
+    if (input_channels, pixels) != (channels, side):
+        network.register_forward_pre_hook(Fit(input_channels, pixels))  # a hook, so that weights keep their names
     return network
 
 

@@ -1,4 +1,4 @@
-"""Networks and masks to and from safetensors (never pickle)."""
+"""Save and load networks and masks as safetensors (never pickle)."""
 
 import os
 import re
@@ -17,7 +17,7 @@ MASK = "mask."
 
 
 def save(path: Path, state: dict[str, Tensor], masks: Masks | None = None) -> None:
-    """Write a ``state_dict`` (zeros where pruned) and, as ``mask.<parameter>``, the masks; whole or not at all."""
+    """Write a ``state_dict`` (zeros where pruned) and, as ``mask.<parameter>``, the masks; completely or not at all."""
     tensors = dict(state) | {MASK + name: mask for name, mask in (masks or {}).items()}
     with write_atomically(path) as partial:
         try:
@@ -46,9 +46,11 @@ def load(path: Path, device: torch.device, made_by: str) -> tuple[dict[str, Tens
             raise _damaged(path, f"{name} holds values that are not finite", made_by)
     for name, mask in masks.items():
         if name not in state or mask.shape != state[name].shape or mask.dtype not in (torch.bool, torch.uint8):
-            raise _damaged(path, f"{MASK}{name} is no mask of {name}", made_by)
+            raise _damaged(path, f"{MASK}{name} is not a mask of {name}", made_by)
         if (mask > 1).any() or state[name][mask == 0].any():
-            raise _damaged(path, f"{name} is not 0 where {MASK}{name} is, or that holds more than 0 and 1", made_by)
+            raise _damaged(
+                path, f"{MASK}{name} holds values other than 0 and 1, or {name} is not 0 where it is 0", made_by
+            )
     return state, {name: mask.bool() for name, mask in masks.items()}
 
 
@@ -56,32 +58,32 @@ def _damaged(path: Path, why: object, made_by: str) -> StageError:
     return StageError(f"{path} is damaged ({why}); delete it, `{made_by}` makes it again")
 
 
-def _of_another(path: Path, why: str, made_by: str) -> StageError:
+def _other_network(path: Path, why: str, made_by: str) -> StageError:
     why = why if len(why) <= 100 else why[:97] + "..."
-    return StageError(f"{path} holds another network than params.yaml asks for ({why}); `{made_by}` makes it anew")
+    return StageError(f"{path} holds another network than params.yaml asks for ({why}); `{made_by}` makes it again")
 
 
 def load_into(network: nn.Module, path: Path, device: torch.device, made_by: str) -> Masks:
     """Load a network's tensors in place and return its masks in the network's order (empty if none are stored).
 
-    What is damaged, or of another network, raises ``StageError`` naming ``made_by``, the command that makes it.
+    A damaged file, or one of another network, raises ``StageError`` naming ``made_by``, the command that makes it.
     """
     state, masks = load(path, device, made_by)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
         first = str(error).splitlines()[1:2] or [str(error)]
-        raise _of_another(path, first[0].strip(), made_by) from None
-    if masks and (odd := sorted(set(masks) ^ set(prunable(network)))):
-        raise _of_another(path, f"{MASK}{odd[0]}", made_by)
+        raise _other_network(path, first[0].strip(), made_by) from None
+    if masks and (mismatched := sorted(set(masks) ^ set(prunable(network)))):
+        raise _other_network(path, f"{MASK}{mismatched[0]}", made_by)
     return {name: masks[name] for name, _ in network.named_parameters() if name in masks}
 
 
 def load_pruned(network: nn.Module, path: Path, masks: Masks, device: torch.device, made_by: str) -> None:
-    """Make of the network before an iteration, in place, the one it pruned: before rewinding and retraining.
+    """Turn the network before an iteration, in place, into the one just pruned: before rewinding and retraining.
 
-    ``path`` the iteration's file of the weights that its method changed as it chose its ``masks``, as ThiNet does; all
-    others are what they were, under the masks. Raises as ``load`` does.
+    ``path``: the iteration's file with the weights that its method changed as it pruned, as ThiNet does; all other
+    weights stay as they were, under ``masks``. Raises as ``load`` does.
     """
     network.load_state_dict(load(path, device, made_by)[0], strict=False)
     apply(network, masks)

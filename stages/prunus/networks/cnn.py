@@ -10,7 +10,7 @@ WIDTHS = (64, 128, 256, 512)
 
 
 def build(channels: int, side: int, classes: int) -> nn.Sequential:
-    """Four 3x3 convolutions, each with batch norm and ReLU, max-pooled in between and averaged at the end."""
+    """Four 3x3 convolutions, each with batch norm and ReLU, with max-pooling between them and averaging at the end."""
     layers = OrderedDict()
     for i, (inputs, outputs) in enumerate(zip((channels, *WIDTHS), WIDTHS, strict=False), start=1):
         layers[f"conv{i}"] = nn.Conv2d(inputs, outputs, 3, padding=1)

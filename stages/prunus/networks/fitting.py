@@ -1,4 +1,4 @@
-"""Images on their way into a network that wants others than the dataset has: resized, and grey made RGB."""
+"""Fit images to a network that needs another side or RGB: resize them and repeat a grey channel."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,8 @@ from torch import Tensor, nn
 class Fit:
     """A forward pre-hook: images [N, C, H, W] of any side become [N, ``channels``, ``side``, ``side``].
 
-    Bilinear; what is made smaller is smoothed first (antialias), as PIL and with it torchvision's Resize do; that makes
-    no difference where images are enlarged. A grey channel is repeated. Normalised images stay normalised: resizing
-    takes weighted means.
+    Bilinear; images are smoothed before they are shrunk (antialias), as in PIL and torchvision's Resize; enlarging is
+    not affected. A grey channel is repeated. Normalised images stay normalised: resizing takes weighted means.
     """
 
     channels: int

@@ -1,4 +1,4 @@
-"""Weight initialisations that more than one network shares."""
+"""Weight initialisations that several networks share."""
 
 from torch import nn
 

@@ -1,5 +1,5 @@
-"""Looking into a network: at what its layers read and write, at the gradient of its loss, and, where it cannot be
-used, at where its numbers stop being finite and which batch norm would have a single value to normalise."""
+"""Inspect a network: what its layers read and write, the gradient of its loss, and, if it cannot be used, where its
+numbers stop being finite and which batch norm would have a single value to normalise."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from prunus.masks import prunable
 
 BATCH = 256
-FAR = 1e3  # answers so many times larger than with the statistics of the batch: the running ones do not fit
+FAR = 1e3  # running statistics do not fit if answers are so many times larger than with the batch's statistics
 NORMS = nn.BatchNorm1d | nn.BatchNorm2d
 
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """``network`` in eval mode inside the block; afterwards every module is in the mode it was in."""
+    """``network`` is in eval mode inside the block; afterwards every module is in its earlier mode."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -30,8 +30,8 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def hooked(modules: Mapping[str, nn.Module], look: Callable[[str, nn.Module, Tensor, Tensor], None]) -> Iterator[None]:
-    """Inside the block every forward pass of one of ``modules`` calls ``look`` with its name, itself, its input and its
-    output; afterwards the hooks are gone."""
+    """Inside the block every forward pass of one of ``modules`` calls ``look`` with its name, the module, its input and
+    its output; afterwards the hooks are removed."""
 
     def hook(name: str):
         def call(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -57,9 +57,9 @@ def loss_gradients(
 ) -> dict[str, Tensor]:
     """The gradient of the mean cross-entropy with respect to the prunable weights, by parameter name.
 
-    Arguments: ``network`` in the mode it is to be used in; ``images`` [N, C, H, W], ``labels`` [N], of which
-    ``batch_size`` are looked at a time (None: all at once, as batch norm in training mode needs them); logits are
-    divided by ``temperature``; with ``graph`` the gradient can be differentiated. The stored ``.grad`` is left alone.
+    Arguments: ``network`` in the mode in which it is used; ``images`` [N, C, H, W] and ``labels`` [N], processed
+    ``batch_size`` at a time (None: all at once, as batch norm in training mode needs); logits are divided by
+    ``temperature``; with ``graph`` the gradient can be differentiated. The stored ``.grad`` does not change.
     """
     weights, size = prunable(network), batch_size or len(images)
     totals = [torch.zeros_like(weight, requires_grad=False) for weight in weights.values()]
@@ -70,7 +70,7 @@ def loss_gradients(
 
 
 def with_batch_statistics(network: nn.Module) -> nn.Module:
-    """``network`` in eval mode, its batch norm apart, which takes the statistics of the batch it is given."""
+    """Put ``network`` in eval mode, except batch norm, which uses the statistics of its batch; return it."""
     network.eval()
     for module in network.modules():
         if isinstance(module, NORMS):
@@ -79,8 +79,8 @@ def with_batch_statistics(network: nn.Module) -> nn.Module:
 
 
 def norm_of_one_value(network: nn.Module, image: Tensor) -> str | None:
-    """The first batch norm that has one value per channel to normalise, and so nothing, when ``network`` is trained on
-    the one ``image`` [1, C, H, W]; None where there is none. ``network`` is left as it was."""
+    """The first batch norm with a single value per channel to normalise, which it cannot, when ``network`` is trained
+    on one ``image`` [1, C, H, W]; None if there is none. ``network`` does not change."""
     single, replica = [], copy.deepcopy(network).eval()
 
     def look(name: str, norm: nn.Module, read: Tensor, written: Tensor) -> None:
@@ -94,37 +94,37 @@ def norm_of_one_value(network: nn.Module, image: Tensor) -> str | None:
 
 
 def why_not_finite(network: nn.Module, images: Tensor, labels: Tensor | None = None) -> str:
-    """A clause that says, as measured, why what was computed from ``network`` on ``images`` is not finite.
+    """A clause that says, from measurements, why a result of ``network`` on ``images`` is not finite.
 
-    Arguments: ``network`` in the mode it was used in, left as it was; ``images`` [N, C, H, W] as it takes them;
-    ``labels`` [N], None: gradients had no part in it. Looked at are, in this order, the outputs of its layers, the
-    gradient of its mean loss on the first 256 images, and whether batch norm's running statistics are what is wrong.
+    Arguments: ``network`` in the mode in which it was used, unchanged; ``images`` [N, C, H, W] as it takes them;
+    ``labels`` [N], or None if no gradient was computed. It checks, in this order, the outputs of the layers, the
+    gradient of the mean loss on the first 256 images, and whether batch norm's running statistics are the cause.
     """
     replica = copy.deepcopy(network)
     layer, largest = _overflow(replica, images)
     if layer is not None:
-        said = f"its activations are not finite from {layer} on"
+        reason = f"its activations are not finite from {layer} on"
     elif labels is not None and (weight := _gradient_overflow(replica, images[:BATCH], labels[:BATCH])):
-        said = f"its largest answer is {largest:.2g} and the gradient of the loss is not finite in {weight}"
+        reason = f"its largest answer is {largest:.2g} and the gradient of the loss is not finite in {weight}"
     else:
         gradients = "" if labels is None else " and the gradient of the loss is finite"
-        said = f"its largest answer is {largest:.2g}{gradients}: the numbers overflow in what is computed from them"
+        reason = f"its largest answer is {largest:.2g}{gradients}: what is computed from the answers overflows"
     norms = [module for module in replica.modules() if isinstance(module, NORMS)]
     if norms and not any(norm.training for norm in norms) and len(images) > 1:
-        there, size = _overflow(with_batch_statistics(replica), images[:BATCH])
-        if there is None and (layer is not None or largest > FAR * size):
+        layer_on_batch, largest_on_batch = _overflow(with_batch_statistics(replica), images[:BATCH])
+        if layer_on_batch is None and (layer is not None or largest > FAR * largest_on_batch):
             return (
-                f"with the running statistics of batch norm {said}, with those of the images its largest answer is "
-                f"{size:.2g}; the running statistics do not fit the weights yet: train it for more steps (more epochs, "
-                "or smaller batches)"
+                f"with the running statistics of batch norm {reason}, with those of the images its largest answer is "
+                f"{largest_on_batch:.2g}; the running statistics do not fit the weights yet: train it for more steps "
+                "(more epochs, or smaller batches)"
             )
-    return said
+    return reason
 
 
 @torch.no_grad()
 def _overflow(network: nn.Module, images: Tensor) -> tuple[str | None, float]:
-    """The first layer, in the order of the forward pass, with an output that is not finite (None: there is none), and
-    the largest absolute answer."""
+    """The first layer in the forward pass with an output that is not finite (or None), and the largest absolute
+    answer."""
     overflown, largest = [], 0.0
 
     def look(name: str, layer: nn.Module, read: Tensor, written: Tensor) -> None:

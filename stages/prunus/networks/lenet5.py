@@ -10,8 +10,8 @@ UNPADDED_SIDE = 28
 def build(channels: int, side: int, classes: int) -> nn.Sequential:
     """Two 5x5 convolutions of 6 and 16 channels, then linear layers of 120, 84 and ``classes`` units.
 
-    The weights are torch's defaults. Images below 28 pixels get a padded second convolution, without
-    which an 8-pixel image would not be left with one.
+    The weights are torch's defaults. For images below 28 pixels the second convolution is padded, since an 8-pixel
+    image would otherwise have no pixel left.
     """
     padding = 0 if side >= UNPADDED_SIDE else 2
     last_side = (side // 2 - 4 + 2 * padding) // 2

@@ -1,6 +1,6 @@
 """Pre-activation residual networks (He et al. 2016, arXiv 1603.05027) for small images, in the form of SAP's code.
 
-Diao et al. 2023, arXiv 2302.05601: the ResNet18 of its experiments; torchvision's `resnet18` is another network.
+Diao et al. 2023, arXiv 2302.05601: the ResNet18 of its experiments; torchvision's `resnet18` is a different network.
 """
 
 import torch

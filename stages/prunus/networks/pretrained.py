@@ -1,4 +1,4 @@
-"""ImageNet weights for torchvision's networks, and what to tell the user when they cannot be had."""
+"""ImageNet weights for torchvision's networks, and the error if they cannot be loaded."""
 
 import hashlib
 import pickle
@@ -12,20 +12,20 @@ from prunus.run.errors import StageError
 
 
 class NetworkError(StageError):
-    """A network that cannot be built; the message is one line for the user."""
+    """A network cannot be built; the message is one line for the user."""
 
 
 def is_published(file: Path) -> bool:
-    """Whether the SHA-256 of ``file`` begins with what its name says, e.g. resnet18-f37072fd.pth."""
+    """Whether the SHA-256 of ``file`` begins with the digits in its name, e.g. resnet18-f37072fd.pth."""
     with open(file, "rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest().startswith(file.stem.rpartition("-")[2])
 
 
 def load_imagenet(network: nn.Module, name: str) -> None:
-    """Fills ``network``, torchvision's 1000-class ``name``, with its IMAGENET1K_V1 weights, in place.
+    """Fill ``network``, torchvision's 1000-class ``name``, with its IMAGENET1K_V1 weights, in place.
 
-    They are read from torch's hub folder or else downloaded into it; NetworkError when neither works. V1 and not
-    torchvision's DEFAULT, which changes between releases and would silently change a study.
+    They are read from torch's hub folder or downloaded into it; NetworkError if neither works. V1, because
+    torchvision's DEFAULT changes between releases and would silently change a study.
     """
     from torchvision.models import get_model_weights
 
@@ -33,7 +33,7 @@ def load_imagenet(network: nn.Module, name: str) -> None:
     file, folder = Path(weights.url).name, Path(torch.hub.get_dir()) / "checkpoints"
     try:
         if (folder / file).exists() and not is_published(folder / file):
-            raise OSError("the file is not the published one")  # torch checks what it downloads, not what it finds
+            raise OSError("the file is not the published one")  # torch checks downloads, not existing files
         state = weights.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
         network.load_state_dict(state)
     except (OSError, HTTPException, RuntimeError, EOFError, pickle.UnpicklingError) as error:

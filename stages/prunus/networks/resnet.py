@@ -32,7 +32,7 @@ def build(
             network.conv1 = _stem(channels, kernel_size=7, stride=2)
     for module in network.modules():
         if isinstance(module, nn.ReLU):
-            module.inplace = False  # or a hook's copy of a layer's output is overwritten
+            module.inplace = False  # otherwise the output that a hook keeps is overwritten
     return network
 
 

@@ -9,7 +9,7 @@ from prunus.networks.initialise import conv_kaiming
 from prunus.networks.pretrained import load_imagenet
 from prunus.study import catalogue
 
-# Each network's letter in the paper's table 1, by which torchvision keeps the layer lists.
+# Each network's letter in the paper's table 1, which is torchvision's key for its layer list.
 CONFIGURATIONS = {"vgg11": "A", "vgg16": "D", "vgg19": "E"}
 LAST_WIDTH = 512
 
@@ -32,7 +32,7 @@ class SmallImageVgg(nn.Module):
 def build(
     name: str, channels: int, side: int, classes: int, pretrained: bool = False, download: bool = True
 ) -> nn.Module:
-    """torchvision's ``name``; up to 64 pixels without the max-pools an image is too small for, see SmallImageVgg.
+    """torchvision's ``name``; up to 64 pixels without max-pools for which the image is too small, see SmallImageVgg.
 
     torchvision's initialisation; with ``pretrained`` its ImageNet form at any side, and its weights if ``download``.
     """
@@ -56,12 +56,12 @@ def build(
             conv_kaiming(network.features[0])
     for module in network.modules():
         if isinstance(module, nn.ReLU):
-            module.inplace = False  # or a hook's copy of a layer's output is overwritten
+            module.inplace = False  # otherwise the output that a hook keeps is overwritten
     return network
 
 
 def _without_idle_pools(layers: list[int | str], side: int) -> list[int | str]:
-    """The layer list less the max-pools ("M") that would meet a 1-pixel image."""
+    """The layer list without the max-pools ("M") that would get a 1-pixel image."""
     kept = []
     for layer in layers:
         if layer == "M":

@@ -1,4 +1,4 @@
-"""A small vision transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) that loses heads and MLP units gracefully."""
+"""A small vision transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) whose heads and MLP units can be removed."""
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,9 @@ PATCH = SIDE_MULTIPLE["vit"]
 class Attention(nn.Module):
     """Multi-head self-attention on tokens [N, T, width].
 
-    ``query``, ``key`` and ``value`` put head h in rows h * head_dim to (h + 1) * head_dim, ``projection`` reads it from
-    those columns. Without some of its heads a network has a smaller ``heads`` and the same ``head_dim``. The softmax
-    is written out because the fused kernels have no second derivative.
+    Head h is in rows h * head_dim to (h + 1) * head_dim of ``query``, ``key`` and ``value``, and in those columns of
+    ``projection``. A network without some heads has a smaller ``heads`` and the same ``head_dim``. The softmax is
+    written out because the fused kernels have no second derivative.
     """
 
     def __init__(self, width: int, heads: int) -> None:

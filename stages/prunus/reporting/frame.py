@@ -1,6 +1,6 @@
-"""The frame of a report: one HTML file that holds its style, its script, Vega and the data of its charts.
+"""The frame of a report: one HTML file with its style, its script, Vega and the data of its charts.
 
-Nothing is loaded from anywhere: the page's own content security policy forbids it.
+It loads nothing else: its own content security policy forbids that.
 """
 
 import json
@@ -17,10 +17,10 @@ FOLDER = Path(__file__).parent
 
 
 def render(template: str, title: str, charts: dict[str, Chart | None], methods: list[str], **content) -> str:
-    """The page whose content ``template`` makes, a file beside this one that uses the macros of macros.html.j2.
+    """The page with the content of ``template``, a file beside this one that uses the macros of macros.html.j2.
 
-    ``charts``: what the template may show by name; None is skipped. ``methods``: the names in the column ``method`` of
-    the charts, in the order of their colours. ``content``: what else the template shows.
+    ``charts``: those that the template may show, by name; None is skipped. ``methods``: the names in the column
+    ``method`` of the charts, in the order of their colours. ``content``: what else the template shows.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
@@ -44,7 +44,7 @@ def render(template: str, title: str, charts: dict[str, Chart | None], methods: 
         style=Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
         vega=_inline(_vega()),
         script=_inline((FOLDER / "report.js").read_text(encoding="utf-8")),
-        # Inside a script element only "<" could end it.
+        # Only "<" could end a script element.
         drawing=Markup(json.dumps(drawing, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")),
     )
 
@@ -57,5 +57,5 @@ def _vega() -> str:
 
 
 def _inline(script: str) -> Markup:
-    """``script`` for a ``<script>`` element, which the text ``</script`` would end wherever it stands."""
+    """``script`` for a ``<script>`` element, which the text ``</script`` would end, even in a string."""
     return Markup(re.sub(r"<(?=/script|!--)", r"\\x3c", script, flags=re.IGNORECASE))

@@ -1,4 +1,4 @@
-"""How methods are called and how numbers are written, the same in every chart, table and sentence."""
+"""Names of methods and formats of numbers, the same in every chart, table and sentence."""
 
 import math
 
@@ -46,10 +46,10 @@ UNKNOWN = "\u2013"
 
 
 def method_name(method: str) -> str:
-    """What readers know the method as: ``ThiNet``, ``ThiNet at MIPP's ratio``."""
-    own, _, ratio_of = method.partition(IMPOSED)
+    """The method's name for readers: ``ThiNet``, ``ThiNet at MIPP's ratio``."""
+    base, _, ratio_of = method.partition(IMPOSED)
     if ratio_of:
-        return f"{method_name(own)} at {method_name(ratio_of)}'s ratio"
+        return f"{method_name(base)} at {method_name(ratio_of)}'s ratio"
     return METHOD_NAMES.get(method, method.replace("_", " "))
 
 
@@ -62,13 +62,15 @@ def dataset_name(dataset: str) -> str:
 
 
 def network_name(network: str) -> str:
-    """What readers know the network as: ``LeNet-5``, ``ResNet-18``, ``VGG-16 with batch norm``."""
+    """The network's name for readers: ``LeNet-5``, ``ResNet-18``, ``VGG-16 with batch norm``."""
     name = network.removesuffix("_bn").replace("resnet", "ResNet-").replace("vgg", "VGG-")
-    return NETWORK_NAMES.get(network, name + " with batch norm" * network.endswith("_bn"))
+    if network.endswith("_bn"):
+        name += " with batch norm"
+    return NETWORK_NAMES.get(network, name)
 
 
 def number(value: float, digits: int = 1) -> str:
-    """``value`` with thousands separated and a true minus sign, a dash where it is not known."""
+    """``value`` with thousands separated and a true minus sign, a dash if it is not known."""
     if value is None or math.isnan(value):
         return UNKNOWN
     text = f"{value:,.{digits}f}"

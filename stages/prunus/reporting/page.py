@@ -1,4 +1,4 @@
-"""The HTML report of one study: what its template shows, as strings, and tables of them."""
+"""The HTML report of one study: the strings and tables that its template shows."""
 
 import json
 from typing import NamedTuple
@@ -29,7 +29,7 @@ from prunus.reporting.names import (
 )
 
 Table = dict[str, list]
-MOST_COLUMNS = 6  # of methods, beside each other; more become rows
+MOST_COLUMNS = 6  # of methods; more become rows
 
 
 class Cell(NamedTuple):
@@ -44,9 +44,9 @@ def _with_std(mean: float, std: float) -> str:
 
 
 def _missing(missing: pd.DataFrame) -> list[dict]:
-    """What is not there, once per cause: ``what`` and ``why``, and the ``command`` that makes it where it waits for
-    nothing else."""
-    stopped, alike = [], {}
+    """What is missing, once per cause: ``what``, ``why``, and the ``command`` that makes it unless it waits for an
+    iteration."""
+    stopped = []
     for row in missing.astype({"seed": "Int64", "iteration": "Int64"}).to_dict("records"):
         last = stopped[-1] if stopped else row
         same = stopped and all(last[key] == row[key] for key in ("stage", "seed", "method"))
@@ -58,18 +58,23 @@ def _missing(missing: pd.DataFrame) -> list[dict]:
             stopped[-1]["last"] = row["iteration"]
         else:
             stopped.append(row | {"last": row["iteration"]})
+    groups = {}
     for row in stopped:
-        waits, own = row["why"].startswith("waits for"), None if row["stage"] in CHAINS else row["command"]
-        group = alike.setdefault((row["stage"], row["seed"], row["iteration"], row["last"], row["why"], own), row)
+        command = None if row["stage"] in CHAINS else row["command"]
+        key = row["stage"], row["seed"], row["iteration"], row["last"], row["why"], command
+        group = groups.setdefault(key, row)
         group.setdefault("methods", []).append(row["method"])
-        group["shown"] = "" if waits else row["command"]
-    return [{"what": _not_there(row), "why": row["why"], "command": row["shown"]} for row in alike.values()]
+        group["shown"] = "" if row["why"].startswith("waits for") else row["command"]
+    return [{"what": _missing_runs(row), "why": row["why"], "command": row["shown"]} for row in groups.values()]
 
 
-def _not_there(row: dict) -> str:
+def _missing_runs(row: dict) -> str:
     """A cause's runs in words: ``SAP and LTH, seed 1: iterations 2 to 5``."""
-    shared = {"pretrain": "dense network", "reference_flow": "Φ* (reference flow)"}
-    shared["evaluate_dense"] = "evaluation of the dense network"
+    shared = {
+        "pretrain": "dense network",
+        "reference_flow": "Φ* (reference flow)",
+        "evaluate_dense": "evaluation of the dense network",
+    }
     if row["stage"] in shared:
         return f"seed {row['seed']}: {shared[row['stage']]}"
     parts = {"transfer": "networks on another task", "measure_information": "information between layers"}
@@ -105,7 +110,7 @@ def _summary(summary: pd.DataFrame, missing: bool) -> Table:
 
 
 def _by_method(table: Table) -> Table:
-    """``table`` with its columns, one per method, as rows where they are too many to stand beside each other."""
+    """``table``, turned so that methods are rows if they are too many for columns."""
     if len(table["head"]) <= MOST_COLUMNS + 1:
         return table
     turned = list(zip(table["head"], *table["rows"], strict=True))
@@ -114,14 +119,14 @@ def _by_method(table: Table) -> Table:
 
 def _matched(matched: pd.DataFrame, methods: list[str]) -> Table:
     rows = []
-    for grid, at in matched.groupby("density", sort=False):
-        by_method = at.set_index("method")
+    for grid_density, rows_at_density in matched.groupby("density", sort=False):
+        by_method = rows_at_density.set_index("method")
         cells = []
         for method in methods:
             row = by_method.loc[method]
             cell = _with_std(row["test_accuracy_mean"], row["test_accuracy_std"])
             cells.append(cell if row["n"] in (0, matched["n"].max()) else f"{cell} (n = {row['n']:.0f})")
-        rows.append([density(grid), *cells])
+        rows.append([density(grid_density), *cells])
     return _by_method({"head": ["density", *map(method_name, methods)], "rows": rows})
 
 
@@ -145,17 +150,16 @@ def _compact(comparison: pd.DataFrame, methods: list[str], last: int) -> Table:
 
 
 def _matched_channels(matched: pd.DataFrame, methods: list[str]) -> Table:
-    """Mean accuracy of the methods that got as far, where the reference stood after each iteration."""
+    """Mean accuracy at the reference's share of channels after each iteration, of the methods that reached any."""
     seeds = matched["seed"].nunique()
     reached = [method for method in methods if matched.loc[matched["method"] == method, "test_accuracy"].notna().any()]
     rows = []
-    for t, at in matched.groupby("iteration"):
-        cells = [f"{percent(at['channels_removed'].mean())} (iteration {t})"]
+    for t, iteration in matched.groupby("iteration"):
+        cells = [f"{percent(iteration['channels_removed'].mean())} (iteration {t})"]
         for method in reached:
-            values = at.loc[at["method"] == method, "test_accuracy"]
-            known, note = values.notna().sum(), ""
-            if 0 < known < seeds:
-                note = f" (n = {known})"
+            values = iteration.loc[iteration["method"] == method, "test_accuracy"]
+            known = values.notna().sum()
+            note = f" (n = {known})" if 0 < known < seeds else ""
             cells.append(_with_std(values.mean(), values.std()) + note)
         rows.append(cells)
     return _by_method({"head": ["channels removed", *map(method_name, reached)], "rows": rows})
@@ -194,13 +198,13 @@ def _recipes(comparison: pd.DataFrame, methods: list[str], last: int) -> list[di
     def shown(value: object) -> str:  # as params.yaml has it
         return value if isinstance(value, str) else json.dumps(value)
 
-    found = []
+    recipes = []
     for method in methods:
-        mine = comparison[comparison["method"] == method]
-        stops = mine.loc[mine["iteration"] == last, "stopped_by"].value_counts()
+        rows = comparison[comparison["method"] == method]
+        stops = rows.loc[rows["iteration"] == last, "stopped_by"].value_counts()
         settings = settings_of(comparison, method)
-        rewinds = sorted(mine["rewind"].replace("none", "their own values").dropna().unique())
-        found.append(
+        rewinds = sorted(rows["rewind"].replace("none", "their own values").dropna().unique())
+        recipes.append(
             {
                 "name": method_name(method),
                 "key": method,
@@ -209,7 +213,7 @@ def _recipes(comparison: pd.DataFrame, methods: list[str], last: int) -> list[di
                 "stopped": listed([f"{reason} ({count})" for reason, count in stops.items()] or [UNKNOWN]),
             }
         )
-    return found
+    return recipes
 
 
 def _provenance(runs: pd.DataFrame) -> list[tuple[str, str]]:
@@ -233,8 +237,8 @@ def _provenance(runs: pd.DataFrame) -> list[tuple[str, str]]:
 
 def _settings(blocks: dict, methods: list[str]) -> str:
     """The study's parameters as YAML; of the methods' blocks those of ``methods``."""
-    own = dict.fromkeys(method.partition(IMPOSED)[0] for method in methods)
-    blocks = blocks | {"methods": {name: blocks["methods"][name] for name in own}}
+    names = dict.fromkeys(method.partition(IMPOSED)[0] for method in methods)
+    blocks = blocks | {"methods": {name: blocks["methods"][name] for name in names}}
     return yaml.safe_dump(blocks, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
 
 
@@ -250,21 +254,24 @@ def render(
     all blocks as plain values, ``tables`` and ``metrics`` what compare wrote, ``charts`` by name, ``reference`` the
     method of matched channels.
     """
-    methods, summary, last = study.methods, tables["summary"], len(study.iterations)
-    there, missing = set(tables["comparison"]["method"]), tables["missing"]
+    methods = study.methods
+    summary = tables["summary"]
+    missing = tables["missing"]
+    last = len(study.iterations)
+    evaluated = set(tables["comparison"]["method"])
+    imposed = [method for method in methods if IMPOSED in method]
+    at_ratio = f" ({len(imposed)} also at an imposed ratio)" if imposed else ""
+    method_count = counted(len(methods) - len(imposed), "method") + at_ratio
     seeds = f"{counted(len(study.seeds), 'seed')} ({', '.join(map(str, study.seeds))})"
-    cut, imposed = removers(summary), [method for method in methods if IMPOSED in method]
-    said = counted(len(methods) - len(imposed), "method") + (
-        f" ({len(imposed)} also at an imposed ratio)" * bool(imposed)
-    )
+    cut = removers(summary)
     uncut = [method for method in methods if method not in cut]
     return frame.render(
         "report.html.j2",
         title=f"Pruning {network_name(study.network)} on {dataset_name(study.dataset)}",
         charts=charts,
-        methods=method_names([method for method in methods if method in there]),
+        methods=method_names([method for method in methods if method in evaluated]),
         missing=_missing(missing),
-        scope=f"{said}, {seeds}, {counted(len(study.iterations), 'iteration')}",
+        scope=f"{method_count}, {seeds}, {counted(len(study.iterations), 'iteration')}",
         dense=percent(tables["comparison"].groupby("seed")["dense_test_accuracy"].first().mean()),
         findings=findings(tables, metrics, methods),
         caveats=caveats(tables, methods, settings["evaluation"]["fraction"]),

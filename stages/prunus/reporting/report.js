@@ -44,15 +44,15 @@ async function draw(element) {
 
 const collator = new Intl.Collator("en", { numeric: true });
 
-// The number that a cell begins with, or undefined: "98.47 ± 0.59 %", "− 0.12", "< 0.001", "1,024".
+// The number at the start of a cell, or undefined: "98.47 ± 0.59 %", "− 0.12", "< 0.001", "1,024".
 function leadingNumber(text) {
-  const found = text.replace(/[\u202f\s,]/g, "").match(/^[<±]?([-\u2212]?\d+(\.\d+)?)/);
-  return found ? Number(found[1].replace("\u2212", "-")) : undefined;
+  const match = text.replace(/[\u202f\s,]/g, "").match(/^[<±]?([-\u2212]?\d+(\.\d+)?)/);
+  return match ? Number(match[1].replace("\u2212", "-")) : undefined;
 }
 
 function sortValue(cell) {
   const text = cell.textContent.trim();
-  if (text === "" || text === "\u2013") return null; // not known: last, whichever way the rest is sorted
+  if (text === "" || text === "\u2013") return null; // unknown: last in either order
   if (cell.dataset.value !== undefined) return Number(cell.dataset.value);
   return leadingNumber(text) ?? text;
 }

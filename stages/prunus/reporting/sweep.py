@@ -1,7 +1,7 @@
-"""Experiments side by side: which settings vary between them, and one table of what every variant reached.
+"""Experiments side by side: which settings vary between them, and one table of the results of every variant.
 
-A variant is a method with the settings that vary: an experiment repeats the methods whose settings it leaves alone,
-and those count once.
+A variant is a method with the settings that vary. An experiment repeats the methods whose settings it does not change;
+those count once.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from prunus.comparing import statistics
 from prunus.reporting.names import method_name
 
 WORKSPACE = "workspace"
-UNVARIED = ("study.methods",)  # which methods ran is no setting of theirs
+UNVARIED = ("study.methods",)  # which methods ran is not a setting of theirs
 REFERENCES = ("sap", "lth", "one_shot", "fixed_epochs", "early_stopping")
 
 
@@ -27,8 +27,8 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Variant:
-    """A method under ``settings``, the dotted keys that vary and concern it; ``changed`` are those that differ from
-    the first experiment's."""
+    """A method under ``settings``, the dotted keys that vary and concern it; ``changed`` are those whose values differ
+    from the first experiment's."""
 
     method: str
     settings: tuple[tuple[str, object], ...]
@@ -37,20 +37,20 @@ class Variant:
 
     @property
     def _one_number(self) -> bool:
-        """Whether one number varies, perhaps beside words; else settings were varied one at a time."""
+        """Whether at most one number varies, perhaps with words; else settings were varied one at a time."""
         return sum(_is_number(value) for _, value in self.settings) <= 1
 
     @property
-    def _told(self) -> list[tuple[str, object]]:
-        """What tells this variant from the method's others, words before numbers: all its settings where one number
-        varies, else those that differ."""
+    def _naming(self) -> list[tuple[str, object]]:
+        """The settings that name this variant, words before numbers: all of them if one number varies, else those that
+        changed."""
         return sorted(self.settings if self._one_number else self.changed, key=lambda item: _is_number(item[1]))
 
     @property
     def label(self) -> str:
         if not self.settings:
             return ""
-        return ", ".join(_shown(key, value) for key, value in self._told) or "as in params.yaml"
+        return ", ".join(_shown(key, value) for key, value in self._naming) or "as in params.yaml"
 
     @property
     def name(self) -> str:
@@ -59,15 +59,15 @@ class Variant:
 
     @property
     def mark(self) -> str:
-        """What stands beside its point on the line of its series."""
-        numbers = [_shown(key, value) for key, value in self._told if _is_number(value)]
+        """The label of its point on the line of its series."""
+        numbers = [_shown(key, value) for key, value in self._naming if _is_number(value)]
         return ", ".join(numbers) or self.label
 
     @property
     def series(self) -> str:
-        """What a line joins: the variants of a method that differ in one number alone."""
-        words = [_shown(key, value) for key, value in self._told if not _is_number(value)]
-        numbers = [] if self._one_number else [_short(key) for key, value in self._told if _is_number(value)]
+        """The name of its line, which joins the variants of a method that differ in one number only."""
+        words = [_shown(key, value) for key, value in self._naming if not _is_number(value)]
+        numbers = [] if self._one_number else [_short(key) for key, value in self._naming if _is_number(value)]
         return ", ".join([method_name(self.method), *words, *numbers])
 
 
@@ -80,7 +80,7 @@ def _short(key: str) -> str:
 
 
 def _shown(key: str, value: object) -> str:
-    """A setting in a few letters; of a word (l2, cosine) the word, of a list the entries, of iterations the number."""
+    """A setting in a few letters: a word (l2, cosine) alone, a list by its entries, iterations by their number."""
     if _is_number(value):
         return f"{_short(key)} {value:g}"
     if key == "study.iterations":
@@ -91,7 +91,7 @@ def _shown(key: str, value: object) -> str:
 
 
 def flat(params: dict, prefix: str = "") -> dict[str, object]:
-    """Dotted key -> value; a list is a value, and a tuple."""
+    """Dotted key -> value; a list becomes a tuple of words."""
     result = {}
     for key, value in params.items():
         plain = tuple(map(str, value)) if isinstance(value, list) else value
@@ -102,7 +102,7 @@ def flat(params: dict, prefix: str = "") -> dict[str, object]:
 def varied(experiments: list[Experiment]) -> list[str]:
     """The keys whose values differ between experiments, in params.yaml's order.
 
-    Not of blocks of methods that no experiment ran, nor keys that one of them lacks: those came with other code.
+    Without the blocks of methods that no experiment ran, and without keys that an experiment lacks: its code differs.
     """
     ran = {method for experiment in experiments for method in experiment.comparison["method"]}
     return [
@@ -116,40 +116,42 @@ def varied(experiments: list[Experiment]) -> list[str]:
 
 
 def variants(experiments: list[Experiment]) -> dict[Variant, pd.DataFrame]:
-    """Every variant, of the first experiment that has it, with its rows of that experiment's comparison."""
-    keys, found, seen = varied(experiments), {}, set()
+    """Every variant, from the first experiment that has it, with its rows of that experiment's comparison."""
+    keys = varied(experiments)
+    rows_by_variant, known = {}, set()
     first = experiments[0].params
     for experiment in experiments:
         for method, rows in experiment.comparison.groupby("method", sort=False):
-            own = [key for key in keys if not key.startswith("methods.") or key.startswith(f"methods.{method}.")]
-            settings = tuple((key, experiment.params.get(key)) for key in own)
-            if (method, repr(settings)) in seen:
+            concerning = [key for key in keys if not key.startswith("methods.") or key.startswith(f"methods.{method}.")]
+            settings = tuple((key, experiment.params.get(key)) for key in concerning)
+            if (method, repr(settings)) in known:
                 continue
-            seen.add((method, repr(settings)))
+            known.add((method, repr(settings)))
             changed = tuple((key, value) for key, value in settings if value != first.get(key))
-            found[Variant(method, settings, changed, experiment.name)] = rows
-    return found
+            rows_by_variant[Variant(method, settings, changed, experiment.name)] = rows
+    return rows_by_variant
 
 
 def _order(variant: Variant) -> tuple:
-    numbers = [value for _, value in variant._told if _is_number(value)]
+    numbers = [value for _, value in variant._naming if _is_number(value)]
     return not variant.settings, variant.method, variant.series, numbers
 
 
-def combined(found: dict[Variant, pd.DataFrame]) -> pd.DataFrame:
-    """The comparison of all variants, ``method`` being the variant's name: what a study's tables and charts take."""
-    return pd.concat([rows.assign(method=variant.name) for variant, rows in found.items()], ignore_index=True)
+def combined(rows_by_variant: dict[Variant, pd.DataFrame]) -> pd.DataFrame:
+    """The comparison of all variants, with the variant's name as ``method``, as a study's tables and charts take it."""
+    named = [rows.assign(method=variant.name) for variant, rows in rows_by_variant.items()]
+    return pd.concat(named, ignore_index=True)
 
 
-def table(found: dict[Variant, pd.DataFrame]) -> pd.DataFrame:
+def table(rows_by_variant: dict[Variant, pd.DataFrame]) -> pd.DataFrame:
     """One row per variant: its settings, the columns of ``statistics.summary``, and its accuracy against SAP's.
 
     ``difference_to_sap`` is the mean over seeds of the final test accuracy minus SAP's (of the first variant of SAP),
     ``_ci95`` the half-width of its 95 % interval, ``_holm_p`` its paired t-test after Holm's correction over the rows;
-    NaN without SAP. ``reference``: a method that no setting of which varies.
+    NaN without SAP. ``reference``: whether none of the method's settings varies.
     """
-    ordered = sorted(found, key=_order)
-    comparison = combined(found)
+    ordered = sorted(rows_by_variant, key=_order)
+    comparison = combined(rows_by_variant)
     rows = statistics.summary(comparison, [variant.name for variant in ordered]).rename(columns={"method": "variant"})
     about = pd.DataFrame(
         {
@@ -162,9 +164,9 @@ def table(found: dict[Variant, pd.DataFrame]) -> pd.DataFrame:
         }
     )
     rows = about.merge(rows.drop(columns=[c for c in rows if "_saved_against_" in c]), on="variant")
-    baseline = next((found[variant] for variant in ordered if variant.method == "sap"), None)
-    against = [_difference(found[variant], baseline) for variant in ordered]
-    for name, values in zip(("", "_ci95", "_p"), zip(*against, strict=True), strict=True):
+    baseline = next((rows_by_variant[variant] for variant in ordered if variant.method == "sap"), None)
+    differences = [_difference(rows_by_variant[variant], baseline) for variant in ordered]
+    for name, values in zip(("", "_ci95", "_p"), zip(*differences, strict=True), strict=True):
         rows[f"difference_to_sap{name}"] = values
     rows["difference_to_sap_holm_p"] = statistics.holm(rows.pop("difference_to_sap_p"))
     return rows

@@ -1,4 +1,4 @@
-"""The page of a sweep: what the varied settings did, in words, charts and a table."""
+"""The page of a sweep: the effect of the settings that vary, in words, charts and a table."""
 
 import pandas as pd
 
@@ -20,7 +20,7 @@ from prunus.reporting.names import (
 from prunus.reporting.sweep import WORKSPACE, Experiment, Variant, combined, varied
 
 SIGNIFICANT = 0.05
-Found = dict[Variant, pd.DataFrame]
+RowsByVariant = dict[Variant, pd.DataFrame]
 
 
 def _accuracy(row: pd.Series) -> str:
@@ -29,7 +29,7 @@ def _accuracy(row: pd.Series) -> str:
 
 
 def _points(mean: float, half: float) -> str:
-    """A difference of accuracies in points, with its 95 % interval where it is known."""
+    """A difference of accuracies in points, with its 95 % interval if it is known."""
     text = f"{'+' if mean > 0 else ''}{number(100 * mean, 2)} points"
     if half != half:
         return text
@@ -37,7 +37,7 @@ def _points(mean: float, half: float) -> str:
 
 
 def _extremes(rows: pd.DataFrame, finals: dict[str, pd.Series]) -> list[str]:
-    """What each series does from its first value to its last; ``finals``: final accuracy by variant and seed."""
+    """How each series changes from its first value to its last; ``finals``: final accuracy by variant and seed."""
     sentences = []
     for series, part in rows[~rows["reference"]].groupby("series", sort=False):
         if len(part) < 2:
@@ -58,21 +58,22 @@ def _against_sap(rows: pd.DataFrame) -> list[str]:
     tested = rows.dropna(subset="difference_to_sap_holm_p")
     if tested.empty:
         return []
-    apart = tested[tested["difference_to_sap_holm_p"] < SIGNIFICANT]
-    if apart.empty:
+    significant = tested[tested["difference_to_sap_holm_p"] < SIGNIFICANT]
+    if significant.empty:
         lowest = probability(tested["difference_to_sap_holm_p"].min())
         return [f"No variant's final accuracy differs significantly from SAP's (smallest p after Holm: {lowest})."]
-    said = [
+    parts = [
         f"{row['variant']} by {_points(row['difference_to_sap'], row['difference_to_sap_ci95'])}"
-        for _, row in apart.iterrows()
+        for _, row in significant.iterrows()
     ]
-    return [f"Significantly apart from SAP in final accuracy: {listed(said)}."]
+    return [f"Final accuracy differs significantly from SAP's: {listed(parts)}."]
 
 
-def findings(found: Found, rows: pd.DataFrame) -> list[str]:
+def findings(rows_by_variant: RowsByVariant, rows: pd.DataFrame) -> list[str]:
     """Sentences from the numbers of ``rows`` (``sweep.table``), the most useful first."""
     finals = {
-        variant.name: statistics.final(part).set_index("seed")["test_accuracy"] for variant, part in found.items()
+        variant.name: statistics.final(part).set_index("seed")["test_accuracy"]
+        for variant, part in rows_by_variant.items()
     }
     best = rows.loc[rows["test_accuracy_mean"].idxmax()]
     cost = f"density {density(best['density_mean'])}, {number(best['epochs_mean'])} epochs"
@@ -82,19 +83,29 @@ def findings(found: Found, rows: pd.DataFrame) -> list[str]:
     return sentences + _against_sap(rows) + _extremes(rows, finals) + caveat
 
 
-def charts(found: Found, rows: pd.DataFrame) -> dict[str, Chart | None]:
+def charts(rows_by_variant: RowsByVariant, rows: pd.DataFrame) -> dict[str, Chart | None]:
     """``sweep``: accuracy against cost, where cost varies; ``sweep_density``: accuracy against density."""
     series = list(dict.fromkeys(rows["series"]))
     costs_vary = rows["epochs_mean"].nunique() > 1
+    tables = {"comparison": combined(rows_by_variant)}
     return {
         "sweep": trade_off.trade_off(rows.drop(columns="method"), series) if costs_vary else None,
-        "sweep_density": accuracy.accuracy_against_density({"comparison": combined(found)}, list(rows["variant"])),
+        "sweep_density": accuracy.accuracy_against_density(tables, list(rows["variant"])),
     }
 
 
 def _table(rows: pd.DataFrame) -> dict[str, list]:
-    head = ["variant", "final test accuracy", "95 % CI", "density", "epochs", "seconds"]
-    head += ["minus SAP, points", "p (Holm)", "experiment"]
+    head = [
+        "variant",
+        "final test accuracy",
+        "95 % CI",
+        "density",
+        "epochs",
+        "seconds",
+        "minus SAP, points",
+        "p (Holm)",
+        "experiment",
+    ]
     cells = []
     for row in rows.to_dict("records"):
         half = row["test_accuracy_ci95"]
@@ -114,7 +125,9 @@ def _table(rows: pd.DataFrame) -> dict[str, list]:
     return {"head": head, "rows": cells}
 
 
-def render(experiments: list[Experiment], found: Found, rows: pd.DataFrame, drawn: dict[str, Chart | None]) -> str:
+def render(
+    experiments: list[Experiment], rows_by_variant: RowsByVariant, rows: pd.DataFrame, drawn: dict[str, Chart | None]
+) -> str:
     """The whole page; ``rows`` as ``sweep.table`` makes them, ``drawn`` as ``charts`` does."""
     first = experiments[0].params
     keys = varied(experiments)
@@ -127,7 +140,7 @@ def render(experiments: list[Experiment], found: Found, rows: pd.DataFrame, draw
         scope=f"{counted(len(rows), 'variant')} from {counted(len(experiments), 'experiment')}, "
         f"{counted(int(rows['seeds'].max()), 'seed')}, {counted(int(rows['iterations'].max()), 'iteration')}",
         keys=keys,
-        findings=findings(found, rows),
+        findings=findings(rows_by_variant, rows),
         table=_table(rows),
         experiments=[
             (experiment.name, "; ".join(f"{key} = {experiment.params.get(key)}" for key in keys))

@@ -1,8 +1,8 @@
-"""Which of the project's files a stage runs: what its script imports, directly or through other modules.
+"""The project's files that a stage runs: those that its script imports, directly or through other modules.
 
-Found in the sources, without running or parsing them, which would take longer than many an epoch. The one answer for
-dvc.yaml (a test compares), the run record and the checkpoint's fingerprint: what a process happens to have loaded
-besides, another method's file for one, is not asked.
+They are found in the source text, without running or parsing it, which would take longer than some epochs. dvc.yaml (a
+test compares), the run record and the checkpoint's fingerprint all use this one answer, not the modules that a process
+has loaded, which may include other methods' files.
 """
 
 import re
@@ -35,32 +35,32 @@ def _packages(module: str) -> list[str]:
 
 @cache
 def imported(path: Path) -> frozenset[Path]:
-    """Project files that the file at ``path`` imports itself, wherever in the file the import stands."""
+    """The project files that the file at ``path`` imports itself, anywhere in the file."""
     files = set()
     for package, names, module in IMPORT.findall(path.read_text(encoding="utf-8")):
         modules = [module or package, *(f"{package}.{name}" for name in NAME.findall(names))]
-        files |= {found for module in modules for name in _packages(module) if (found := _file_of(name))}
+        files |= {file for module in modules for name in _packages(module) if (file := _file_of(name))}
     return frozenset(files)
 
 
 def closure(script: Path, methods: Iterable[str] = ()) -> set[Path]:
-    """The stage's ``script``, the files of the ``methods`` whose settings it obeys, and all they come to import."""
-    seen, waiting = set(), {script, *(METHODS / f"{name}.py" for name in methods)}
+    """The stage's ``script``, the files of the ``methods`` whose settings it uses, and all that these import."""
+    files, waiting = set(), {script, *(METHODS / f"{name}.py" for name in methods)}
     while waiting:
         path = waiting.pop()
-        seen.add(path)
-        waiting |= imported(path) - seen
-    return seen
+        files.add(path)
+        waiting |= imported(path) - files
+    return files
 
 
 def room(path: Path) -> Path:
-    """What stands for a file of the package in dvc.yaml: the folder right under ``prunus`` that holds it, or the file
-    itself where there is none, and where it is a method's, of which a stage runs its own alone."""
+    """The entry in dvc.yaml for a file: the folder right under ``prunus`` that holds it; or the file itself if it is
+    outside of the package or right under ``prunus``, or a method's, because a stage runs only its own method."""
     if PACKAGE not in path.parents or path.parent in (PACKAGE, METHODS):
         return path
     return PACKAGE / path.relative_to(PACKAGE).parts[0]
 
 
 def rooms(script: Path, methods: Iterable[str] = ()) -> set[Path]:
-    """The code that a stage depends on: its script, and the rooms of what it imports."""
+    """The code that a stage depends on: its script and the rooms of all that it imports."""
     return {room(path) for path in closure(script, methods)}

@@ -1,6 +1,6 @@
 """The device a stage computes on, its threads and its clock.
 
-torch is imported only where a device is used, so that stages which only gather tables start quickly.
+torch is imported only when a device is used, so that stages that only collect tables start quickly.
 """
 
 import time
@@ -11,10 +11,10 @@ from prunus.run.errors import StageError
 
 
 def open_device(accelerator: str, threads: int):
-    """Set torch up for reproducible numbers and return the ``torch.device`` to compute on.
+    """Set torch up for reproducible results and return the ``torch.device`` to compute on.
 
     Arguments: ``accelerator`` auto, cpu or cuda; ``threads`` CPU threads of torch, whatever the launcher exported.
-    Raises ``StageError`` when cuda is asked for and absent.
+    Raises ``StageError`` if cuda is asked for and there is none.
     """
     import torch
 
@@ -23,14 +23,14 @@ def open_device(accelerator: str, threads: int):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise StageError("device.accelerator: cuda is asked for and torch finds no GPU; allowed here: auto, cpu")
-    # Not on a CPU: what is used there is deterministic anyway, and the call imports torch's compiler (4 s).
+    # Not on a CPU: it is deterministic anyway, and the call imports torch's compiler (4 s).
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     return torch.device("cuda", gpus.take(torch.cuda.device_count()))
 
 
 class Clock:
-    """Seconds per activity. On a GPU the queue is drained at both ends, so that work is booked where it was caused."""
+    """Seconds per activity. A GPU's queue is drained before and after, so that work counts for its own activity."""
 
     def __init__(self, device=None):
         self.seconds = {}

@@ -1,6 +1,6 @@
-"""Which GPU a stage computes on: the one that the fewest stages of this user and machine hold a slot of.
+"""The choice of a stage's GPU: the one with the fewest slots held by stages of this user on this machine.
 
-A slot is a locked file. The kernel unlocks it when the last process that holds it is gone, however that one ended.
+A slot is a locked file. The kernel unlocks it when the last process that holds it ends, however it ends.
 """
 
 import fcntl
@@ -14,20 +14,20 @@ from itertools import count, takewhile
 from pathlib import Path
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-SLOT = "PRUNUS_GPU_SLOT"  # tells a stage that what started it has placed it
+SLOT = "PRUNUS_GPU_SLOT"  # tells a stage that its launcher has chosen the GPU
 POLL_SECONDS = 0.5
 
 _held = []  # (name, open file): open, and so locked, for the life of the process
 
 
 def visible() -> list[str]:
-    """The GPUs this process may use, named as CUDA_VISIBLE_DEVICES does: an index, ``GPU-...`` or ``MIG-...``.
+    """The GPUs this process may use, named as in CUDA_VISIBLE_DEVICES: an index, ``GPU-...`` or ``MIG-...``.
 
-    Where that is not set (Slurm sets it), nvidia-smi knows; where there is no nvidia-smi, none is known.
+    If that is not set (Slurm sets it), nvidia-smi lists them; without nvidia-smi the list is empty.
     """
-    given = os.environ.get(VISIBLE)
-    if given is not None:  # CUDA reads as far as the first name that is none
-        return list(takewhile(re.compile(r"\d+$|GPU-|MIG-").match, (name.strip() for name in given.split(","))))
+    value = os.environ.get(VISIBLE)
+    if value is not None:  # CUDA stops at the first name that is not valid
+        return list(takewhile(re.compile(r"\d+$|GPU-|MIG-").match, (name.strip() for name in value.split(","))))
     if shutil.which("nvidia-smi") is None:
         return []
     listing = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
@@ -35,15 +35,15 @@ def visible() -> list[str]:
     for gpu, part in re.findall(r"^GPU (\d+):|^\s+MIG .*UUID: ([^)\s]+)", listing.stdout, re.MULTILINE):
         if gpu:
             parts[gpu] = []
-        else:  # of a GPU cut into parts CUDA uses one, unless the parts are named
+        else:  # CUDA uses one part of a divided GPU unless the parts are named
             parts[list(parts)[-1]].append(part)
-    return [name for gpu, its_parts in parts.items() for name in its_parts or [gpu]]
+    return [name for gpu, gpu_parts in parts.items() for name in gpu_parts or [gpu]]
 
 
 def place(at_most: int | None = None) -> None:
-    """Lease a slot for the stage that this process starts: it sees that GPU alone. Without GPUs nothing changes.
+    """Lease a slot for the stage that this process starts: it sees only that GPU. Without GPUs nothing changes.
 
-    ``at_most``: wait until some GPU has fewer stages than this; None: there is always room for one more.
+    ``at_most``: wait until a GPU has fewer stages than this; None: never wait.
     """
     names = visible()
     if names:
@@ -54,22 +54,22 @@ def place(at_most: int | None = None) -> None:
 
 
 def take(number: int) -> int:
-    """Torch's index, of ``number`` GPUs, of the one to compute on; its slot is held until this process ends."""
+    """Torch's index of the GPU to compute on, of ``number``; its slot is held until this process ends."""
     names = visible()
     if SLOT in os.environ:
-        _hold(names[0], Path(os.environ[SLOT]))  # as well: dvc may be killed and leave this stage running
+        _hold(names[0], Path(os.environ[SLOT]))  # held by the stage too: dvc may be killed and leave it running
         return 0
     return _lease(names[:number] if len(names) >= number else [str(index) for index in range(number)])[0]
 
 
 def held() -> str | None:
-    """Name of the GPU this process holds a slot of."""
+    """The name of the GPU on which this process holds a slot."""
     return _held[0][0] if _held else None
 
 
 def _lease(names: list[str], at_most: int | None = None) -> tuple[int, Path] | None:
-    """Position of the name that the fewest hold a slot of, the first such, and the slot; None where all of them have
-    ``at_most`` stages."""
+    """The position of the first name with the fewest held slots, and a new slot on it; None if all have ``at_most``
+    stages."""
     folder = Path(tempfile.gettempdir(), f"prunus-{os.getuid()}-gpus")
     folder.mkdir(mode=0o700, exist_ok=True)
     with (folder / "choosing").open("a") as choosing:
@@ -98,7 +98,7 @@ def _free(slot: Path) -> bool:
 
 
 def _hold(name: str, slot: Path) -> None:
-    """Shared: a stage and what started it hold one slot, and whoever asks for it alone is refused."""
+    """A shared lock: a stage and its launcher hold the same slot; an exclusive lock on it is refused."""
     handle = slot.open("a")
     fcntl.flock(handle, fcntl.LOCK_SH)
     _held.append((name, handle))

@@ -1,4 +1,4 @@
-"""The run record of a stage: what made its outputs, on what, and how long it took."""
+"""The run record of a stage: what made its outputs, on which device, and how long it took."""
 
 import fcntl
 import os
@@ -24,7 +24,7 @@ from prunus.run.files import write_json
 from prunus.study import layout, params
 
 RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy", "torch-pruning")
-# Set where what started the stage puts down what it depends on before it runs: to the time at which that began, in ns.
+# Set by a launcher that records a stage's dependencies before the stage runs: the time when that began, in ns.
 AS_STARTED = "PRUNUS_AS_STARTED"
 PATIENCE_WITH_DVC = 300  # seconds
 
@@ -37,7 +37,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def processor() -> str:
-    """What this machine's processor calls itself."""
+    """The name of this machine's processor."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -46,41 +46,41 @@ def processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    by_package = {"python": platform.python_version()}
     for package in RECORDED_PACKAGES:
         with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            by_package[package] = version(package)
+    return by_package
 
 
 def _take_turn(folder: Path) -> int:
-    """Wait until no other process runs the stage whose record lies in ``folder``; the descriptor that holds the turn.
+    """Wait until no other process runs the stage whose record lies in ``folder``; return the descriptor of the lock.
 
-    A launcher that is killed leaves its stage's script at work, and the next launcher starts the same one: both write
-    the same temporary names. The lock goes when the process does, however it ends.
+    A launcher that is killed leaves its stage's script running, and the next launcher starts the same script: both
+    would write the same temporary files. The lock ends with the process, however that ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
     turn = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print(f"another process runs this stage ({folder}); waiting until it has ended", flush=True)
+        print(f"another process runs this stage ({folder}); waiting until it ends", flush=True)
         fcntl.flock(turn, fcntl.LOCK_EX)
-    except OSError:  # a network file system that locks no folders
+    except OSError:  # a network file system that cannot lock folders
         pass
     return turn
 
 
 def _changed_since(moment: int, paths: Iterable[Path]) -> list[str]:
-    """Those of the files that changed in any way after ``moment`` (ns)."""
+    """The files of ``paths`` that changed in any way after ``moment`` (ns)."""
     return [str(path) for path in paths if path.exists() and path.stat().st_ctime_ns > moment]
 
 
 def _keep_turn_of_dvc() -> None:
-    """Take DVC's lock of this project, if need be after a wait, until this process has ended.
+    """Take DVC's lock of this project, after a wait if needed, until this process ends.
 
-    `dvc repro` lets it go while a stage's script runs, and waits 3 s at most when it takes it back. Another `dvc` that
-    looks at all stages meanwhile takes longer, and would end the first one, which then has not recorded its stage.
+    `dvc repro` releases it while a stage's script runs, and waits at most 3 s to take it back. Another `dvc` that reads
+    all stages holds it for longer, and the first one would end without recording its stage.
     """
     if "DVC_STAGE" not in os.environ or AS_STARTED in os.environ:
         return
@@ -96,8 +96,8 @@ def _keep_turn_of_dvc() -> None:
 
 @dataclass(frozen=True)
 class Obeys:
-    """What decides what a stage computes, apart from its inputs: its ``script``, the ``keys`` of params.yaml that it
-    declares, and what they said when it started (``params``, as ``for_stage`` returns them)."""
+    """What a stage's results depend on, apart from its inputs: its ``script``, the ``keys`` of params.yaml that it
+    declares, and their values at the start (``params``, as ``for_stage`` returns them)."""
 
     script: Path
     keys: Sequence[str]
@@ -105,7 +105,7 @@ class Obeys:
 
     @cached_property
     def code(self) -> list[Path]:
-        """The project's files that the stage runs, those of the methods whose settings it obeys included."""
+        """The project's files that the stage runs, including those of the methods whose settings it uses."""
         methods = [key.removeprefix("methods.") for key in self.keys if key.startswith("methods.")]
         return sorted(code.closure(self.script, methods))
 
@@ -113,11 +113,11 @@ class Obeys:
 class Recorder:
     """Writes ``record.json`` when its block succeeds: git revision, versions, device, threads, seeds and seconds.
 
-    ``obeys``: what the stage runs by; None: nothing is asked about it. ``measured``: what else it times, by name. Only
-    ``compare`` and ``report`` read records, so what differs between equal runs changes nothing they compute.
-    ``earlier_seconds``: those of runs that were stopped and whose work counts. ``eased_by``: the keys of params.yaml
-    that lower the stage's need of memory. When the block fails, ``layout.failure`` says why until the stage is run
-    again; when it succeeds, what unfinished runs left is removed.
+    ``obeys``: code and settings that the stage depends on; None: they are not checked. ``measured``: further entries,
+    by name. Only ``compare`` and ``report`` read records, so times and machines change no other output.
+    ``earlier_seconds``: seconds of stopped runs whose work is kept. ``eased_by``: the keys of params.yaml that lower
+    the stage's memory use. If the block fails, ``layout.failure`` says why until the stage runs again; if it succeeds,
+    the files of unfinished runs are removed.
     """
 
     def __init__(
@@ -129,8 +129,14 @@ class Recorder:
         eased_by: Sequence[str] = (),
         obeys: Obeys | None = None,
     ):
-        self.path, self.obeys, self.device, self.threads, self.seeds = path, obeys, device, threads, seeds or {}
-        self.clock, self.measured, self.earlier_seconds = Clock(device), {}, 0.0
+        self.path = path
+        self.device = device
+        self.threads = threads
+        self.seeds = seeds or {}
+        self.obeys = obeys
+        self.clock = Clock(device)
+        self.measured = {}
+        self.earlier_seconds = 0.0
         self._eased_by = eased_by
 
     def __enter__(self):
@@ -149,7 +155,7 @@ class Recorder:
         if error := error or spoiled:
             _keep_turn_of_dvc()
             os.close(self._turn)
-            if isinstance(error, Exception):  # not what a user or a cluster ends a stage with
+            if isinstance(error, Exception):  # not if a user or a cluster ended the stage
                 self._note(error)
             if spoiled:
                 raise spoiled
@@ -178,7 +184,7 @@ class Recorder:
         os.close(self._turn)
 
     def _edited_before(self) -> StageError | None:
-        """What was edited between being put down as what the stage runs with and being read."""
+        """An error if code or params.yaml was edited after the launcher recorded it and before the stage read it."""
         if self.obeys is None or AS_STARTED not in os.environ:
             return None
         edited = _changed_since(int(os.environ[AS_STARTED]), [layout.ROOT / layout.PARAMS, *self.obeys.code])
@@ -192,20 +198,21 @@ class Recorder:
         if not edited:
             return None
         why = "was edited while this stage ran, and DVC would record the edit as what the stage ran with"
-        return StageError(f"{edited[0]} {why}; run it again (`snakemake` takes such edits)")
+        return StageError(f"{edited[0]} {why}; run it again (`snakemake` allows such edits)")
 
     def _note(self, error: Exception) -> None:
-        """Say why the block failed, in a file and, where a user can mend it, as the error raised."""
+        """Write why the block failed to a file and, if the user can fix it, raise that as the error."""
         gpu = self.device is not None and self.device.type == "cuda"
         fewer = "lower device.jobs_per_gpu" if gpu else "run fewer stages at a time (snakemake --cores)"
         relief = " or ".join([*(f"lower {key}" for key in self._eased_by), fewer])
-        said = explained(error, label=" ".join(self.path.parent.relative_to(layout.RECORDS).parts), relief=relief)
-        note = said or StageError(f"{first_line(error)}; the stage's output has the traceback")
+        label = " ".join(self.path.parent.relative_to(layout.RECORDS).parts)
+        explanation = explained(error, label=label, relief=relief)
+        note = explanation or StageError(f"{first_line(error)}; the stage's output has the traceback")
         with suppress(OSError, StageError):  # the disk may be full
             content = {"kind": note.kind, "message": str(note), "density": note.density}
             write_json(layout.failure(self.path), content)
-        if said not in (None, error):
-            raise said from error
+        if explanation not in (None, error):
+            raise explanation from error
 
     def _device_name(self) -> str:
         if self.device is None or self.device.type == "cpu":

@@ -1,4 +1,4 @@
-"""The seed of every random draw: derived from the run's seed and what is drawn, so that no two draws share one."""
+"""The seed of every random draw: derived from the run's seed and the purpose, so that no two draws share a seed."""
 
 import hashlib
 

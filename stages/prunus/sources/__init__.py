@@ -1,1 +1,1 @@
-"""From the files of publishers or users to the prepared dataset."""
+"""The step from published or own files to the prepared dataset."""

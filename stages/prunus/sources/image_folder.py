@@ -1,4 +1,4 @@
-"""The user's own images: which files count, which folders are classes and splits, and the files as tensors."""
+"""The user's own images: which files are images, which folders are classes or splits, and the files as tensors."""
 
 import os
 import sys
@@ -13,22 +13,22 @@ from tqdm import tqdm
 from prunus.data.dataset import DataError, Split
 from prunus.sources.splits import Source
 
-# The formats of these names and no others: PIL goes by the content, and hands PostScript to an interpreter of programs.
+# Only these formats: PIL chooses a reader by content, and would give PostScript, a program, to an interpreter.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 TRAIN = ("train", "training")
-TEST = ("test", "testing", "val", "valid", "validation")  # of several the first is the test set
+TEST = ("test", "testing", "val", "valid", "validation")  # the first of these that exists is the test set
 ANNOTATIONS = "val_annotations.txt"
-CHUNK = 32  # images that a thread decodes before it asks for more
+CHUNK = 32  # images that a thread decodes at a time
 
 
 def read(root: Path, side: int) -> Source:
     """The images in ``root``, one folder per class, as RGB of side x side pixels (the largest centred square, resized).
 
     Layouts: class folders right under ``root``; or under ``train``, with test images in class folders under a folder of
-    ``TEST`` or as in TinyImageNet in ``val/images`` beside val_annotations.txt. Images lie at any depth in a class
-    folder; what is no image and what is hidden does not count. The files are decoded when ``images`` are indexed.
-    Raises ``DataError`` for what cannot be read or would not be watched by DVC, and where the layout is in doubt.
+    ``TEST`` or, as in TinyImageNet, in ``val/images`` beside val_annotations.txt. Images lie at any depth in a class
+    folder; hidden files and files that are not images do not count. Files are decoded when ``images`` are indexed.
+    Raises ``DataError`` for files that cannot be read or that DVC would not watch, and for an ambiguous layout.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; data.image_folder.path must name the folder of your images")
@@ -57,7 +57,7 @@ def read(root: Path, side: int) -> Source:
 
 
 def is_image(path: Path) -> bool:
-    """By content. What is named as an image is taken for one, so that a damaged one is refused and not passed over."""
+    """By suffix, so that a damaged image is refused and not passed over; with any other suffix by content."""
     from PIL import Image
 
     if path.suffix.lower() in SUFFIXES:
@@ -69,12 +69,12 @@ def is_image(path: Path) -> bool:
                 return True
         except Image.DecompressionBombError:
             return True
-        except Exception:  # PIL's readers raise errors of many kinds on what is none of theirs
+        except Exception:  # PIL's readers raise many kinds of errors on other files
             return False
 
 
 class _Look:
-    """Walks the folders of ``root`` and keeps the names of what is passed over, by kind."""
+    """Walks the folders of ``root`` and keeps the names of files and folders that are passed over, by kind."""
 
     def __init__(self, root: Path):
         self.root, self.passed_over = root, {}
@@ -83,21 +83,21 @@ class _Look:
         self.passed_over.setdefault(kind, []).append(str(path.relative_to(self.root)))
 
     def past(self, files: list[Path], where: str) -> None:
-        """``files`` that stand where no image is looked for."""
+        """Note ``files`` in places where images are not used."""
         for path in files:
             self.note(f"image {where}" if is_image(path) else "no image", path)
 
     def into(self, folder: Path) -> tuple[list[Path], list[Path]]:
-        """Folders and files right in ``folder``, by name, without what is hidden.
+        """The folders and files right in ``folder``, by name, without hidden ones.
 
-        A link to a file is followed, by DVC too. Refused is what DVC would not watch, or wait for without end.
+        Links to files are followed, also by DVC. Entries that DVC would not watch, or wait for forever, are refused.
         """
         folders, files = [], []
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 path, linked = folder / entry.name, entry.is_symlink()
                 if entry.name == ".dvc" and folder != self.root:
-                    raise DataError(f"{folder}: is a DVC project of its own, so DVC does not watch it; move it")
+                    raise DataError(f"{folder}: is a separate DVC project, so DVC does not watch it; move it")
                 if entry.name == ".dvcignore":
                     raise DataError(f"{path}: tells DVC not to watch some of the images; remove it")
                 if entry.name.startswith("."):
@@ -126,39 +126,39 @@ class _Look:
         return sorted(images, key=lambda path: path.parts)
 
     def labelled(self, folders: list[Path], classes: list[str]) -> tuple[list[Path], list[int]]:
-        """The images of class folders and their labels. Raises ``DataError`` for one without images."""
+        """The images of class folders and their labels. Raises ``DataError`` for a folder without images."""
         files, labels = [], []
         for folder in folders:
-            found = self.below(folder)
-            if not found:
+            images = self.below(folder)
+            if not images:
                 raise DataError(f"{folder}: holds no images; add some or remove the folder")
-            files += found
-            labels += [classes.index(folder.name)] * len(found)
+            files += images
+            labels += [classes.index(folder.name)] * len(images)
         return files, labels
 
 
 def _split(root: Path, folders: list[Path]) -> tuple[Path, list[Path]] | None:
-    """The folder of training images and those of test images, first the one to use; None where ``folders`` are classes.
+    """The folder of training images and those of test images, the one to use first; None if ``folders`` are classes.
 
-    A split is a training folder with test folders and nothing else beside them. Raises ``DataError`` where the names
-    say one thing and the content another.
+    A split is a training folder and test folders with nothing else beside them. Raises ``DataError`` if the names and
+    the content contradict each other.
     """
     train = [folder for folder in folders if folder.name.lower() in TRAIN]
     tests = [folder for name in TEST for folder in folders if folder.name.lower() == name]
-    alone = len(train) == 1 and tests and len({folder.name.lower() for folder in tests}) == len(folders) - 1
+    only_splits = len(train) == 1 and tests and len({folder.name.lower() for folder in tests}) == len(folders) - 1
     names = ", ".join(f"{folder.name}/" for folder in folders[:5]) + (", ..." if len(folders) > 5 else "")
-    if alone and _holds_classes(train[0]):
+    if only_splits and _holds_classes(train[0]):
         return train[0], tests
-    if alone:
+    if only_splits:
         raise DataError(
-            f"{root}: is a split whose {train[0].name}/ holds fewer than 2 class folders, or {len(folders)} classes "
-            f"({names}); put class folders into each, or rename the classes"
+            f"{root}: is either a split whose {train[0].name}/ holds fewer than 2 class folders, or {len(folders)} "
+            f"classes ({names}); put class folders into each, or rename the classes"
         )
     if len(folders) > 1 and (holding := [folder for folder in train + tests if _holds_classes(folder)]):
-        holding = ", ".join(f"{folder.name}/" for folder in holding)
+        holding_names = ", ".join(f"{folder.name}/" for folder in holding)
         raise DataError(
-            f"{root}: is a split (class folders in {holding}) or {len(folders)} classes ({names}); for a split leave "
-            f"nothing there but train/ and test/ or val/, for classes no folders in {holding}"
+            f"{root}: is either a split (class folders in {holding_names}) or {len(folders)} classes ({names}); for a "
+            f"split keep only train/ and test/ or val/ there, for classes keep no folders in {holding_names}"
         )
     return None
 
@@ -168,12 +168,12 @@ def _holds_classes(folder: Path) -> bool:
 
 
 def _too_few(folder: Path, folders: list[Path]) -> str:
-    said = f"{folder}: holds {len(folders)} class folder(s); at least 2 are needed, one per class"
+    message = f"{folder}: holds {len(folders)} class folder(s); at least 2 are needed, one per class"
     if folders and _holds_classes(folders[0]):
-        return f"{said}; is it {folders[0]} that data.image_folder.path should name?"
-    if not folders:  # so look the images of a scratch copy that git and DVC know nothing of
-        said += "; an experiment beside the workspace has only what `dvc add` was told of (data/images/README.md)"
-    return said
+        return f"{message}; should data.image_folder.path name {folders[0]}?"
+    if not folders:  # as in a scratch copy whose images neither git nor DVC knows
+        message += "; an experiment beside the workspace has only images added with `dvc add` (data/images/README.md)"
+    return message
 
 
 def _test(look: _Look, folders: list[Path], classes: list[str]) -> tuple[list[Path], list[int]]:
@@ -187,44 +187,46 @@ def _test(look: _Look, folders: list[Path], classes: list[str]) -> tuple[list[Pa
     look.past(files, "outside of the class folders")
     for folder in inside:
         if folder.name not in classes:
-            raise DataError(f"{folder}: there are no training images of this class; add some or remove the folder")
+            raise DataError(f"{folder}: this class has no training images; add some or remove the folder")
     if not inside:
         raise DataError(f"{used}: holds no images in class folders; add them or remove the folder")
     return look.labelled(inside, classes)
 
 
 def _annotated(look: _Look, folder: Path, classes: list[str]) -> tuple[list[Path], list[int]]:
-    """Files and classes that TinyImageNet's annotations name: a line is file, class and four numbers, tab-separated."""
+    """The files and classes in TinyImageNet's annotations: a line is file, class and four numbers, tab-separated."""
     table, images, labels = folder / ANNOTATIONS, folder / "images", {}
     inside, files = look.into(folder)
     look.past([path for path in files if path != table], "outside of images/")
     for other in inside:
         if other != images:
             look.note("folder beside images/", other)
-    there = look.into(images)[1] if images in inside else []
-    names = {path.name for path in there}
+    image_files = look.into(images)[1] if images in inside else []
+    names = {path.name for path in image_files}
     for number, line in enumerate(table.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         file, _, rest = line.partition("\t")
         name = rest.partition("\t")[0]
         if name not in classes:
-            raise DataError(f"{table}, line {number}: {name!r} is no class folder of the training images; correct it")
+            raise DataError(
+                f"{table}, line {number}: {name!r} is not a class folder of the training images; correct it"
+            )
         if file != Path(file).name:
-            raise DataError(f"{table}, line {number}: {file!r} is no name of a file in {images}; correct it")
+            raise DataError(f"{table}, line {number}: {file!r} is not a file name in {images}; correct it")
         if file not in names:
-            raise DataError(f"{images / file}: no such file; add it, or remove what names it")
+            raise DataError(f"{images / file}: no such file; add it, or remove its line in {ANNOTATIONS}")
         if file in labels:
             raise DataError(f"{table}, line {number}: {file!r} is named twice; remove one of the lines")
         labels[file] = classes.index(name)
     if not labels:
         raise DataError(f"{table}: is empty; restore it, or remove it if the folder has class folders")
-    look.past([path for path in there if path.name not in labels], f"that {ANNOTATIONS} does not name")
+    look.past([path for path in image_files if path.name not in labels], f"that {ANNOTATIONS} does not name")
     return [images / file for file in labels], list(labels.values())
 
 
 class Pictures:
     """Image files, decoded when they are indexed: ``pictures[numbers]`` is uint8 [N, 3, side, side].
 
-    All cores decode, and each image by itself, so that the result is that of one core.
+    All cores decode, each image separately, so that the result is the same as on one core.
     """
 
     def __init__(self, files: list[Path], side: int):
@@ -250,10 +252,10 @@ class Pictures:
                 array[index] = _decoded(path, self._side)
             return len(chunk)
 
-        Image.init()  # all readers, before there are threads
+        Image.init()  # load all readers before threads start
         with (
             warnings.catch_warnings(),
-            ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,  # PIL decodes and resizes without Python's lock
+            ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,  # PIL releases Python's lock to decode and resize
             tqdm(total=len(files), desc="images", unit="image", disable=not sys.stderr.isatty()) as bar,
         ):
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -263,7 +265,7 @@ class Pictures:
 
 
 def _decoded(path: Path, side: int):
-    """uint8 [3, side, side], upright; PIL's bilinear resizing averages over all pixels when it makes images smaller."""
+    """uint8 [3, side, side], upright; PIL's bilinear resizing averages over all pixels when it shrinks images."""
     import numpy as np
     from PIL import Image, ImageOps
 
@@ -274,7 +276,7 @@ def _decoded(path: Path, side: int):
                 if _bits(image, head) > 8:
                     raise DataError(f"{path}: has more than 8 bits per channel; convert it to 8 bits")
                 upright = ImageOps.exif_transpose(image)
-                # Colours under transparency stay as stored; straight from a palette to RGB, PIL warns about it.
+                # Colours under transparency stay as stored; PIL warns if a palette is converted straight to RGB.
                 opaque = (upright.convert("RGBA") if upright.has_transparency_data else upright).convert("RGB")
         fitted = ImageOps.fit(opaque, (side, side), Image.Resampling.BILINEAR)
     except DataError:
@@ -283,14 +285,14 @@ def _decoded(path: Path, side: int):
         raise DataError(f"{path}: no such file; add it, or remove what names it") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DataError(f"{path}: has more than {Image.MAX_IMAGE_PIXELS:,} pixels; shrink or remove it") from None
-    except Exception as error:  # PIL's decoders raise errors of many kinds on damaged files
+    except Exception as error:  # PIL's decoders raise many kinds of errors on damaged files
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: cannot be read as an image ({reason}); replace or remove it") from None
     return np.asarray(fitted).transpose(2, 0, 1)
 
 
 def _bits(image, head: bytes) -> int:
-    """At most 8, or more: bits per channel of the file, of which PIL says nothing when it cuts colours of 16 bits to 8.
+    """Bits per channel of the file (exact only as to whether more than 8): PIL cuts 16 bits to 8 without a word.
 
     ``head``: the file's first bytes.
     """
@@ -302,7 +304,7 @@ def _bits(image, head: bytes) -> int:
         return head[24]
     if image.format == "TIFF":
         return max(image.tag_v2.get(BITSPERSAMPLE, (1,)))
-    if image.format == "PPM":  # its decoder is told the largest value where that is not 255
-        told = image.tile[0][3]
-        return 8 if isinstance(told, str) or told[1] <= 255 else 16
+    if image.format == "PPM":  # its decoder gets the largest value if that is not 255
+        arguments = image.tile[0][3]
+        return 8 if isinstance(arguments, str) or arguments[1] <= 255 else 16
     return 8

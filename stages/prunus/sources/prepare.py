@@ -1,4 +1,4 @@
-"""From a dataset's name to its prepared file: read, choose classes, cut the splits, write, say what was not used."""
+"""From a dataset's name to its prepared file: read, choose classes, split, write, report files that are not used."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from prunus.study import layout
 from prunus.study.mistakes import printable
 from prunus.study.schema import ImageFolder
 
-SAID = 3  # names of a kind in a line
-RECORDED = 100  # and in the record
+PRINTED = 3  # names of a kind in a printed line
+RECORDED = 100  # names of a kind in the record
 
 
 def prepare(
@@ -28,11 +28,11 @@ def prepare(
     validation_fraction: float,
     seed: int,
 ) -> str:
-    """Write dataset ``name`` of the catalogue to ``path``; the last line of what is returned says what it holds.
+    """Write dataset ``name`` of the catalogue to ``path``; return lines about it, the last one with its sizes.
 
-    ``image_folder`` is read when that is the dataset; the rest as in the ``data`` block of params.yaml. Lines before
-    the last, and ``images`` in the record, tell what was passed over, which images stand in two splits, and which
-    classes have no test images. Raises ``DataError`` for images that cannot be had or classes that are too small.
+    ``image_folder`` is used if it is the dataset; the rest as in the ``data`` block of params.yaml. The lines before
+    the last, and ``images`` in the record, name the files passed over, the images that are in two splits, and the
+    classes without test images. Raises ``DataError`` for missing or unusable images and for classes that are too small.
     """
     with recorder.clock.time("read"):
         source = published.read(name, layout.RAW_DATA, Path(image_folder.path), image_folder.side)
@@ -42,9 +42,10 @@ def prepare(
             raise DataError(f"{name}: has no test images of {', '.join(numbered.classes)}; add some")
         splits = {split: Split(source.images(part.images), part.labels) for split, part in numbers.items()}
     dataset.save(path, name, splits, numbered.classes)
-    passed_over, twice = source.passed_over, _in_two_splits(source, numbers, splits)
+    passed_over = source.passed_over
+    twice = _in_two_splits(source, numbers, splits)
     tested = set(splits["test"].labels.tolist())
-    untested = [each for label, each in enumerate(numbered.classes) if label not in tested]
+    untested = [class_name for label, class_name in enumerate(numbered.classes) if label not in tested]
     recorder.measured["images"] = {
         "passed_over": {kind: _recorded(names) for kind, names in passed_over.items()},
         "in_two_splits": _recorded(twice),
@@ -52,27 +53,27 @@ def prepare(
     }
     lines = []
     if passed_over:
-        lines.append("passed over: " + "; ".join(f"{kind}: {_said(names)}" for kind, names in passed_over.items()))
+        lines.append("passed over: " + "; ".join(f"{kind}: {_printed(names)}" for kind, names in passed_over.items()))
     if twice:
-        lines.append(f"in two splits, pixel for pixel: {_said(twice)}")
+        lines.append(f"in two splits, pixel for pixel: {_printed(twice)}")
     if untested:
-        lines.append(f"classes without test images: {_said(untested)}")
+        lines.append(f"classes without test images: {_printed(untested)}")
     sizes = ", ".join(f"{len(splits[split].labels)} {split}" for split in dataset.SPLITS)
     shape = "x".join(map(str, splits["train"].images.shape[1:]))
     return "\n".join([*lines, f"{name}: {sizes} images of {shape}, {len(numbered.classes)} classes, in {path}"])
 
 
 def _in_two_splits(source: Source, numbers: dict[str, Split], splits: dict[str, Split]) -> list[str]:
-    def called(split: str, position: int) -> str:
+    def name_of(split: str, position: int) -> str:
         number = int(numbers[split].images[position])
         return f"{source.names[number]} in {split}" if source.names else f"{split} image {position}"
 
-    return [f"{called(*later)} = {called(*earlier)}" for later, earlier in shared(splits)]
+    return [f"{name_of(*later)} = {name_of(*earlier)}" for later, earlier in shared(splits)]
 
 
-def _said(names: list[str]) -> str:
-    more = ", ..." if len(names) > SAID else ""
-    return printable(f"{len(names):,} ({', '.join(names[:SAID])}{more})")
+def _printed(names: list[str]) -> str:
+    more = ", ..." if len(names) > PRINTED else ""
+    return printable(f"{len(names):,} ({', '.join(names[:PRINTED])}{more})")
 
 
 def _recorded(names: list[str]) -> dict:

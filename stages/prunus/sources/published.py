@@ -1,4 +1,4 @@
-"""Readers of the datasets as published (digits, MNIST, Fashion-MNIST, CIFAR-10/100), and the way to the user's own."""
+"""Readers of the published datasets (digits, MNIST, Fashion-MNIST, CIFAR-10/100); `read` also reads an image folder."""
 
 import http.client
 import socket
@@ -13,7 +13,7 @@ from prunus.data.dataset import DataError, Split
 from prunus.sources import image_folder
 from prunus.sources.splits import Source
 
-# torchvision checks what it downloads, but not the unpacked files it then reads. MD5 of the published ones:
+# MD5 of the published unpacked files: torchvision checks its downloads, but not the unpacked files that it reads.
 IDX_MD5 = {
     "MNIST": {
         "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -34,16 +34,16 @@ TORCHVISION_NAMES = {
     "cifar10": "CIFAR10",
     "cifar100": "CIFAR100",
 }
-# What a download can end in: no network, refused, cut off, not what was published, no room.
+# The errors of a download: no network, refused, cut off, not the published file, disk full.
 DOWNLOAD_ERRORS = (OSError, RuntimeError, EOFError, http.client.HTTPException, tarfile.TarError, zlib.error)
-DOWNLOAD_TIMEOUT = 60  # seconds without an answer; torchvision sets none and would wait for ever
+DOWNLOAD_TIMEOUT = 60  # seconds without an answer; torchvision sets no timeout and would wait forever
 
 
 def read(name: str, raw: Path, folder: Path, side: int) -> Source:
     """Read dataset ``name`` of the catalogue.
 
-    Arguments: ``raw`` where torchvision's datasets lie, downloaded when absent; ``folder`` and ``side`` of
-    image_folder. Raises ``DataError`` for what is missing, damaged or of no use.
+    Arguments: ``raw``, the folder of torchvision's datasets, downloaded if missing; ``folder`` and ``side`` of
+    image_folder. Raises ``DataError`` for files that are missing, damaged or unusable.
     """
     try:
         if name == "digits":
@@ -65,7 +65,7 @@ def _published(name: str, raw: Path) -> Source:
 
 
 def _digits() -> Source:
-    """1797 digits of 8x8 pixels that come with scikit-learn; their grey levels 0..16 become 0..255."""
+    """The 1797 digits of 8x8 pixels from scikit-learn; their grey levels 0..16 become 0..255."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -79,7 +79,7 @@ def _digits() -> Source:
 
 
 @contextmanager
-def _downloading(wanted: Path, folder: Path):
+def _downloading(missing: Path, folder: Path):
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
@@ -87,15 +87,15 @@ def _downloading(wanted: Path, folder: Path):
     except DOWNLOAD_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{wanted}: is missing or damaged and could not be downloaded ({reason}); "
-            f"with a network delete {folder} and try again, without one put the published files there"
+            f"{missing}: is missing or damaged and could not be downloaded ({reason}); "
+            f"with a network, delete {folder} and try again; without one, put the published files there"
         ) from None
     finally:
         socket.setdefaulttimeout(timeout)
 
 
 def _idx(published: type, raw: Path) -> Source:
-    """MNIST and Fashion-MNIST, read from the unpacked files once their MD5 is right."""
+    """MNIST and Fashion-MNIST, read from the unpacked files after a check of their MD5."""
     from torchvision.datasets.mnist import read_image_file, read_label_file
     from torchvision.datasets.utils import check_integrity
 
@@ -103,9 +103,9 @@ def _idx(published: type, raw: Path) -> Source:
     missing = [folder / file for file in table if not (folder / file).is_file()]
     if missing:
         with _downloading(missing[0], folder):
-            wanted = published.__new__(published)  # not by its constructor, which unpickles what an old version left
-            wanted.root = raw
-            wanted.download()
+            dataset = published.__new__(published)  # the constructor would unpickle files of an old version
+            dataset.root = raw
+            dataset.download()
     for file, md5 in table.items():
         if not check_integrity(folder / file, md5):
             raise DataError(f"{folder / file}: is not the published file (its MD5 differs); delete it and try again")

@@ -1,4 +1,4 @@
-"""From what a reader returns to the training, validation and test split of a dataset, cut class by class."""
+"""From a reader's ``Source`` to the training, validation and test split of a dataset, cut class by class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ from prunus.run.seeds import derive_seed
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a reader returns: images on the CPU, ``test`` None where the dataset has no test images of its own.
+    """The result of a reader: images on the CPU; ``test`` is None if the dataset has no test images of its own.
 
-    Images are a tensor, or what reads them when it is indexed by one (``image_folder.Pictures``). ``names``: where
-    images have any, those of the training images and then of the test images; ``passed_over``: by kind, the names of
-    what stands beside them and is not used.
+    Images are a tensor, or an object that reads them when indexed with one (``image_folder.Pictures``). ``names``: of
+    the training images and then the test images, if they have names; ``passed_over``: by kind, the names of files and
+    folders that are not used.
     """
 
     train: Split
@@ -27,30 +27,30 @@ class Source:
     passed_over: dict[str, list[str]] = field(default_factory=dict)
 
     def numbered(self) -> "Source":
-        """The same with a number for every image, to be cut without reading or copying one."""
+        """The same with a number in place of every image, so that it can be split without reading or copying images."""
         n = len(self.train.labels)
         test = self.test and Split(torch.arange(n, n + len(self.test.labels)), self.test.labels)
         return Source(Split(torch.arange(n), self.train.labels), test, self.classes)
 
     def images(self, numbers: Tensor) -> Tensor:
-        """uint8 [N, C, H, W] of the images with these ``numbers``, all of them training or all of them test images."""
+        """uint8 [N, C, H, W]: the images with these ``numbers``, either all training or all test images."""
         n = len(self.train.labels)
         return self.train.images[numbers] if int(numbers[0]) < n else self.test.images[numbers - n]
 
 
 def of_classes(source: Source, classes: str | list[int]) -> Source:
-    """The images of ``classes`` alone, all or class numbers, which become the labels 0..k-1 in the order given.
+    """Only the images of ``classes`` (all, or class numbers), which get the labels 0..k-1 in the order given.
 
-    Where test images are still to be cut, cut them first (``with_test``): those of a class are then the same whichever
-    other classes are listed. Raises ``DataError`` for a number that is none of the source's classes.
+    If test images must still be cut, cut them first (``with_test``): those of a class then do not depend on the other
+    classes listed. Raises ``DataError`` for a number that is not a class of the source.
     """
     if classes == "all":
         return source
-    there = len(source.classes)
+    count = len(source.classes)
     for number in classes:
-        if number >= there:
-            raise DataError(f"classes: {number} is no class of the dataset; allowed: 0 to {there - 1}")
-    new_label = torch.full((there,), -1)
+        if number >= count:
+            raise DataError(f"classes: {number} is not a class of the dataset; allowed: 0 to {count - 1}")
+    new_label = torch.full((count,), -1)
     new_label[classes] = torch.arange(len(classes))
 
     def chosen(split: Split) -> Split:
@@ -64,14 +64,14 @@ def of_classes(source: Source, classes: str | list[int]) -> Source:
 def _thin(split: Split, fraction: float, imbalance: float, classes: int, seed: int) -> Split:
     """The share fraction * imbalance^(-k / (classes - 1)) of every class k, rounded, drawn by ``seed``.
 
-    The long tail is that of Cui et al. (CVPR 2019, arXiv 1901.05555). At one seed a smaller share is part of a larger.
+    The long tail is that of Cui et al. (CVPR 2019, arXiv 1901.05555). At one seed a larger share includes a smaller.
     """
     shares = {label: fraction * imbalance ** (-label / (classes - 1)) for label in range(classes)}
     return split[drawn(split.labels, shares, seed)]
 
 
 def _cut(split: Split, fraction: float, keep: int, classes: tuple[str, ...], seed: int) -> tuple[Split, Split]:
-    """Rest and cut: ``fraction`` of every class goes, at least one image, and at least ``keep`` stay."""
+    """The rest and the cut part: ``fraction`` of every class, at least one image; at least ``keep`` images stay."""
     generator = torch.Generator().manual_seed(seed)
     goes = torch.zeros(len(split.labels), dtype=torch.bool)
     for label, name in enumerate(classes):
@@ -87,7 +87,7 @@ def _cut(split: Split, fraction: float, keep: int, classes: tuple[str, ...], see
 
 
 def with_test(source: Source, fraction: float, seed: int) -> Source:
-    """``source`` with test images: its own, or where it has none ``fraction`` of every class of its training images.
+    """``source`` with test images: its own or, if it has none, ``fraction`` of every class of its training images.
 
     Raises ``DataError`` for a class too small to leave one image in each split.
     """
@@ -105,11 +105,11 @@ def cut(
     fraction: float = 1.0,
     imbalance: float = 1.0,
 ) -> dict[str, Split]:
-    """Train, validation and test split of ``source``, class by class, each in the source's order.
+    """The train, validation and test split of ``source``, cut class by class, in the source's order.
 
-    Test images are cut first, and only where the source has none. Of what is left ``fraction`` is used, and of class k
-    of K the share imbalance^(-k / (K - 1)) of that; validation images are cut from it. Shares are rounded class by
-    class. Raises ``DataError`` for a class too small to leave one image in each split.
+    Test images are cut first, and only if the source has none. ``fraction`` of the rest is used, of class k of K the
+    share imbalance^(-k / (K - 1)) of that; validation images are cut from it. Shares are rounded class by class.
+    Raises ``DataError`` for a class too small to leave one image in each split.
     """
     source = with_test(source, test_fraction, seed)
     train = _thin(source.train, fraction, imbalance, len(source.classes), derive_seed(seed, "fraction"))
@@ -118,14 +118,14 @@ def cut(
 
 
 def shared(splits: dict[str, Split]) -> list[tuple[tuple[str, int], tuple[str, int]]]:
-    """Images that stand in an earlier split too, pixel for pixel: split and position of both."""
-    earlier, found = {}, []
+    """Images that are also in an earlier split, pixel for pixel: split and position of both."""
+    earlier, pairs = {}, []
     for split, content in splits.items():
-        own = {}
+        in_split = {}
         for position, image in enumerate(content.images.numpy()):
             digest = blake2b(image, digest_size=16).digest()
             if digest in earlier:
-                found.append(((split, position), earlier[digest]))
-            own.setdefault(digest, (split, position))
-        earlier = own | earlier
-    return found
+                pairs.append(((split, position), earlier[digest]))
+            in_split.setdefault(digest, (split, position))
+        earlier = in_split | earlier
+    return pairs

@@ -1,1 +1,1 @@
-"""What a study may say, and where its results lie."""
+"""The settings of a study, and the paths of its results."""

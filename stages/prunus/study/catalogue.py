@@ -1,4 +1,4 @@
-"""The datasets, networks and methods a study can name, and which go together. Nothing here imports torch."""
+"""The datasets, networks and methods that a study can name, and which fit together. This file does not import torch."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -9,7 +9,7 @@ METHOD_FILES = Path(__file__).parents[1] / "methods"
 
 @dataclass(frozen=True)
 class ImageShape:
-    """Channels, side in pixels (images are square) and classes; ``classes`` is None where only the files can tell."""
+    """Channels, side in pixels (images are square) and classes; ``classes`` is None if it depends on the files."""
 
     channels: int
     side: int
@@ -25,7 +25,7 @@ DATASETS = {
     "image_folder": ImageShape(3, 0, None),  # the side is data.image_folder.side
 }
 
-# The smallest image side each network takes: every pooling step must be left with at least one pixel.
+# The smallest image side of each network: at least one pixel must be left after the last pooling.
 SMALLEST_SIDE = {
     "linear": 1,
     "mlp": 1,
@@ -45,26 +45,26 @@ SMALLEST_SIDE = {
     "vit": 8,
 }
 
-# Networks that cut the image into patches take no side but multiples of a patch's.
+# Networks that cut images into patches need a side that is a multiple of the patch's.
 SIDE_MULTIPLE = {"vit": 4}
 
 SINGLE_LAYER = ("linear",)
 
-# Where channels last is the faster order of feature maps (benchmarks/training_epoch.py measures it).
+# Networks that are faster with channels-last feature maps (measured by benchmarks/training_epoch.py).
 CHANNELS_LAST = tuple(name for name in SMALLEST_SIDE if name not in ("linear", "mlp", "vit"))
 
-# torchvision publishes ImageNet weights for these; they come with the ImageNet stem, which needs 32 pixels and RGB, to
-# which a grey channel is repeated.
+# torchvision publishes ImageNet weights for these. They need the ImageNet stem, at least 32 pixels and RGB; a grey
+# channel is repeated.
 PRETRAINED = tuple(name for name in SMALLEST_SIDE if name.startswith(("vgg", "resnet")))
 PRETRAINED_SIDE = 32
 
-# Up to this side networks get the small-image form (3x3 stem, no early pooling), above it torchvision's ImageNet form.
+# Up to this side networks have the small-image form (3x3 stem, no early pooling), above it torchvision's ImageNet form.
 SMALL_IMAGE_SIDE = 64
 
 
 @cache
 def method_names() -> list[str]:
-    """The methods that exist: one file each under ``stages/prunus/methods/``, called as Python can import it."""
+    """The methods that exist: one file each under ``stages/prunus/methods/``, with a name that Python can import."""
     names = (path.stem for path in METHOD_FILES.glob("*.py"))
     return sorted(name for name in names if name.isidentifier() and name != "__init__")
 
@@ -74,13 +74,16 @@ def misfit(dataset: str, network: str, side: int, pretrained: bool, resize: int 
 
     ``resize``: the side to which they are resized first, unless native.
     """
-    side, given = (side, f"{dataset} has {side}") if resize == "native" else (resize, f"network.side is {resize}")
+    if resize == "native":
+        reason = f"{dataset} has {side}"
+    else:
+        side, reason = resize, f"network.side is {resize}"
     if side < SMALLEST_SIDE[network]:
-        return f"needs images of at least {SMALLEST_SIDE[network]} pixels, {given}"
+        return f"needs images of at least {SMALLEST_SIDE[network]} pixels, {reason}"
     if side % SIDE_MULTIPLE.get(network, 1):
-        return f"needs an image side that is a multiple of {SIDE_MULTIPLE[network]}, {given}"
+        return f"needs an image side that is a multiple of {SIDE_MULTIPLE[network]}, {reason}"
     if pretrained and network not in PRETRAINED:
         return f"has no pretrained weights; these have: {', '.join(PRETRAINED)}"
     if pretrained and side < PRETRAINED_SIDE:
-        return f"pretrained needs images of at least {PRETRAINED_SIDE} pixels, {given}; raise network.side"
+        return f"pretrained needs images of at least {PRETRAINED_SIDE} pixels, {reason}; raise network.side"
     return None

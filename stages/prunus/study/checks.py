@@ -1,4 +1,4 @@
-"""What one block of params.yaml demands of another: every mistake of the file, a line each."""
+"""The rules between the blocks of params.yaml: every mistake of the file, one line each."""
 
 import importlib
 from collections import Counter
@@ -19,7 +19,7 @@ def _line(key: str, value: object, allowed: str) -> str:
 
 
 def _key(*parts: object) -> str:
-    """A mistake's place as written in dotted form; what is no list position is a key, however odd."""
+    """The place of a mistake in dotted form; every part that is not a list position is a key."""
     key = ""
     for part in parts:
         key += f"[{part}]" if isinstance(part, int) else f".{shortened(printable(str(part)), 40)}"
@@ -40,17 +40,17 @@ def _schema_lines(error: ValidationError, *prefix: str) -> list[str]:
         elif mistake["type"] == "extra_forbidden":
             lines.append(_line(key, mistake["input"], "is an unknown key"))
         else:
-            said = mistake["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            lines.append(_line(key or "params.yaml", mistake["input"], said[0].lower() + said[1:]))
+            message = mistake["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            lines.append(_line(key or "params.yaml", mistake["input"], message[0].lower() + message[1:]))
     return lines
 
 
 def _iteration_lines(iterations: list[Iteration]) -> list[str]:
-    for position, given in enumerate(iterations):
+    for position, entry in enumerate(iterations):
         t, after = position + 1, f"iteration-{position}" if position else "../dense"
-        if (given.t, given.after) != (t, after):
-            key, got = f"study.iterations[{position}]", f"{{t: {given.t}, after: {given.after}}}"
-            return [f"{key}: {got} leaves a gap; this entry must be {{t: {t}, after: {after}}}"]
+        if (entry.t, entry.after) != (t, after):
+            key, value = f"study.iterations[{position}]", f"{{t: {entry.t}, after: {entry.after}}}"
+            return [f"{key}: {value} leaves a gap; this entry must be {{t: {t}, after: {after}}}"]
     return []
 
 
@@ -61,16 +61,16 @@ def _duplicates(key: str, values: list) -> list[str]:
 def _classes_lines(key: str, classes: str | list[int], dataset: str) -> list[str]:
     if classes == "all":
         return []
-    known = DATASETS[dataset].classes
+    count = DATASETS[dataset].classes
     return _duplicates(key, classes) + [
-        _line(key, number, f"is no class of {dataset}; allowed: 0 to {known - 1}")
+        _line(key, number, f"is not a class of {dataset}; allowed: 0 to {count - 1}")
         for number in dict.fromkeys(classes)
-        if known is not None and number >= known
+        if count is not None and number >= count
     ]
 
 
 def _settings_of(name: str, block: dict) -> Section:
-    """The settings of one method. Raises ``MethodFileError`` where its file cannot be imported, ``ParamsError`` for
+    """The settings of one method. Raises ``MethodFileError`` if its file cannot be imported, ``ParamsError`` for
     mistakes in its block."""
     if name not in method_names():
         raise ParamsError(f"{_key('methods', name)}: no such method; allowed: {', '.join(method_names())}")
@@ -85,28 +85,29 @@ def _settings_of(name: str, block: dict) -> Section:
 
 
 def used_methods(sections: Sections) -> list[str]:
-    """The methods with a block that the study runs: its own, and those that get an imposed ratio."""
+    """The methods with a block that the study runs: those of ``study`` and those of ``imposed``."""
     return [name for name in sections.methods if name in (*sections.study.methods, *sections.imposed.methods)]
 
 
 def mistakes_in_unused(sections: Sections) -> list[ParamsError]:
-    """What is wrong with the blocks, or with the files, of methods that the study does not use."""
-    found = []
+    """The mistakes in blocks and files of methods that the study does not use."""
+    mistakes = []
     for name in [name for name in sections.methods if name not in used_methods(sections)]:
         try:
             _settings_of(name, sections.methods[name])
         except ParamsError as error:
-            found.append(error)
-    return found
+            mistakes.append(error)
+    return mistakes
 
 
 def _removers(sections: Sections) -> list[str]:
-    """The methods, used or not, that remove channels, as far as their blocks can be read."""
-    found = []
+    """The methods, used or not, that remove channels; methods whose block is invalid are left out."""
+    removers = []
     for name, block in sections.methods.items():
         with suppress(ParamsError):
-            found += [name] if _settings_of(name, block).prunes_channels else []
-    return found
+            if _settings_of(name, block).prunes_channels:
+                removers.append(name)
+    return removers
 
 
 def _takes_ratio(settings: Section) -> bool:
@@ -150,9 +151,11 @@ def _transfer_lines(sections: Sections) -> list[str]:
         for name in [study.dataset, *transfer.datasets]
     }
     for name in dict.fromkeys(transfer.datasets):
-        (channels, side), (there, pixels) = shapes[study.dataset], shapes[name]
-        if (there, pixels) != (channels, side):
-            why = f"has images of {there}x{pixels}x{pixels}, {study.dataset} has {channels}x{side}x{side}"
+        channels, side = shapes[name]
+        study_channels, study_side = shapes[study.dataset]
+        if shapes[name] != shapes[study.dataset]:
+            study_has = f"{study.dataset} has {study_channels}x{study_side}x{study_side}"
+            why = f"has images of {channels}x{side}x{side}, {study_has}"
             lines.append(_line("transfer.datasets", name, why))
         elif name == study.dataset and transfer.classes == data.classes:
             lines.append(_line("transfer.datasets", name, "is study.dataset, and transfer.classes is data.classes"))
@@ -165,17 +168,17 @@ def _transfer_lines(sections: Sections) -> list[str]:
 
 
 def _information_lines(sections: Sections) -> list[str]:
-    wanted, study = sections.information.methods, sections.study
-    lines = _duplicates("information.methods", wanted)
-    if wanted and study.network in SINGLE_LAYER:
+    methods, study = sections.information.methods, sections.study
+    lines = _duplicates("information.methods", methods)
+    if methods and study.network in SINGLE_LAYER:
         lines.append(f"information.methods: measures between layers, and {study.network} has one; allowed: []")
     chains = [*study.methods, *sections.imposed.chains]
-    allowed = f"is no chain of this study; allowed: {', '.join(chains)}"
-    return lines + [_line("information.methods", name, allowed) for name in wanted if name not in chains]
+    allowed = f"is not a chain of this study; allowed: {', '.join(chains)}"
+    return lines + [_line("information.methods", name, allowed) for name in methods if name not in chains]
 
 
 def of_content(raw: object) -> Sections:
-    """The content of params.yaml as its sections. Raises ``ParamsError``; the methods' blocks are not judged."""
+    """The content of params.yaml as its sections. Raises ``ParamsError``; the methods' blocks are not checked."""
     try:
         return Sections.model_validate(raw)
     except ValidationError as error:
@@ -185,10 +188,10 @@ def of_content(raw: object) -> Sections:
 def validate(raw: object, methods: Iterable[str] | None = None) -> SimpleNamespace:
     """Check the content of params.yaml and return its sections as attributes.
 
-    ``methods``: names of those whose blocks are judged, and whose files (with torch) are imported for that; None: all
-    that have a block. In the result ``methods`` maps these names to their validated settings and the others to their
-    blocks as written. Raises ``ParamsError`` naming each mistake's key, its value and what is allowed, and
-    ``MethodFileError`` where a method's file cannot be imported.
+    ``methods``: names of the methods whose blocks are checked, which imports their files (and torch); None: all with a
+    block. In the result ``methods`` maps these names to their validated settings and the others to their blocks as
+    written. Raises ``ParamsError`` with the key, the value and what is allowed for each mistake, and
+    ``MethodFileError`` if a method's file cannot be imported.
     """
     sections = of_content(raw)
     study, settings, lines = sections.study, {}, []
@@ -231,12 +234,12 @@ def validate(raw: object, methods: Iterable[str] | None = None) -> SimpleNamespa
 
 
 def absent_folder(settings: Sections | SimpleNamespace) -> str | None:
-    """The line on data.image_folder.path where there is none: DVC and Snakemake, which watch it whatever the dataset,
-    would start nothing and not name the key."""
+    """A line about data.image_folder.path if that folder does not exist: DVC and Snakemake, which watch it with every
+    dataset, would start nothing and not name the key."""
     path = settings.data.image_folder.path
     if (layout.ROOT / path).is_dir():
         return None
     if (layout.ROOT / f"{path}.dvc").exists():
         return _line("data.image_folder.path", path, f"is not here yet; `dvc pull {path}.dvc` brings it")
-    said = "is no folder; it is watched whatever study.dataset is, so name one that is there, such as data/images"
-    return _line("data.image_folder.path", path, said)
+    why = "is not a folder; DVC watches it with every study.dataset, so name one that exists, such as data/images"
+    return _line("data.image_folder.path", path, why)

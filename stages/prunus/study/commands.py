@@ -1,4 +1,4 @@
-"""The values of params.yaml that stand in commands of dvc.yaml: whole numbers and known names, and nothing else."""
+"""The values of params.yaml that stand in commands of dvc.yaml: only whole numbers and known names are allowed."""
 
 from collections.abc import Callable, Iterator
 
@@ -25,11 +25,11 @@ def _chain(value: object) -> str | None:
     return (
         None
         if value in _chains()
-        else f"is no chain; allowed: METHOD or METHOD_at_METHOD of {', '.join(method_names())}"
+        else f"is not a chain; allowed: METHOD or METHOD_at_METHOD of {', '.join(method_names())}"
     )
 
 
-# By key; [] stands for each entry of a list. tests/pipeline/test_injection.py holds this against dvc.yaml.
+# By key; [] means each entry of a list. tests/pipeline/test_injection.py compares the keys with dvc.yaml.
 JUDGES = {
     "study.seeds[]": _number,
     "study.methods[]": _one_of(method_names),
@@ -42,8 +42,8 @@ JUDGES = {
 }
 
 
-def _found(content: object, keys: list[str], name: str = "") -> Iterator[tuple[str, object]]:
-    """The values at ``keys`` and what each is called. Raises ``ParamsError`` where there is no such place."""
+def _values_at(content: object, keys: list[str], name: str = "") -> Iterator[tuple[str, object]]:
+    """The name and the value of every place that ``keys`` lead to. Raises ``ParamsError`` if there is none."""
     if not keys:
         yield name, content
         return
@@ -52,20 +52,20 @@ def _found(content: object, keys: list[str], name: str = "") -> Iterator[tuple[s
     if not isinstance(content, dict) or key not in content:
         raise ParamsError(f"{name}: is missing")
     if not entries:
-        yield from _found(content[key], keys[1:], name)
+        yield from _values_at(content[key], keys[1:], name)
     elif not isinstance(content[key], list):
         raise ParamsError(f"{name}: must be a list")
     else:
         for position, entry in enumerate(content[key]):
-            yield from _found(entry, keys[1:], f"{name}[{position}]")
+            yield from _values_at(entry, keys[1:], f"{name}[{position}]")
 
 
 def check(content: object) -> None:
-    """``content`` of params.yaml as read. Raises ``ParamsError`` naming each value that may not stand in a command."""
+    """Check the ``content`` of params.yaml. Raises ``ParamsError`` naming each value not allowed in a command."""
     lines = [
         f"{name}: {shortened(printable(repr(value)), 60)} {why}"
         for keys, judge in JUDGES.items()
-        for name, value in _found(content, keys.split("."))
+        for name, value in _values_at(content, keys.split("."))
         if (why := judge(value))
     ]
     if lines:

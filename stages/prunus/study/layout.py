@@ -1,4 +1,4 @@
-"""Where every artefact of a study lives, relative to the project's root. The only place that builds such a path."""
+"""The path of every file of a study, relative to the project's root. No other module builds such paths."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ SWEEP_REPORT = Path("reports/sweep.html")
 EXPORTS = Path("exports")
 
 NETWORK = "network.safetensors"
-PRUNED = "pruned.safetensors"  # the weights that choosing the masks changed; of most methods none
+PRUNED = "pruned.safetensors"  # the weights that pruning itself changed; empty for most methods
 HISTORY = "history.csv"
 METRICS_NAME = "metrics.json"
 CHECKPOINT = "checkpoint.safetensors"
@@ -31,7 +31,7 @@ def dense(seed: int) -> Path:
 
 
 def rewind_point(seed: int, rewind: str) -> Path:
-    """The dense weights survivors restart from; ``rewind`` is initial, warmup or trained."""
+    """The dense weights from which survivors restart; ``rewind`` is initial, warmup or trained."""
     return dense(seed) / {"initial": "initial.safetensors", "warmup": "warmup.safetensors", "trained": NETWORK}[rewind]
 
 
@@ -40,7 +40,7 @@ def reference_flow(seed: int) -> Path:
 
 
 def chain_reference(seed: int, method: str) -> Path:
-    """The part of the reference flow that the chains of a method are held against."""
+    """The part of the reference flow that a method's chains are compared with."""
     return RUNS / f"seed{seed}" / "references" / f"{method}.json"
 
 
@@ -50,19 +50,19 @@ def iteration(seed: int, method: str, t: int) -> Path:
 
 
 def chain(method: str, ratio_of: str | None = None) -> str:
-    """Name of a chain: its method's, or what it is called where another method's ratio is imposed on it."""
+    """The name of a chain: the method, with ``_at_`` and the other method if that one's ratio is imposed on it."""
     return f"{method}_at_{ratio_of}" if ratio_of else method
 
 
 def of_chain(name: str) -> tuple[str, str | None]:
-    """The method of a chain, and the method whose ratio is imposed on it: the inverse of ``chain``."""
+    """The method of a chain and the method whose ratio is imposed on it, or None: the inverse of ``chain``."""
     method, _, ratio_of = name.partition("_at_")
     return method, ratio_of or None
 
 
 def evaluation(seed: int, method: str) -> Path:
-    """Folder of a chain's evaluation: ``iterations.csv``, ``layers.csv``, ``history.csv``, and where measured
-    ``information.csv``. Of the chain ``dense`` that of the seed's dense network: ``metrics.json`` and ``layers.csv``.
+    """Folder of a chain's evaluation: ``iterations.csv``, ``layers.csv``, ``history.csv`` and, if measured,
+    ``information.csv``. With ``dense`` that of the seed's dense network: ``metrics.json`` and ``layers.csv``.
     """
     return RUNS / "evaluations" / f"seed{seed}" / method
 
@@ -73,7 +73,7 @@ def transfer_dataset(name: str) -> Path:
 
 
 def transfer(dataset: str, seed: int, method: str) -> Path:
-    """Table of a chain's networks on another dataset; among the evaluations, which ``compare`` depends on."""
+    """Table of a chain's networks on another dataset; it lies in the evaluations, on which ``compare`` depends."""
     return RUNS / "evaluations" / "transfers" / dataset / f"seed{seed}" / f"{method}.csv"
 
 
@@ -90,7 +90,7 @@ def chain_reference_command(seed: int, method: str) -> str:
 
 
 def prune_command(seed: int, method: str, t: int, ratio_of: str | None = None) -> str:
-    """The command that makes an iteration; ``method`` is the chain's where ``ratio_of`` is not given."""
+    """The command that makes an iteration of ``chain(method, ratio_of)``."""
     options = f" --ratio-of {ratio_of}" if ratio_of else ""
     return f"python stages/prune_iteration.py --seed {seed} --method {method} --iteration {t}{options}"
 
@@ -113,27 +113,27 @@ def transfer_command(dataset: str, seed: int, chain: str) -> str:
 
 
 def export(dataset: str, network: str, seed: int, chain: str, t: int, suffix: str) -> Path:
-    """Where an exported network goes unless the user says so; iteration 0 is called dense, whatever the chain."""
+    """The default path of an exported network; iteration 0 is called dense, whatever the chain."""
     return EXPORTS / f"{dataset}-{network}-seed{seed}-{f'{chain}-{t}' if t else 'dense'}{suffix}"
 
 
 def evaluation_record(seed: int, chain: str) -> Path:
-    """The run record of a chain's evaluation, or of that of the dense network, apart from its training's."""
+    """The run record of the evaluation of a chain or of the dense network (not of its training)."""
     return record(f"seed{seed}", "evaluate_dense" if chain == "dense" else f"{chain}/evaluate")
 
 
 def record(*parts: str) -> Path:
-    """The run record of one stage, e.g. ``record("seed0", "sap", "iteration-1")``: what made it and its times."""
+    """The run record of one stage, e.g. ``record("seed0", "sap", "iteration-1")``: what made its output, and times."""
     return RECORDS.joinpath(*parts, "record.json")
 
 
 def unfinished(record: Path) -> Path:
-    """Folder of what a stage that has not ended leaves for its next run; ``record`` is the stage's run record."""
+    """Folder for what a stage that did not end leaves for its next run; ``record`` is the stage's run record."""
     return RUNS / "unfinished" / record.parent.relative_to(RECORDS)
 
 
 def failure(record: Path) -> Path:
-    """Why the stage run of ``record`` failed when it last ran: kind, message and, where a layer is empty, density."""
+    """Why the stage of ``record`` failed in its last run: kind, message and, if a layer is empty, density."""
     return unfinished(record) / "failure.json"
 
 

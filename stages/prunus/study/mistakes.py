@@ -1,4 +1,4 @@
-"""How mistakes in params.yaml are said: one line each."""
+"""The messages for mistakes in params.yaml: one line each."""
 
 import sys
 import traceback
@@ -13,7 +13,7 @@ LONGEST_LINE = 240
 
 
 class ParamsError(ValueError):
-    """What is wrong with params.yaml, one line per mistake: ``lines``, each shortened, and of many the first."""
+    """The mistakes in params.yaml: ``lines``, one per mistake, each shortened, at most the first 40."""
 
     def __init__(self, *lines: str):
         shown = [shortened(printable(line), LONGEST_LINE) for line in lines[:MOST_LINES]]
@@ -23,29 +23,30 @@ class ParamsError(ValueError):
 
 
 class MethodFileError(ParamsError):
-    """The file of a ``method`` cannot be imported; ``error`` says why."""
+    """The file of ``method`` cannot be imported; ``error`` says why."""
 
     def __init__(self, method: str, path: Path, error: Exception):
         self.certain = isinstance(error, SyntaxError)  # other errors may come from a stand-in for torch
-        said = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).splitlines()[:1])
-        super().__init__(f"methods.{method}: {_place_of(error, path)}: {type(error).__name__}: {said}")
+        reason = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).splitlines()[:1])
+        super().__init__(f"methods.{method}: {_place_of(error, path)}: {type(error).__name__}: {reason}")
 
 
 def _place_of(error: Exception, path: Path) -> str:
-    """File and line of the project where importing ``path`` failed."""
+    """The file and line of the project where the import of ``path`` failed."""
     if isinstance(error, SyntaxError) and error.filename:
         path, line = Path(error.filename), error.lineno
     else:
         frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-        ours = [(file, line) for file, line in frames[1:] if layout.ROOT in file.parents]  # the first one imports
-        path, line = ours[-1] if ours else (path, None)
+        # The first frame is the one that imports.
+        in_project = [(file, line) for file, line in frames[1:] if layout.ROOT in file.parents]
+        path, line = in_project[-1] if in_project else (path, None)
     name = path.relative_to(layout.ROOT) if layout.ROOT in path.parents else path
     return f"{name}, line {line}" if line else str(name)
 
 
 @contextmanager
 def refused_in_words() -> Iterator[None]:
-    """Within, a ``ParamsError`` is one line per mistake on stderr and exit status 2."""
+    """Inside the block a ``ParamsError`` becomes one line per mistake on stderr and exit status 2."""
     try:
         yield
     except ParamsError as error:
@@ -55,7 +56,7 @@ def refused_in_words() -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """``text`` with an escape in the place of every character that would break or disguise a line."""
+    """``text`` with escapes for all characters that would break or disguise a line."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 

@@ -1,4 +1,4 @@
-"""What a stage sees of params.yaml: the keys that it declares, and nothing else."""
+"""The part of params.yaml that a stage sees: the keys that it declares, and nothing else."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,12 +11,12 @@ from prunus.study.reading import read_file
 
 
 def read(path: Path | None = None, methods: Iterable[str] | None = None) -> SimpleNamespace:
-    """Read and ``validate`` params.yaml (of the project, unless ``path`` is given). Raises ``ParamsError``."""
+    """Read and ``validate`` the file at ``path`` (None: the project's params.yaml). Raises ``ParamsError``."""
     return validate(read_file(path or layout.ROOT / layout.PARAMS), methods)
 
 
 def select(params: SimpleNamespace, keys: list[str]) -> SimpleNamespace:
-    """The part of ``params`` that ``keys`` (dotted, as in dvc.yaml) name; anything else is absent from the result.
+    """The part of ``params`` that ``keys`` (dotted, as in dvc.yaml) name; everything else is left out.
 
     ``select(params, ["training.sgd"]).training.epochs`` raises ``AttributeError``: a stage obeys only what it declares.
     """
@@ -34,23 +34,23 @@ def select(params: SimpleNamespace, keys: list[str]) -> SimpleNamespace:
 
 
 def view(keys: list[str]) -> SimpleNamespace:
-    """The keys as params.yaml says them now; of the methods' blocks those are judged that the keys name."""
+    """The present values of ``keys`` in params.yaml; only the methods' blocks that the keys name are checked."""
     return select(read(methods=[key.split(".")[1] for key in keys if key.startswith("methods.")]), keys)
 
 
 def for_stage(keys: list[str]) -> SimpleNamespace:
-    """What a stage script calls first: the declared keys, or one line per mistake on stderr and exit status 2.
+    """The declared keys, or one line per mistake on stderr and exit status 2. A stage script calls this first.
 
-    The key ``methods`` stands for all blocks as written, ``methods.NAME`` for the settings of one method, whose file is
-    the only one that is imported.
+    The key ``methods`` means all blocks as written, ``methods.NAME`` the settings of one method; only files of methods
+    named in this way are imported.
     """
     with refused_in_words():
         return view(keys)
 
 
 def edited(keys: list[str], before: SimpleNamespace) -> list[str]:
-    """Those of ``keys`` which params.yaml now says differently than ``before``, what ``for_stage`` returned for them;
-    all where the file is no longer valid."""
+    """The ``keys`` whose values in params.yaml differ from ``before``, which ``for_stage`` returned; all if the file is
+    no longer valid."""
     try:
         now = view(keys)
     except (ParamsError, AttributeError, KeyError):

@@ -1,4 +1,4 @@
-"""YAML as DVC reads it, with the same library: of a bounded size, and one line per mistake."""
+"""Read YAML with the library that DVC uses: of limited size, and with one line per mistake."""
 
 import re
 from pathlib import Path
@@ -14,19 +14,19 @@ from prunus.study.mistakes import ParamsError
 LARGEST_FILE = 100_000  # bytes
 MOST_VALUES = 5_000
 DEEPEST = 20
-LARGEST = 10**9  # of an integer: beyond, counts and sizes stop to mean anything and start to overflow
+LARGEST = 10**9  # integer: larger counts and sizes mean nothing and overflow
 
-# The C library ends a line at these characters and YAML 1.2 does not, so that a comment would hide keys from one only.
+# The C library ends a line at these characters, YAML 1.2 does not: a comment would hide keys from one of the two.
 OTHER_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 
 
 class _Refused(MarkedYAMLError):
-    """YAML that is none of params.yaml's business."""
+    """YAML that params.yaml does not need."""
 
 
 def _refuse_excess(text: str) -> None:
-    """Raise ``_Refused`` for what would take a reader's memory, time or stack; an alias counts as what it names."""
-    values, sizes, opened = 0, {}, []  # opened: of the blocks that have begun, anchor and values before them
+    """Raise ``_Refused`` for YAML that takes too much memory, time or stack; an alias counts as what it names."""
+    values, sizes, opened = 0, {}, []  # opened: anchor and values before it of every block that has begun
     for event in YAML(typ="safe").parse(text):
         if isinstance(event, DocumentStartEvent) and (event.version or event.tags):
             raise _Refused(problem="directives (%YAML, %TAG) are not read", problem_mark=event.start_mark)
@@ -44,32 +44,31 @@ def _refuse_excess(text: str) -> None:
             anchor, before = opened.pop()
             sizes[anchor] = values - before
         if values > MOST_VALUES or len(opened) > DEEPEST:
-            said = (
-                f"holds more than {MOST_VALUES:,} values" if values > MOST_VALUES else f"is nested over {DEEPEST} deep"
-            )
-            raise _Refused(problem=said, problem_mark=event.start_mark)
+            too_many, too_deep = f"holds more than {MOST_VALUES:,} values", f"is nested over {DEEPEST} deep"
+            problem = too_many if values > MOST_VALUES else too_deep
+            raise _Refused(problem=problem, problem_mark=event.start_mark)
 
 
 def parse(text: str, name: object) -> object:
-    """What YAML ``text`` of the file called ``name`` says. Raises ``ParamsError`` with the line and the column."""
+    """The content of YAML ``text`` from the file ``name``. Raises ``ParamsError`` with the line and the column."""
     if len(text) > LARGEST_FILE:
         raise ParamsError(f"{name}: has {len(text):,} characters; at most {LARGEST_FILE:,} are read")
-    if found := OTHER_LINE_ENDS.search(text):
-        place = _place(name, text, found.start())
-        raise ParamsError(f"{place}: holds {found[0]!a}, where some YAML readers end the line; remove it")
+    if match := OTHER_LINE_ENDS.search(text):
+        place = _place(name, text, match.start())
+        raise ParamsError(f"{place}: holds {match[0]!a}, where some YAML readers end the line; remove it")
     try:
         _refuse_excess(text)
         return YAML(typ="safe").load(text)
     except MarkedYAMLError as error:
-        said = ", ".join(filter(None, (error.context, error.problem)))
-        said = said if isinstance(error, _Refused) else f"is not YAML: {said}"
+        problem = ", ".join(filter(None, (error.context, error.problem)))
+        message = problem if isinstance(error, _Refused) else f"is not YAML: {problem}"
         mark = error.problem_mark or error.context_mark
-        raise ParamsError(f"{name}, line {mark.line + 1}, column {mark.column + 1}: {said}") from None
+        raise ParamsError(f"{name}, line {mark.line + 1}, column {mark.column + 1}: {message}") from None
     except ReaderError as error:
         character = error.character if isinstance(error.character, str) else chr(error.character)
         place = _place(name, text, text.find(character))
-        raise ParamsError(f"{place}: is not YAML: {character!a} may not stand there") from None
-    except ValueError as error:  # 5,000 digits, the 45th of a month
+        raise ParamsError(f"{place}: is not YAML: {character!a} is not allowed here") from None
+    except ValueError as error:  # e.g. 5,000 digits, or the 45th of a month
         raise ParamsError(f"{name}: holds a number or a date that cannot be read: {error}") from None
 
 
@@ -79,10 +78,10 @@ def _place(name: object, text: str, position: int) -> str:
 
 
 def read_file(path: Path) -> object:
-    """What the YAML file at ``path`` says. Raises ``ParamsError`` also where it cannot be read."""
+    """The content of the YAML file at ``path``. Raises ``ParamsError``, also if it cannot be read."""
     try:
         if path.exists() and not path.is_file():
-            raise ParamsError(f"{path}: is not a file")  # reading a pipe would wait for ever
+            raise ParamsError(f"{path}: is not a file")  # reading a pipe would wait forever
         if (size := path.stat().st_size) > LARGEST_FILE:
             raise ParamsError(f"{path.name}: has {size:,} bytes; at most {LARGEST_FILE:,} are read")
         return parse(path.read_text(encoding="utf-8"), path.name)

@@ -1,7 +1,7 @@
 """The schema of params.yaml: its blocks and keys, their types, ranges and meanings.
 
-A block's docstring and its fields' descriptions are what `python docs/reference.py` writes into the reference and into
-the JSON schema that editors read; the comments in params.yaml are their beginnings.
+`python docs/reference.py` writes a block's docstring and its fields' descriptions into the reference and into the JSON
+schema that editors read; the comments in params.yaml are their beginnings.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def takes(settings: Section, **changes: object) -> bool:
-    """Whether a block like ``settings`` may say ``changes``: what is advised must not be refused."""
+    """Whether ``settings`` stay valid with ``changes``: no change that is refused may be advised."""
     try:
         type(settings).model_validate(settings.model_dump() | changes)
     except ValidationError:
@@ -50,7 +50,8 @@ def _all_or_numbers(value: object) -> str | list[int]:
     return value
 
 
-Dataset, NetworkName = _one_of(DATASETS, "dataset"), _one_of(SMALLEST_SIDE, "network")
+Dataset = _one_of(DATASETS, "dataset")
+NetworkName = _one_of(SMALLEST_SIDE, "network")
 Method = _one_of(method_names(), "method")
 Classes = Annotated[
     str | list[int],
@@ -128,7 +129,9 @@ def _plain_path(value: str) -> str:
     if not value.strip() or not value.isprintable() or len(value) > 1000:
         raise ValueError("must name a folder, in at most 1,000 printable characters")
     if value.startswith("~") or "://" in value:
-        raise ValueError("must name a folder of this machine without ~, which DVC takes for a name; write its path out")
+        raise ValueError(
+            "must name a folder of this machine without ~, which DVC does not expand; write the whole path"
+        )
     return value
 
 
@@ -212,11 +215,11 @@ class Training(Section):
 
 
 class Flow(Section):
-    """Phi*, the flow of the dense network that pruned ones are held against."""
+    """Phi*, the flow of the dense network, with which that of pruned networks is compared."""
 
     samples: Annotated[int, Field(ge=2, le=LARGEST)] = Field(
-        description="training images on which information and gradient flow are measured and of which the scores that "
-        "look at data take theirs"
+        description="training images on which information and gradient flow are measured and from which scores that "
+        "use data draw"
     )
 
 
@@ -238,15 +241,15 @@ class Information(Section):
 
 
 class Evaluation(Section):
-    """Of every network on the test images, dense, just pruned and retrained: one pass each."""
+    """Of every network, dense, just pruned and retrained, on the test images: one pass each."""
 
     fraction: Share = Field(
-        description="share of the test images that is used, class by class, of each at least one; the same images for "
-        "every network, drawn by data.split_seed. transfer and reference_quirks look at all"
+        description="share of the test images that is used, class by class, at least one of each; the same images for "
+        "every network, drawn by data.split_seed. transfer and reference_quirks use all"
     )
     latency_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
-        description="how long a network with channels cut out is timed beside the dense one, per batch size: when so "
-        "long has passed no new run begins (at least 1, at most 50)"
+        description="how long a network without its pruned channels is timed beside the dense one, per batch size: no "
+        "run starts after this time (at least 1 run, at most 50)"
     )
 
 
@@ -255,14 +258,14 @@ class Device(Section):
 
     accelerator: Literal["auto", "cpu", "cuda"] = Field(description="auto | cpu | cuda (auto: cuda where there is one)")
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(
-        description="CPU threads of a stage; part of what makes a number, so never taken from the launcher"
+        description="CPU threads of a stage; results depend on them, so they are never taken from the launcher"
     )
     jobs_per_gpu: Annotated[int, Field(ge=1, le=100)] = Field(
         description="training stages that share a GPU when Snakemake runs the study"
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        description="of a training step's products: float32 | bfloat16 (twice as fast for convolutions where the "
-        "processor has it; it rounds, so results change); weights, flow, evaluation: float32"
+        description="of the products in a training step: float32 | bfloat16 (convolutions twice as fast if the "
+        "processor supports it; it rounds, so results change); weights, flow, evaluation: float32"
     )
     memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
         description="of feature maps: auto | contiguous | channels_last (auto: the faster one for the network)"

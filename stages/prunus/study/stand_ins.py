@@ -1,8 +1,8 @@
-"""Stand-ins for torch and what imports it, so that methods' settings can be read without it.
+"""Stand-ins for torch and packages that import it, so that methods' settings can be read without torch.
 
-A method's file holds its settings and its computation. Importing it takes torch, seconds; validating its block of
-params.yaml does not. While the stand-ins are in place, ``import torch`` gives a module in which every name is an empty
-class: enough for annotations, base classes and decorators, too little to compute.
+A method's file holds its settings and its computation. Importing it imports torch, which takes seconds; validating its
+block of params.yaml needs no torch. With the stand-ins ``import torch`` gives a module in which every name is an empty
+class: enough for annotations, base classes and decorators, not for computing.
 """
 
 import sys
@@ -17,7 +17,7 @@ PACKAGES = ("torch", "torchvision", "torch_pruning", "safetensors")
 
 
 class _Anything(type):
-    """Of classes whose attributes are such classes again."""
+    """The metaclass of classes whose attributes are again such classes."""
 
     def __getattr__(cls, name: str) -> type:
         if name.startswith("__"):
@@ -37,7 +37,7 @@ class _StandIn(metaclass=_Anything):
         return getattr(type(self), name)
 
     def __call__(self, function: object = None, *args: object, **kwargs: object) -> object:
-        return function  # as a decorator: what is decorated
+        return function  # as a decorator it returns the decorated function
 
 
 class _Module(ModuleType):
@@ -62,7 +62,7 @@ class _Finder(MetaPathFinder, Loader):
 
 @contextmanager
 def for_torch() -> Iterator[None]:
-    """Within, torch and its kin are stand-ins; the project's modules imported meanwhile are forgotten afterwards."""
+    """Inside the block ``PACKAGES`` are stand-ins; project modules imported inside are removed from ``sys.modules``."""
     before, finder = set(sys.modules), _Finder()
     sys.meta_path.insert(0, finder)
     try:
@@ -74,12 +74,12 @@ def for_torch() -> Iterator[None]:
                 del sys.modules[name]
                 package, _, module = name.rpartition(".")
                 if package in sys.modules:
-                    vars(sys.modules[package]).pop(module, None)  # where `from package import module` looks first
+                    vars(sys.modules[package]).pop(module, None)  # `from package import module` looks here first
 
 
 def without_torch(call: Callable, *arguments: Any) -> Any:
-    """``call(*arguments)`` with the stand-ins; once more with torch itself where that fails, as it does for a method's
-    file that computes when it is imported."""
+    """``call(*arguments)`` with the stand-ins; if that fails, again with torch itself: some methods' files compute when
+    they are imported."""
     try:
         with for_torch():
             return call(*arguments)

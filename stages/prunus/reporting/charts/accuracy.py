@@ -30,25 +30,35 @@ from prunus.reporting.charts.drawing import (
 from prunus.reporting.names import NARROW, listed, method_name, method_names, number
 
 Tables = dict[str, pd.DataFrame]
-MOST_BANDS = 7  # of one standard deviation in a plot; of more only those of picked methods are shown
-FEWEST = 1e-3  # of the channels, left of a network that has none: a log axis has no zero
+MOST_BANDS = 7  # of one standard deviation in a plot; with more methods only picked ones show theirs
+FEWEST = 1e-3  # share of channels drawn for a network without any: a log axis has no zero
 HEIGHT = 340
-MEAN = {"method": ("method", None), "iteration": ("iteration", "d"), "density": ("density", PERCENT)}
-MEAN |= {"accuracy": ("test accuracy", POINTS), "std": ("standard deviation", POINTS), "epochs": ("epochs", TENTHS)}
-SEED = {"method": ("method", None), "seed": ("seed", "d"), "iteration": ("iteration", "d")}
-SEED |= {"accuracy": ("test accuracy", POINTS)}
+MEAN = {
+    "method": ("method", None),
+    "iteration": ("iteration", "d"),
+    "density": ("density", PERCENT),
+    "accuracy": ("test accuracy", POINTS),
+    "std": ("standard deviation", POINTS),
+    "epochs": ("epochs", TENTHS),
+}
+SEED = {
+    "method": ("method", None),
+    "seed": ("seed", "d"),
+    "iteration": ("iteration", "d"),
+    "accuracy": ("test accuracy", POINTS),
+}
 REMOVED = {"channels_removed": ("channels removed", PERCENT)}
 
 
 def _datasets(comparison: pd.DataFrame, methods: list[str], dense_at: dict[str, float]) -> dict[str, list[dict]]:
     """``rows``: mean and spread of accuracy over seeds, by method and iteration; ``seeds``: the single networks.
 
-    Iteration 0 is the dense network, with ``dense_at`` in the other columns that are kept.
+    Iteration 0 is the dense network, with the values of ``dense_at`` in the other columns.
     """
-    mine = comparison[comparison["method"].isin(methods)]
-    seeds = mine.assign(accuracy=mine["test_accuracy"], method=mine["method"].map(method_name))
-    found = of_all_seeds(seeds).groupby(["method", "iteration"], sort=False)
-    table = found[[*dense_at, "epochs", "accuracy"]].mean().assign(std=found["accuracy"].std()).reset_index()
+    seeds = comparison[comparison["method"].isin(methods)]
+    seeds = seeds.assign(accuracy=seeds["test_accuracy"], method=seeds["method"].map(method_name))
+    groups = of_all_seeds(seeds).groupby(["method", "iteration"], sort=False)
+    table = groups[[*dense_at, "epochs", "accuracy"]].mean().assign(std=groups["accuracy"].std()).reset_index()
     spread = table["std"].fillna(0.0)
     table = table.assign(low=table["accuracy"] - spread, high=table["accuracy"] + spread)
     start = {"iteration": 0, "accuracy": _dense(comparison)} | dense_at
@@ -61,28 +71,30 @@ def _dense(comparison: pd.DataFrame) -> float:
     return float(comparison.groupby("seed")["dense_test_accuracy"].first().mean())
 
 
-def _curves(comparison: pd.DataFrame, count: int, looks: dict, x: dict, seen: dict, dots: bool) -> dict:
-    """A view of the accuracy of ``count`` methods, told apart by ``looks``, over the encoding ``x``.
+def _curves(comparison: pd.DataFrame, count: int, looks: dict, x: dict, columns: dict, dots: bool) -> dict:
+    """A view of the accuracy of ``count`` methods, distinguished by ``looks``, over the encoding ``x``.
 
-    It starts thin at the dense network. ``seen`` are the columns of a point's tooltip, ``dots`` shows single seeds too.
+    Curves start thin at the dense network. ``columns`` are those of a point's tooltip; ``dots`` shows single seeds too.
     """
     dense = _dense(comparison)
     y = {"type": "quantitative", "scale": {"zero": False}, "axis": axis("test accuracy", PERCENT)}
     notes = []
-    if comparison["untrainable"].any():  # with one at chance level in the frame, nothing else could be told apart
+    if comparison["untrainable"].any():  # with one at chance level in the frame, the others would look alike
         inside = [dense, *comparison.loc[comparison["untrainable"] == 0, "test_accuracy"]]
         margin = max(0.06 * (max(inside) - min(inside)), 0.001)
         y["scale"] |= {"domain": [min(inside) - margin, max(inside) + margin], "nice": False}
-        corner, said = {"x": {"value": 6}, "y": {"value": HEIGHT - 9}}, "below the frame: untrainable collapse"
-        notes = [layer("text", corner, None, text=said, style="note", align="left")]
-    at, color = {"x": x, "y": y | {"field": "accuracy"}}, {"color": looks["color"]}
+        corner = {"x": {"value": 6}, "y": {"value": HEIGHT - 9}}
+        note = "below the frame: untrainable collapse"
+        notes = [layer("text", corner, None, text=note, style="note", align="left")]
+    at = {"x": x, "y": y | {"field": "accuracy"}}
+    color = {"color": looks["color"]}
     band = {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}}
     strength = if_picked(0.12, 0.0)
     strength["condition"]["empty"] = count <= MOST_BANDS
     measured, start = "datum.iteration > 0", "datum.iteration < 2"
     singles = at | color | {"opacity": if_picked(0.4), "tooltip": tooltip(SEED)}
     bright = {"opacity": if_picked(1.0)}
-    means = at | looks | bright | {"tooltip": tooltip(seen)}
+    means = at | looks | bright | {"tooltip": tooltip(columns)}
     layers = [
         layer("rule", {"y": y | {"datum": dense}}, None, style="reference"),
         layer("area", band | color | {"fillOpacity": strength}, where=measured, clip=True),
@@ -100,8 +112,9 @@ def _over_density(comparison: pd.DataFrame, methods: list[str], looks: dict, dot
 
 
 def accuracy_against_density(tables: Tables, methods: list[str], drawn: list[str] | None = None) -> Chart:
-    """Mean test accuracy of each iteration at its mean density, single seeds beside it; ``drawn``: of these only."""
-    comparison, shown = tables["comparison"], methods if drawn is None else drawn
+    """Mean test accuracy of each iteration at its mean density, single seeds beside it; ``drawn``: only of these."""
+    comparison = tables["comparison"]
+    shown = methods if drawn is None else drawn
     return Chart(
         [_over_density(comparison, shown, identity(method_names(methods)), dots=True)],
         _datasets(comparison, shown, {"density": 1.0}),
@@ -113,11 +126,12 @@ def accuracy_against_density(tables: Tables, methods: list[str], drawn: list[str
 
 def accuracy_against_channels(tables: Tables, methods: list[str]) -> Chart | None:
     """Mean test accuracy against the fraction of channels removed, of the methods that removed any."""
-    drawn, comparison = [method for method in methods if method in removers(tables["summary"])], tables["comparison"]
+    comparison = tables["comparison"]
+    drawn = [method for method in methods if method in removers(tables["summary"])]
     if not drawn:
         return None
     left = comparison.assign(left=1 - comparison["channels_removed"].clip(upper=1 - FEWEST))
-    # The axis of what is left, as for densities, with the names of what is gone.
+    # The axis shows the share left, like that of densities; its labels say the share removed.
     title = "channels removed"
     sparsest = left.loc[left["method"].isin(drawn), "left"].min()
     x = density_encoding("left", sparsest, title, label="100 - 100 * datum.value")
@@ -131,7 +145,7 @@ def accuracy_against_channels(tables: Tables, methods: list[str]) -> Chart | Non
 
 
 def _costs(summary: pd.DataFrame, methods: list[str]) -> tuple[pd.DataFrame, str]:
-    """What each method cost, with a label, and in what: a unit of time where times are known of all, else epochs."""
+    """The cost of each method with a label, and its unit: of time if all times are known, else epochs."""
     table = summary.set_index("method").loc[methods].reset_index()
     known = table["seconds_mean"].notna().all()
     cost, std = (table[f"{'seconds' if known else 'epochs'}_{what}"] for what in ("mean", "std"))
@@ -162,8 +176,9 @@ def _cost_view(summary: pd.DataFrame, methods: list[str], looks: dict) -> tuple[
 
 
 def headline(tables: Tables, methods: list[str]) -> Chart:
-    """The picture for a talk: accuracy against density, and what each method cost to get there, if it got there."""
-    looks, names = identity(method_names(methods)), listed(method_names(methods))
+    """The picture for a talk: accuracy against density, and the cost of each method with a complete chain."""
+    looks = identity(method_names(methods))
+    names = listed(method_names(methods))
     views = [{"title": "Accuracy"} | _over_density(tables["comparison"], methods, looks, dots=False)]
     datasets = _datasets(tables["comparison"], methods, {"density": 1.0})
     del datasets["seeds"]

@@ -26,14 +26,19 @@ from prunus.reporting.charts.drawing import (
 from prunus.reporting.names import NARROW, listed, method_name, method_names, number
 
 Tables = dict[str, pd.DataFrame]
-PARTS = {"prune": "choosing what to prune", "train": "training", "flow": "measuring flow"}
-PARTS |= {"evaluation": "validation accuracy"}
+PARTS = {
+    "prune": "choosing what to prune",
+    "train": "training",
+    "flow": "measuring flow",
+    "evaluation": "validation accuracy",
+}
 BAR, MARGIN = 30, 40  # pixels that a method takes, and the rest of such a plot
 
 
 def epochs_per_iteration(tables: Tables, methods: list[str]) -> Chart | None:
     """One bar per method, one segment per iteration: retraining epochs, mean over the seeds with a complete chain."""
-    looks, methods = identity(method_names(methods)), [name for name in methods if name in finished(tables["summary"])]
+    looks = identity(method_names(methods))
+    methods = [name for name in methods if name in finished(tables["summary"])]
     if not methods:
         return None
     ended = complete(tables["comparison"], int(tables["summary"]["iterations"].max()))
@@ -48,7 +53,8 @@ def epochs_per_iteration(tables: Tables, methods: list[str]) -> Chart | None:
     totals = ends.groupby(table["method"], sort=False).max().rename("end").reset_index()
     totals["label"] = [f"{value:.4g} in all" for value in totals["end"]]
     y = {"y": methods_axis(method_names(methods))}
-    longest, room = max(totals["end"].max(), 1), room_for(totals["label"])
+    longest = max(totals["end"].max(), 1)
+    room = room_for(totals["label"])
     x = {"type": "quantitative", "axis": axis("retraining epochs, mean of the seeds")}
     x["scale"] = {"domain": [0, longest], "nice": False} | room
     columns = {"method": ("method", None), "iteration": ("iteration", "d"), "epochs": ("epochs", SHORT)}
@@ -99,8 +105,12 @@ def time_split(tables: Tables, methods: list[str]) -> Chart | None:
     y = {"y": methods_axis(method_names(methods))}
     x = {"type": "quantitative", "axis": axis(f"{unit} in all, mean of the seeds")}
     x["scale"] = {"domain": [0, totals["time"].max()], "nice": False} | room_for(totals["label"])
-    columns = {"method": ("method", None), "part": ("time went into", None), "time": (unit, ",.2f")}
-    columns |= {"share": ("share", ".1%")}
+    columns = {
+        "method": ("method", None),
+        "part": ("time went into", None),
+        "time": (unit, ",.2f"),
+        "share": ("share", ".1%"),
+    }
     color = {"field": "part", "type": "ordinal", "sort": None, "scale": {"domain": list(PARTS.values())}}
     margin = names_width(method_names(methods))
     color["legend"] = {"columns": legend_columns(list(PARTS.values()), margin)}
@@ -131,7 +141,8 @@ def distance_to_reference(tables: Tables, methods: list[str]) -> Chart | None:
     measured = [method for method in methods if (histories["method"] == method).any()]
     if not measured:
         return None
-    panels, table = [], []
+    panels = []
+    table = []
     for method in measured:
         panel, places = _distance_panel(tables, method, methods)
         panels.append(panel)
@@ -147,8 +158,13 @@ def distance_to_reference(tables: Tables, methods: list[str]) -> Chart | None:
     )
 
 
-DISTANCE = {"method": ("method", None), "seed": ("seed", "d"), "iteration": ("iteration", "d")}
-DISTANCE |= {"epoch": ("epoch", "d"), "distance": ("distance to Φ*", ".4f")}
+DISTANCE = {
+    "method": ("method", None),
+    "seed": ("seed", "d"),
+    "iteration": ("iteration", "d"),
+    "epoch": ("epoch", "d"),
+    "distance": ("distance to Φ*", ".4f"),
+}
 
 
 def _distance_panel(tables: Tables, method: str, methods: list[str]) -> tuple[dict, pd.DataFrame]:
@@ -180,5 +196,5 @@ def _distance_panel(tables: Tables, method: str, methods: list[str]) -> tuple[di
         layer("line", at | {"color": color}, where=only, strokeWidth=1.4, opacity=0.75),
         layer("point", at | {"color": color, "tooltip": tooltip(DISTANCE)}, where=only, filled=True, size=34),
     ]
-    said = ", ".join(f"{value:g}" for value in epsilons)
-    return {"title": f"{method_name(method)} (dashed: ε = {said})", "layer": layers, "height": 220}, places
+    thresholds = ", ".join(f"{value:g}" for value in epsilons)
+    return {"title": f"{method_name(method)} (dashed: ε = {thresholds})", "layer": layers, "height": 220}, places

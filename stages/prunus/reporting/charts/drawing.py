@@ -1,4 +1,4 @@
-"""What charts are made of, and how one definition becomes a drawing in a page and a PNG file.
+"""The parts of charts, and how one definition becomes a drawing in a page and a PNG file.
 
 A chart is one or more Vega-Lite views (https://vega.github.io/vega-lite) beside each other. In a page each view fills
 its place whatever the width of the window; on paper they are concatenated at a fixed width.
@@ -16,14 +16,14 @@ from prunus.reporting.names import NARROW
 
 VEGA_LITE = "6.4"  # of the versions that vl-convert holds; page and PNG use the same
 PAPER_WIDTH, PANEL_GAP = 880, 28  # pixels
-KEY_MARGIN = 16  # of a key with an axis, whose outer labels are half outside
+KEY_MARGIN = 16  # of a key with an axis, whose outermost labels reach beyond it
 PNG_SCALE = 2
 DIMMED = 0.1  # opacity of methods that are not among those picked in a legend
-MOST_CELLS_LABELLED = 200  # in a heat map; more would not be read
+MOST_CELLS_LABELLED = 200  # in a heat map; nobody would read more
 # Densities worth a tick, the most welcome first.
 TICKS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.8, 0.3, 0.6, 0.4, 0.7, 0.9, 0.15, 0.03, 0.003)
 TICK_DISTANCE = 0.1  # smallest distance of two ticks, as a share of the axis; nearer labels would touch
-SPAN, WHOLE = "span", "whole"  # how expressions call the width of a panel's plot, and that of a whole chart
+SPAN, WHOLE = "span", "whole"  # the names, in expressions, of the widths of a panel's plot and of a whole chart
 LETTER = 6.2  # pixels that a letter of a label takes, on average
 
 UNITS = (1.0, "seconds", "s"), (60.0, "minutes", "min"), (3600.0, "hours", "h")
@@ -50,7 +50,7 @@ class Chart:
     margins: tuple[int, ...] = (62,)
 
     def for_page(self) -> dict:
-        """What the page's script draws the chart and writes the table of its numbers from, to be put into JSON."""
+        """What the page's script needs to draw the chart and write the table of its numbers, ready for JSON."""
         sized = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
         # The width of the page's column does not change while a plot is fitted into it, unlike the plot's.
         column = "width > 0 && isFinite(containerSize()[0]) ? containerSize()[0] : 300"
@@ -72,8 +72,8 @@ class Chart:
         panels = [panel | {"width": width} for panel, width in zip(self.panels, widths, strict=True)]
         spec = {"concat": panels, "columns": across, "spacing": PANEL_GAP}
         if self.key:
-            apart = {"scale": dict.fromkeys(("x", "y", "color", "shape"), "independent")}
-            spec = {"vconcat": [spec, self.key | {"width": PAPER_WIDTH - KEY_MARGIN}], "spacing": 6, "resolve": apart}
+            scales = {"scale": dict.fromkeys(("x", "y", "color", "shape"), "independent")}
+            spec = {"vconcat": [spec, self.key | {"width": PAPER_WIDTH - KEY_MARGIN}], "spacing": 6, "resolve": scales}
         spec |= {"params": [{"name": SPAN, "value": min(widths)}, {"name": WHOLE, "value": PAPER_WIDTH}]}
         spec |= {"datasets": self.datasets}
         spec |= {"config": theme.paper_config(), "padding": 12}
@@ -83,12 +83,12 @@ class Chart:
 
 
 def sentence(words: str) -> Chart:
-    """Words in place of a chart that has nothing to show."""
+    """Words in place of a chart with nothing to show."""
     return Chart([layer("text", {}, None, text=words, fontSize=14) | {"height": 60}], {}, words)
 
 
 def records(table: pd.DataFrame) -> list[dict]:
-    """The rows of ``table`` as plain values with six significant digits, None where a value is not known."""
+    """The rows of ``table`` as plain values with six significant digits, None for unknown values."""
     rounded = table.copy()
     for name in table.select_dtypes("float"):
         rounded[name] = [float(f"{value:.6g}") if np.isfinite(value) else None for value in table[name]]
@@ -98,7 +98,7 @@ def records(table: pd.DataFrame) -> list[dict]:
 def layer(mark: str, encoding: dict, data: str | None = "rows", where: str | None = None, **properties) -> dict:
     """A view, or a layer of one: ``mark`` with its ``properties``, by ``encoding``.
 
-    ``data`` names a dataset of the chart (None: drawn once); of its rows those for which ``where`` holds are drawn.
+    ``data`` names a dataset of the chart (None: drawn once); the rows for which ``where`` holds are drawn.
     """
     drawn = {"data": {"name": data} if data else {"values": [{}]}}
     drawn |= {"transform": [{"filter": where}]} if where else {}
@@ -132,16 +132,16 @@ def picking(legend: bool = False) -> list[dict]:
 
 
 def if_picked(opacity: float, otherwise: float | None = None) -> dict:
-    """Opacity of a method's marks: ``opacity`` where it is picked or nothing is, else dimmed."""
+    """Opacity of a method's marks: ``opacity`` if it or no method is picked, else dimmed."""
     dimmed = min(opacity, DIMMED) / 2 if otherwise is None else otherwise
     return {"condition": {"param": "picked", "value": opacity}, "value": dimmed}
 
 
 def identity(names: list[str]) -> dict:
-    """The encodings that tell methods apart, by their readable names in the column ``method``; see ``legend``.
+    """The encodings that distinguish methods, by their readable names in the column ``method``; see ``legend``.
 
     ``names``: of all methods of the study, in its order, so that each keeps its colour in every chart; with more
-    methods than colours these come again with another shape.
+    methods than colours, colours repeat with another shape.
     """
     same = {"field": "method", "type": "nominal", "scale": {"domain": names}, "legend": None}
     return {"color": same, "shape": same}
@@ -154,13 +154,13 @@ def legend_columns(labels: list[str], margin: int = 0) -> dict:
 
 
 def lines(names: list[str], encoding: dict, where: str = "true", **properties) -> list[dict]:
-    """Layers of lines, one for every round of the colours, each with dashes of its own; see ``identity``."""
+    """Layers of lines, one for every round of the colours, each with its own dashes; see ``identity``."""
     colors = len(theme.SERIES)
     rounds = [names[start : start + colors] for start in range(0, len(names), colors)]
-    of = [f"{where} && indexof({json.dumps(some)}, datum.method) >= 0" for some in rounds]
+    filters = [f"{where} && indexof({json.dumps(round_names)}, datum.method) >= 0" for round_names in rounds]
     return [
-        layer("line", encoding, where=some, strokeDash=dash, **properties)
-        for some, dash in zip(of, itertools.cycle(theme.DASHES), strict=False)
+        layer("line", encoding, where=condition, strokeDash=dash, **properties)
+        for condition, dash in zip(filters, itertools.cycle(theme.DASHES), strict=False)
     ]
 
 
@@ -198,16 +198,17 @@ def names_width(names: list[str]) -> int:
 
 def density_ticks(sparsest: float) -> list[float]:
     """Round densities from 1 down to ``sparsest``, in this order, far enough apart on a log axis for their labels."""
-    span, chosen = np.log(1 / sparsest), []
+    span = np.log(1 / sparsest)
+    chosen = []
     for tick in TICKS:
         if tick >= sparsest and all(abs(np.log(tick / other)) >= TICK_DISTANCE * span for other in chosen):
             chosen.append(tick)
-    return sorted(chosen, reverse=True)  # where labels do not fit after all, Vega leaves out later ones
+    return sorted(chosen, reverse=True)  # if labels still do not fit, Vega leaves out later ones
 
 
 def density_encoding(name: str, sparsest: float, title: str, label: str = "100 * datum.value") -> dict:
     """A log x axis from dense (left) to ``sparsest`` (right); ``label`` is the percentage written at a tick."""
-    margin = max((1 / sparsest) ** 0.04, 1.01)  # a study that pruned nothing has an axis too
+    margin = max((1 / sparsest) ** 0.04, 1.01)  # a study that pruned nothing needs an axis too
     scale = {"type": "log", "reverse": True, "domain": [sparsest / margin, margin], "nice": False}
     words = f"format({label}, '.4~g') + '{NARROW}%'"
     axis = {"title": title, "values": density_ticks(sparsest / margin), "labelExpr": words}

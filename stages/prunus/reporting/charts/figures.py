@@ -1,4 +1,4 @@
-"""The charts of the report by name; each is made from the tables alone, and None where these hold nothing to show."""
+"""The charts of the report by name; each is made from the tables alone, None if they hold nothing to show."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ CHARTS: dict[str, Callable[[dict[str, pd.DataFrame], list[str]], Chart | None]] 
     "transfer": question.transfer,
     "information": question.information,
 }
-NOTHING_ENDED = "No chain of this study came to its end."
+NOTHING_ENDED = "No chain of this study is complete."
 NO_CHANNELS = "No method of this study removed whole channels."
 ABSENT = {
     "accuracy_against_channels": NO_CHANNELS,
@@ -37,12 +37,12 @@ ABSENT = {
 
 
 def draw(tables: dict[str, pd.DataFrame], methods: list[str]) -> dict[str, Chart | None]:
-    """All charts by name. ``methods``: those of the study, in its order; those without any iteration have no mark."""
-    there = set(tables["comparison"]["method"])
-    methods = [method for method in methods if method in there]
+    """All charts by name. ``methods``: those of the study, in its order; those without results have no mark."""
+    evaluated = set(tables["comparison"]["method"])
+    methods = [method for method in methods if method in evaluated]
     return {name: make(tables, methods) for name, make in CHARTS.items()}
 
 
 def png(name: str, chart: Chart | None) -> bytes:
-    """The PNG file of a chart; one that has nothing to show says so."""
+    """The PNG file of a chart, or of a sentence if it has nothing to show."""
     return (chart or sentence(ABSENT[name])).png()

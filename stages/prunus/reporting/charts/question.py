@@ -1,4 +1,4 @@
-"""Charts of what a study asks beside its comparison: networks on another task, information between layers."""
+"""Charts of a study's further questions: networks on another task, information between layers."""
 
 import pandas as pd
 
@@ -40,8 +40,8 @@ def transfer(tables: Tables, methods: list[str]) -> Chart | None:
 
 
 def information(tables: Tables, methods: list[str]) -> Chart | None:
-    """What a layer explains of the next one's variance, mean over the pairs of layers: after the choice of units, in
-    the network just pruned, and retrained. Iteration 0 is the dense network's."""
+    """The share of the next layer's variance that a layer explains, mean over the pairs of layers: after the choice of
+    units, in the network just pruned, and retrained. Iteration 0 is the dense network."""
     table = of_all_seeds(tables["information"])
     drawn = [method for method in methods if method in set(table["method"])]
     if not drawn:
@@ -52,8 +52,13 @@ def information(tables: Tables, methods: list[str]) -> Chart | None:
     rows += [dense.assign(quantity=name) for name in QUANTITIES]
     means = pd.concat(rows).groupby(["quantity", "method", "iteration"])["mean"].agg(["mean", "std"]).reset_index()
     means["method"] = means["method"].map(method_name)
-    looks, columns = identity(method_names(methods)), {"method": ("method", None), "iteration": ("iteration", "d")}
-    columns |= {"mean": ("share explained", POINTS), "std": ("standard deviation", POINTS)}
+    looks = identity(method_names(methods))
+    columns = {
+        "method": ("method", None),
+        "iteration": ("iteration", "d"),
+        "mean": ("share explained", POINTS),
+        "std": ("standard deviation", POINTS),
+    }
     ticks = sorted(int(t) for t in means["iteration"].unique())
     x = {"field": "iteration", "type": "quantitative", "axis": axis("iteration (0: dense)", "d", None, values=ticks)}
     low, high = means["mean"].min(), means["mean"].max()

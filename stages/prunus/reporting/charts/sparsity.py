@@ -1,4 +1,4 @@
-"""Charts of where the weights and channels went from, and of how unequal the weights left are."""
+"""Charts of which layers lost weights and channels, and of how unequal the remaining weights are."""
 
 import numpy as np
 import pandas as pd
@@ -26,10 +26,18 @@ from prunus.reporting.names import NARROW, listed, method_name, method_names
 
 MOST_COLUMNS_LABELLED = 9  # of a third of a page's width; more would touch each other
 Tables = dict[str, pd.DataFrame]
-LAYER = {"method": ("method", None), "layer": ("layer", None), "iteration": ("iteration", "d")}
-LAYER |= {"density": ("density", PERCENT)}
-RATIO = {"method": ("method", None), "group": ("channel group", None), "removed": ("channels removed", ".1%")}
-RATIO |= {"relative": ("relative to the mean", ".3~f")}
+LAYER = {
+    "method": ("method", None),
+    "layer": ("layer", None),
+    "iteration": ("iteration", "d"),
+    "density": ("density", PERCENT),
+}
+RATIO = {
+    "method": ("method", None),
+    "group": ("channel group", None),
+    "removed": ("channels removed", ".1%"),
+    "relative": ("relative to the mean", ".3~f"),
+}
 PHASES = {"retrained": "retrained", "pruned": "pruned, before retraining"}
 STROKES = {"retrained": {"strokeWidth": 2}, "pruned": {"strokeWidth": 1.5, "strokeDash": theme.DASHED}}
 DYNAMICS = {"pq_index": "PQ index", "gini_index": "Gini index", "test_accuracy": "Test accuracy"}
@@ -40,11 +48,8 @@ KEY_STEPS = 60
 def layer_density(tables: Tables, methods: list[str]) -> Chart:
     """Heat map of the density of each layer (rows, input at the top) after each iteration (columns), per method."""
     layers = of_all_seeds(tables["layers"])
-    names, mean = (
-        list(dict.fromkeys(layers["layer"])),
-        layers.groupby(["method", "layer", "iteration"])["density"].mean(),
-    )
-    table = mean.reset_index()
+    names = list(dict.fromkeys(layers["layer"]))
+    table = layers.groupby(["method", "layer", "iteration"])["density"].mean().reset_index()
     lowest = min(0.1, layers.loc[layers["density"] > 0, "density"].min())
     table["shown"] = table["density"].clip(lower=lowest)
     table["label"] = [f"{100 * value:.0f}" if value >= 0.0995 else f"{100 * value:.2g}" for value in table["density"]]
@@ -55,7 +60,7 @@ def layer_density(tables: Tables, methods: list[str]) -> Chart:
     y = {"field": "layer", "type": "nominal", "sort": None, "scale": {"domain": names}}
     y["axis"] = {"title": None, "labelFontSize": 9 if crowded else 11, "labelLimit": 110}
     x = {"field": "iteration", "type": "ordinal", "axis": {"title": "iteration (0: dense)", "labelAngle": 0}}
-    light = lowest**0.55  # of the colours above this density dark words are read more easily
+    light = lowest**0.55  # on the colours above this density dark words are easier to read
     ink = {"condition": {"test": f"datum.shown > {light}", "value": "#16181a"}, "value": "#ffffff"}
     panels = []
     for method in methods:
@@ -91,15 +96,17 @@ def _color_key(lowest: float, color: dict) -> dict:
 def layer_ratios(tables: Tables, methods: list[str]) -> Chart | None:
     """Heat map of methods (rows) and channel groups (columns) after the last iteration: MIPP's relative ratios.
 
-    A cell is the fraction of the group's channels removed over the mean of that over the groups, mean of the seeds: 1
-    where a method prunes evenly.
+    A cell is the fraction of the group's channels removed, divided by its mean over the groups, mean of the seeds: 1
+    if a method prunes evenly.
     """
-    channels, cut = tables["channels"], set(removers(tables["summary"]))
+    channels = tables["channels"]
+    cut = set(removers(tables["summary"]))
     shown = [method for method in methods if method in cut]
     if not shown:
         return None
     last = channels[(channels["iteration"] == channels["iteration"].max()) & channels["method"].isin(shown)]
-    groups, names = list(dict.fromkeys(channels["group"])), method_names(shown)
+    groups = list(dict.fromkeys(channels["group"]))
+    names = method_names(shown)
     table = last.groupby(["method", "group"])[["removed", "relative"]].mean().reset_index()
     table["label"] = [f"{value:.2g}" for value in table["relative"]]
     table["method"] = table["method"].map(method_name)
@@ -138,35 +145,35 @@ def _weighted(layers: pd.DataFrame, column: str) -> pd.Series:
 def _phase(tables: Tables, prefix: str) -> pd.DataFrame:
     """PQ and Gini index (layers weighted by alive weights) and accuracy by seed, method and iteration, 0: dense.
 
-    ``prefix``: that of the columns of one phase; what is not in the tables is not in the result.
+    ``prefix``: that of the columns of one phase; columns that the tables lack are left out.
     """
     layers, comparison = of_all_seeds(tables["layers"]), of_all_seeds(tables["comparison"])
-    found = {
+    columns = {
         index: _weighted(layers, prefix + index) for index in ("pq_index", "gini_index") if prefix + index in layers
     }
     if prefix + "test_accuracy" in comparison:
         keys = ["seed", "method", "iteration"]
         dense = comparison.groupby(keys[:2])["dense_test_accuracy"].first().reset_index().assign(iteration=0)
         dense = dense.set_index(keys)["dense_test_accuracy"]
-        found["test_accuracy"] = pd.concat([dense, comparison.set_index(keys)[prefix + "test_accuracy"]])
-    return pd.DataFrame(found)
+        columns["test_accuracy"] = pd.concat([dense, comparison.set_index(keys)[prefix + "test_accuracy"]])
+    return pd.DataFrame(columns)
 
 
 def pq_dynamics(tables: Tables, methods: list[str]) -> Chart | None:
     """PQ index, Gini index and accuracy over the iterations, of the retrained networks and of those just pruned."""
     phases = {"retrained": _phase(tables, ""), "pruned": _phase(tables, "pruned_")}
     phases = {name: phase for name, phase in phases.items() if phase.notna().any(axis=None)}
-    found = pd.concat(phases, names=["phase"])
-    if "pq_index" not in found or found["pq_index"].isna().all():
+    table = pd.concat(phases, names=["phase"])
+    if "pq_index" not in table or table["pq_index"].isna().all():
         return None
-    table = found.groupby(["phase", "method", "iteration"]).mean().reset_index()
+    table = table.groupby(["phase", "method", "iteration"]).mean().reset_index()
     table = table[table["method"].isin(methods)]
     table = table.assign(method=table["method"].map(method_name), phase=table["phase"].map(PHASES))
     drawn = {name: title for name, title in DYNAMICS.items() if name in table and table[name].notna().any()}
     if "pruned" not in phases:
         drawn.pop("test_accuracy", None)  # over iterations it adds nothing to accuracy against density
-    looks, columns = identity(method_names(methods)), {"method": ("method", None), "phase": ("network", None)}
-    columns |= {"iteration": ("iteration", "d")}
+    looks = identity(method_names(methods))
+    columns = {"method": ("method", None), "phase": ("network", None), "iteration": ("iteration", "d")}
     columns |= {
         name: (title.lower().replace("pq", "PQ").replace("gini", "Gini"), POINTS if name == "test_accuracy" else ".4f")
         for name, title in drawn.items()
@@ -186,5 +193,5 @@ def pq_dynamics(tables: Tables, methods: list[str]) -> Chart | None:
         lines.append(layer("point", points, filled=True) | {"params": picking()})
         panels.append({"title": title, "layer": lines, "height": 260})
     alt = f"Lines of {listed(list(drawn.values()))} over the iterations, for {listed(method_names(methods))}."
-    datasets, key = {"rows": records(table)}, legend(method_names(methods))
-    return Chart(panels, datasets, alt, columns, across=len(panels), key=key, margins=(48,))
+    key = legend(method_names(methods))
+    return Chart(panels, {"rows": records(table)}, alt, columns, across=len(panels), key=key, margins=(48,))

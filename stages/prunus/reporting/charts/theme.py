@@ -1,22 +1,44 @@
 """How charts look: colours for light and dark, fonts, and Vega-Lite's configuration made of them."""
 
-# Okabe and Ito's colour-blind safe palette (https://jfly.uni-koeln.de/color/), but for its yellow, too light for lines.
+# Okabe and Ito's colour-blind safe palette (https://jfly.uni-koeln.de/color/) without its yellow, too light for lines.
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
 SOLID, DASHED = [1, 0], [5, 4]
 DASHES = (SOLID, DASHED, [1, 3], [8, 3, 1, 3])  # one for every round of the colours
 
-LIGHT = {"paper": "#ffffff", "ink": "#1d1f21", "soft": "#5b6167", "faint": "#8a8f94", "grid": "#e4e6e8"}
-LIGHT |= {f"series-{position}": color for position, color in enumerate(SERIES)}
-# What time went into: greys, so that no part looks like a method, and one colour for what the flow costs.
-LIGHT |= {"part-0": "#30363b", "part-1": "#7d868e", "part-2": "#b5127c", "part-3": "#c3c9ce"}
-# Words on bars: on blue and grey, the deep ones of the series, and on the others.
-LIGHT |= {"on-deep": "#ffffff", "on-bright": "#16181a"}
-DEEP = (0, 6)
-LIGHT |= {"alarm": "#b3261e"}  # of the box that says what is missing
-DARK = {"paper": "#16181a", "ink": "#e6e7e8", "soft": "#a4abb1", "faint": "#6d747a", "grid": "#2c3135"}
-DARK = LIGHT | DARK | {"on-deep": "#16181a"} | {"series-0": "#3f97d8", "series-6": "#c4c8cc"}
-DARK |= {"part-0": "#e0e3e6", "part-1": "#8b949c", "part-2": "#f06cbc", "part-3": "#454c52", "alarm": "#ff8a80"}
+DEEP = (0, 6)  # the deep colours of the series, blue and grey
+LIGHT = {
+    "paper": "#ffffff",
+    "ink": "#1d1f21",
+    "soft": "#5b6167",
+    "faint": "#8a8f94",
+    "grid": "#e4e6e8",
+    **{f"series-{position}": color for position, color in enumerate(SERIES)},
+    # The parts of time: greys, so that no part looks like a method, and one colour for the cost of flow.
+    "part-0": "#30363b",
+    "part-1": "#7d868e",
+    "part-2": "#b5127c",
+    "part-3": "#c3c9ce",
+    # Words on bars of a deep colour, and on the others.
+    "on-deep": "#ffffff",
+    "on-bright": "#16181a",
+    "alarm": "#b3261e",  # of the box that says what is missing
+}
+DARK = LIGHT | {
+    "paper": "#16181a",
+    "ink": "#e6e7e8",
+    "soft": "#a4abb1",
+    "faint": "#6d747a",
+    "grid": "#2c3135",
+    "series-0": "#3f97d8",
+    "series-6": "#c4c8cc",
+    "part-0": "#e0e3e6",
+    "part-1": "#8b949c",
+    "part-2": "#f06cbc",
+    "part-3": "#454c52",
+    "on-deep": "#16181a",
+    "alarm": "#ff8a80",
+}
 
 PAGE_FONT, PAPER_FONT = "system-ui, sans-serif", "Liberation Sans"  # the second one comes with vl-convert
 FORMAT_LOCALE = {"decimal": ".", "thousands": ",", "grouping": [3], "currency": ["", ""], "percent": "\u202f%"}

@@ -26,16 +26,17 @@ from prunus.reporting.charts.drawing import (
 from prunus.reporting.names import listed, method_name, method_names
 
 REFERENCES = ("sap", "lth")
-NOMINAL = 300, 260  # pixels of a plot in a narrow window: labels that are apart there are apart everywhere
+NOMINAL = 300, 260  # pixels of a plot in a narrow window: labels that do not overlap there overlap nowhere
 LINE = 13  # pixels
 MOST_ON_LINEAR = 4  # times the least cost
-# Where a label may stand: the alignment of its text, and how far it is from its point; clear of the error bars.
+# Places for a label, clear of the error bars: the alignment of its text, and its distance from its point.
 PLACES = ("left", 8, -10), ("left", 8, 11), ("right", -8, -10), ("right", -8, 11)
 
 
 def of_methods(tables: dict[str, pd.DataFrame], methods: list[str]) -> Chart | None:
     """The trade-off of a study: one point per method, those that stop on flow labelled with their epsilon."""
-    series, methods = method_names(methods), [name for name in methods if name in finished(tables["summary"])]
+    series = method_names(methods)
+    methods = [name for name in methods if name in finished(tables["summary"])]
     if not methods:
         return None
     summary = tables["summary"].set_index("method").loc[methods].reset_index()
@@ -53,7 +54,7 @@ def of_methods(tables: dict[str, pd.DataFrame], methods: list[str]) -> Chart | N
 
 
 def trade_off(table: pd.DataFrame, series: list[str]) -> Chart:
-    """Final test accuracy against total epochs, and against time where ``table`` has it of all rows.
+    """Final test accuracy against total epochs, and against time if all rows of ``table`` have it.
 
     ``table``: one row per point, with the columns series, label (written beside the point, may be empty),
     test_accuracy_mean, test_accuracy_std, epochs_mean, epochs_std, reference (drawn hollow, its accuracy as a line)
@@ -69,21 +70,23 @@ def trade_off(table: pd.DataFrame, series: list[str]) -> Chart:
     table = table.assign(
         low=(table["accuracy"] - spread).clip(lower=0), high=(table["accuracy"] + spread).clip(upper=1)
     )
-    columns = {"method": ("method", None), "label": ("label", None), "accuracy": ("test accuracy", POINTS)}
-    columns |= {"std": ("standard deviation", POINTS)}
-    apart = {}
+    columns = {
+        "method": ("method", None),
+        "label": ("label", None),
+        "accuracy": ("test accuracy", POINTS),
+        "std": ("standard deviation", POINTS),
+    }
+    log = {}
     for cost, (divisor, title) in costs.items():
         mean, std = table[f"{cost}_mean"] / divisor, table[f"{cost}_std"].fillna(0.0) / divisor
-        apart[cost] = _factors_apart(mean)
-        least = 0.5 * mean.min() if apart[cost] else 0.0
+        log[cost] = _needs_log_axis(mean)
+        least = 0.5 * mean.min() if log[cost] else 0.0
         table = table.assign(**{cost: mean, f"{cost}_from": (mean - std).clip(lower=least), f"{cost}_to": mean + std})
-        across = (
-            _pixels(np.log(mean), np.log(mean.min()), NOMINAL[0]) if apart[cost] else _pixels(mean, 0.0, NOMINAL[0])
-        )
-        placed = _places(across.to_numpy(), table["accuracy"].to_numpy(), list(table["label"]))
+        x = _pixels(np.log(mean), np.log(mean.min()), NOMINAL[0]) if log[cost] else _pixels(mean, 0.0, NOMINAL[0])
+        placed = _places(x.to_numpy(), table["accuracy"].to_numpy(), list(table["label"]))
         table = table.assign(**{f"{cost}_{what}": values for what, values in placed.items()})
         columns |= {cost: (title.removesuffix(" in all"), TENTHS)}
-    panels = [_panel(table, series, cost, title, columns, apart[cost]) for cost, (_, title) in costs.items()]
+    panels = [_panel(table, series, cost, title, columns, log[cost]) for cost, (_, title) in costs.items()]
     kept = ["method", "label", "reference", "accuracy", "std", "low", "high"]
     kept += [name for name in table if name.split("_")[0] in costs and not name.endswith(("_mean", "_std"))]
     alt = (
@@ -92,8 +95,8 @@ def trade_off(table: pd.DataFrame, series: list[str]) -> Chart:
     return Chart(panels, {"rows": records(table[kept])}, alt, columns, across=2, key=legend(series))
 
 
-def _factors_apart(costs: pd.Series) -> bool:
-    """Whether a log axis is due: costs that lie factors apart would crowd at the left of a linear one."""
+def _needs_log_axis(costs: pd.Series) -> bool:
+    """Whether costs differ by such a factor that they would crowd at the left of a linear axis."""
     return bool(costs.min() > 0 and costs.max() > MOST_ON_LINEAR * costs.min())
 
 
@@ -101,15 +104,14 @@ def _panel(table: pd.DataFrame, series: list[str], cost: str, title: str, column
     scale = {"type": "log", "nice": False} if log else {"domainMin": 0}
     x = {"type": "quantitative", "scale": scale | {"padding": 12}, "axis": axis(title, SHORT, 5)}
     y = {"type": "quantitative", "scale": {"zero": False, "padding": 18}, "axis": axis("final test accuracy", PERCENT)}
-    looks, shown = identity(series), {"opacity": if_picked(1.0)}
+    looks = identity(series)
+    shown = {"opacity": if_picked(1.0)}
     color = {"color": looks["color"]}
     at = {"x": x | {"field": cost}, "y": y | {"field": "accuracy"}}
     upright = {"x": x | {"field": cost}, "y": y | {"field": "low"}, "y2": {"field": "high"}}
     level = {"x": x | {"field": f"{cost}_from"}, "x2": {"field": f"{cost}_to"}, "y": y | {"field": "accuracy"}}
-    faint, point = (
-        {"opacity": if_picked(0.55)},
-        at | color | shown | {"shape": looks["shape"], "tooltip": tooltip(columns)},
-    )
+    faint = {"opacity": if_picked(0.55)}
+    point = at | color | shown | {"shape": looks["shape"], "tooltip": tooltip(columns)}
     place = {what: {"expr": f"datum.{cost}_{what}"} for what in ("align", "dx", "dy")}
     layers = [
         layer(
@@ -126,8 +128,8 @@ def _panel(table: pd.DataFrame, series: list[str], cost: str, title: str, column
 
 
 def _places(x: np.ndarray, y: np.ndarray, labels: list[str]) -> dict[str, list]:
-    """Alignment and offset of the label of each point [n]: of the places about it the one with least in its way; ``x``
-    is in pixels already."""
+    """Alignment and offset of the label of each point [n], at the place about it that overlaps least; ``x`` is in
+    pixels already."""
     points = np.column_stack([x, NOMINAL[1] - _pixels(y, y.min(), NOMINAL[1])])
     taken = [(px - 5, py - 5, px + 5, py + 5) for px, py in points]
     chosen = []
