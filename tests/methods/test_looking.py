@@ -56,12 +56,12 @@ def content(candidates, state):
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
 @pytest.mark.parametrize(("name", "changes"), [case(*each) for each in CASES])
-def test_pruning_changes_nothing_it_looks_at(name, changes, training):
+def test_pruning_changes_nothing_it_looks_at(name, changes, training, small_network):
     generator = torch.Generator().manual_seed(0)
     n = 1200 if name == "mipp" else 48
     images, labels = torch.randint(0, 256, (n, 1, 8, 8), dtype=torch.uint8, generator=generator), torch.arange(n) % 3
     data = Dataset({"train": Split(images, labels)}, torch.tensor([0.5]), torch.tensor([0.25]), ("a", "b", "c"))
-    network = networks.build("vgg11_bn" if name != "mipp" else "lenet5", *data.form).train(training)
+    network = small_network.train(training)
     state = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     with torch.no_grad():
         for parameter in network.parameters():
