@@ -75,7 +75,7 @@ def author(by_snakemake, store, tmp_path_factory):
     project.git("commit", "-qm", "results")
     give_credentials(project, store)
     project.edit(methods__incop_if__epsilon=0.9)
-    assert len(stages_run(project.run("dvc", "repro", VARIANT))) == 2
+    assert len(stages_run(project.run("dvc", "repro", VARIANT))) == 3  # chain_reference among them
     project.run("dvc", "push")
     project.git("checkout", "-q", "--", ".")
     project.run("dvc", "checkout", "-q")
