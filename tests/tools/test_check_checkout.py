@@ -112,7 +112,7 @@ def test_no_identity(tmp_path, monkeypatch):
     folder = make(tmp_path / "project")
     (tmp_path / "home/.gitconfig").unlink()
     said = check(folder)
-    assert [line.split("without a ")[1].split()[0] for line in said.splitlines()] == ["user.name", "user.email"]
+    assert [line.split("without git's ")[1].split(";")[0] for line in said.splitlines()] == ["user.name", "user.email"]
     for line in said.splitlines():
         cure(folder, line)
     assert check(folder) == FINE
