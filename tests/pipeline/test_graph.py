@@ -133,11 +133,10 @@ def test_the_judge_of_params_depends_on_all_code():
     assert declared_code("check_params") == {"stages/check_params.py", "stages/prunus"}
 
 
-def test_a_stage_that_runs_a_method_depends_on_its_file():
-    runs = {path.stem for path in STAGES.glob("*.py") if "methods.recipe(" in path.read_text()}
-    listing = {name for name, stage in GRAPH.items() if METHOD in stage["deps"]}
-    assert {script(name) for name in listing} == runs == {"prune_iteration"}
-    assert listing == {name for name in GRAPH if script(name) in runs}
+def test_a_stage_that_obeys_a_method_depends_on_its_file():
+    obeying = {name for name in GRAPH if "methods.${item.method}" in GRAPH[name].get("params", [])}
+    listing = {name for name in GRAPH if METHOD in GRAPH[name]["deps"]}
+    assert listing == obeying == {"chain_reference", "prune_iteration", "prune_at_ratio"}
 
 
 def chains(source):
