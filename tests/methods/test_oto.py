@@ -17,20 +17,11 @@ from prunus.data.dataset import Dataset, Split
 from prunus.methods.oto import Channels, HalfSpace, Settings, recipe
 from prunus.pruning.candidates import Candidates
 from prunus.run.device import Clock
-from prunus.study.schema import Sgd
 from prunus.training.loop import train
 from prunus.training.stopping import FixedEpochs
+from small_training import SGD
 
 SETTINGS = Settings(form="dhspg", fraction=0.5, penalty=0.01, epsilon=0.5, warmup_epochs=1, epochs=3, rewind="trained")
-SGD = Sgd(
-    batch_size=16,
-    learning_rate=0.05,
-    momentum=0.9,
-    nesterov=True,
-    weight_decay=0.01,
-    schedule="constant",
-    clip_norm=0.0,
-)
 
 
 def with_(**changes):

@@ -19,25 +19,16 @@ from prunus import masks as masking
 from prunus.methods.oto import HalfSpace, Settings
 from prunus.run.record import Obeys, Recorder
 from prunus.study import layout
-from prunus.study.schema import Sgd
 from prunus.training import resuming
 from prunus.training.loop import train
 from prunus.training.resuming import Resume, fingerprint
 from prunus.training.stopping import FixedEpochs, FlowSettings, FlowStop, Plateau
 from small_data import learnable_dataset
+from small_training import SGD
 
 CPU = torch.device("cpu")
 RECORD = layout.record("seed0", "sap", "iteration-1")
 FILE = layout.unfinished(RECORD) / layout.CHECKPOINT
-SGD = Sgd(
-    batch_size=16,
-    learning_rate=0.05,
-    momentum=0.9,
-    nesterov=True,
-    weight_decay=0.01,
-    schedule="constant",
-    clip_norm=0.0,
-)
 
 
 class Stopping:
