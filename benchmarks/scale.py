@@ -22,14 +22,14 @@ from harness import Bench, main
 from trivial import METHODS, Project
 
 ITERATIONS = 4
-PER_SEED, SHARED = 28, 4  # stages: of a seed with five methods and four iterations; of the study
-ONE_STUDY = (4, 11, 36, 107, 357)  # seeds: 116, 312, 1,012, 3,000 and 10,000 stages
-SPLIT = {1: 2, 4: 1, 11: 1}  # seeds of a study (32, 116 and 312 stages): how many of them are run
+PER_SEED, SHARED = 33, 4  # stages: of a seed with five methods and four iterations; of the study
+ONE_STUDY = (4, 11, 36, 91, 303)  # seeds: 136, 367, 1,192, 3,007 and 10,003 stages
+SPLIT = {1: 2, 4: 1, 11: 1}  # seeds of a study (37, 136 and 367 stages): how many of them are run
 TOTAL = 10_000
 MANY_OBJECTS = 50_000
-LARGEST_REPEATED = 1_100  # stages up to which start-ups are repeated
+LARGEST_REPEATED = 1_200  # stages up to which start-ups are repeated
 
-LARGEST_IN_SNAKEMAKE = 107  # seeds
+LARGEST_IN_SNAKEMAKE = 91  # seeds
 
 INDEX = """
 import json, sys, time

@@ -34,6 +34,7 @@ SCRIPTS = (
     "prepare_data",
     "pretrain",
     "reference_flow",
+    "chain_reference",
     "prune_iteration",
     "evaluate_dense",
     "evaluate",
