@@ -97,6 +97,11 @@ def chain(method: str, iterations=(0, 1), seed: int = 0) -> set[str]:
     return pruning | {f"evaluate@{seed}-{method}"}
 
 
+def whole_chain(method: str, iterations=(0, 1)) -> set[str]:
+    """What runs when the method's block or file is edited: what the chain is held against, and ``chain``."""
+    return {f"chain_reference@0-{method}"} | chain(method, iterations)
+
+
 def make_project(root: Path, **changes) -> Project:
     """A committed project in ``root`` with a small study in which nothing has run yet; ``changes`` as in ``edit``."""
     for path in COPIED:

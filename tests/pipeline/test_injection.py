@@ -208,7 +208,7 @@ def test_the_judgement_without_torch_is_the_judgement(finished):
 
 def test_a_method_of_another_study_stops_nothing_whatever_is_wrong_with_it(finished):
     path = finished.root / "stages/prunus/methods/oto.py"
-    path.write_text(path.read_text() + "\nthis is not Python\n")
+    path.write_text(path.read_text() + "\nthis is no Python\n")
     line = len(path.read_text().splitlines())
     file = f"params.yaml: methods.oto: stages/prunus/methods/oto.py, line {line}: SyntaxError: invalid syntax {IGNORED}"
     for confidence, command in (2.0, ["snakemake", "--cores", "2"]), (3.0, ["dvc", "repro"]):

@@ -50,11 +50,11 @@ from pathlib import Path
 import yaml
 sys.path.insert(0, "stages")
 from torchvision import datasets as published
-from prunus import sources
+from prunus.sources import published
 
 given = json.loads(Path("given.json").read_text())
 for name, table in given["idx"].items():
-    sources.IDX_MD5[name] = table
+    published.IDX_MD5[name] = table
 for name, lists in given["cifar"].items():
     dataset = getattr(published, name)
     dataset.train_list, dataset.test_list = lists["train_list"], lists["test_list"]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from project import ROOT, chain, make_project, stages_run
+from project import ROOT, make_project, stages_run, whole_chain
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [(kind, text) for kind, text in BLOCK.findall((ROOT / "docs/tutorial.md").read_text()) if kind]
@@ -67,7 +67,7 @@ def test_what_is_to_be_typed_is_marked_as_commands():
 @pytest.mark.timeout(1500)
 def test_every_command_works_and_does_what_the_page_says(project, said):
     stricter, back = (stages_run(text) for text in output(said, "dvc repro"))
-    assert stricter == chain("incop_if", [0]) | {"compare", "report"}
+    assert stricter == whole_chain("incop_if", [0]) | {"compare", "report"}
     assert back == set()
     (table,) = output(said, "make experiments")
     assert re.search(r"stricter.*\| 0\.01 ", table) and "methods.incop_if.epsilon" in table
