@@ -116,7 +116,8 @@ def study_killed(study: Study, name: str, rng: random.Random, log) -> Result:
     """`studies/run.py` killed while params.yaml holds another study's settings, run again, and params.yaml is ours."""
     project = study.copy(study.reference)
     (project.root / "studies/tiny").mkdir(parents=True)
-    shutil.copy2(ROOT / "studies/run.py", project.root / "studies")
+    for file in ("run.py", "overlay.py"):
+        shutil.copy2(ROOT / "studies" / file, project.root / "studies")
     (project.root / "studies/tiny/params.yaml").write_text("methods:\n  lth:\n    epochs: 3\n")
     before, kept = (project.root / "params.yaml").read_bytes(), project.root / "params.yaml.before-study"
     command, count = ["python", "studies/run.py", "tiny"], rng.randint(1, 3)

@@ -27,7 +27,8 @@ def project(tmp_path_factory):
     for name in ("Makefile", "requirements.txt"):
         shutil.copy2(ROOT / name, made.root)
     (made.root / STUDY).mkdir(parents=True)
-    shutil.copy2(ROOT / "studies/run.py", made.root / "studies")
+    for name in ("run.py", "overlay.py"):
+        shutil.copy2(ROOT / "studies" / name, made.root / "studies")
     (made.root / STUDY / "params.yaml").write_text("study: {methods: [lth]}\nmethods:\n  lth: {epochs: 1}\n")
     (made.root / ".venv/bin").mkdir(parents=True)
     (made.root / ".venv/bin/activate").write_text("# the tests' own tools are on the path\n")

@@ -149,7 +149,8 @@ from prunus.run.record import Obeys, Recorder
 from prunus.study import layout
 from prunus.study.params import for_stage
 with one_line_errors():
-    with Recorder(layout.RECORDS / "report/record.json", Obeys(Path(__file__), ["study"], for_stage(["study"]))):
+    obeys = Obeys(Path(__file__), ["study"], for_stage(["study"]))
+    with Recorder(layout.RECORDS / "report/record.json", obeys=obeys):
         for out in yaml.safe_load(Path("dvc.lock").read_text())["stages"]["report"]["outs"]:
             Path(out["path"]).parent.mkdir(parents=True, exist_ok=True)
             Path(out["path"]).write_text("made")
