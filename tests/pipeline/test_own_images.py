@@ -49,14 +49,14 @@ import json, os, runpy, sys
 from pathlib import Path
 import yaml
 sys.path.insert(0, "stages")
-from torchvision import datasets as published
+from torchvision import datasets as of_torchvision
 from prunus.sources import published
 
 given = json.loads(Path("given.json").read_text())
 for name, table in given["idx"].items():
     published.IDX_MD5[name] = table
 for name, lists in given["cifar"].items():
-    dataset = getattr(published, name)
+    dataset = getattr(of_torchvision, name)
     dataset.train_list, dataset.test_list = lists["train_list"], lists["test_list"]
     dataset.meta = dataset.meta | lists["meta"]
 
