@@ -118,6 +118,7 @@ class Reference(dict):
 
 
 def read_reference(path, made_by, settings):
+    """What ``settings.held_against`` lists, from the file at ``path`` that the command ``made_by`` makes."""
     keys = part(settings.held_against)
     content = read_json(path, made_by, keys)
     return Reference({key: content[key] for key in keys})

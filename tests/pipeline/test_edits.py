@@ -1,5 +1,6 @@
 """An edit reruns what reads it: other methods' files, also while a stage runs, and what a chain is not held against."""
 
+import json
 import subprocess
 import time
 
@@ -63,8 +64,8 @@ def test_another_methods_file_is_edited_and_the_checkpoint_counts(finished, runn
     assert (finished.root / CHECKPOINT).exists(), output(finished)
     edit_another_method(finished)
     finished.run(*RUNNERS[runner])
-    log = "".join(path.read_text() for path in finished.root.glob("logs/*.log")) if runner == "snakemake" else ""
-    assert '"resumed_after_epochs": []' not in (finished.root / RECORD).read_text(), log
+    [resumed_after] = json.loads((finished.root / RECORD).read_text())["resumed_after_epochs"]
+    assert resumed_after > 0
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

@@ -6,26 +6,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import small_training
 from prunus import masks as masking
 from prunus import networks
 from prunus.data.dataset import Dataset, Split
 from prunus.flow import gradient_flow, information_flow
 from prunus.run.device import Clock
-from prunus.study.schema import Sgd
 from prunus.training.arithmetic import Arithmetic, choose
 from prunus.training.loop import train
 from prunus.training.stopping import FixedEpochs
 
 CPU = torch.device("cpu")
-SGD = Sgd(
-    batch_size=16,
-    learning_rate=0.02,
-    momentum=0.9,
-    nesterov=True,
-    weight_decay=0.01,
-    schedule="constant",
-    clip_norm=0.0,
-)
+SGD = small_training.SGD.model_copy(update={"learning_rate": 0.02})
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from functools import partial
 import torch
 
 import hostile
+import small_training
 from prunus import masks as masking
 from prunus import networks
 from prunus.run.device import Clock
-from prunus.study.schema import Sgd
 from prunus.training import accuracy, loop
 from prunus.training.loop import refuse_unanswered, train
 from prunus.training.stopping import FixedEpochs
@@ -17,14 +17,8 @@ from small_data import random_dataset
 
 refusal = partial(hostile.refusal, kind="not_finite")
 
-SGD = Sgd(
-    batch_size=16,
-    learning_rate=0.01,
-    momentum=0.0,
-    nesterov=False,
-    weight_decay=0.0,
-    schedule="constant",
-    clip_norm=0.0,
+SGD = small_training.SGD.model_copy(
+    update={"learning_rate": 0.01, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
 )
 
 
