@@ -25,6 +25,7 @@ checking = subprocess.Popen([sys.executable, "-c", CHECK if MAIN else ""])
 sys.path.insert(0, "stages")
 import check_checkout
 import dvc_status
+from prunus.run import warm
 from prunus.study import layout
 from prunus.study import params as study_params
 from prunus.study.mistakes import ParamsError
@@ -32,6 +33,9 @@ from remaining import Remaining
 
 if MAIN:
     check_checkout.end_where_useless()
+os.environ[warm.LAUNCHER] = str(os.getpid())
+if not MAIN:  # a node of a cluster may run one stage only
+    os.environ.setdefault(warm.SWITCH, "0")
 
 COMPUTING = {
     "pretrain",

@@ -5,6 +5,9 @@ python stages/chain_reference.py --seed 0 --method incop_if
 The chain depends on this file and not on the whole, so a change in what it does not read retrains nothing.
 """
 
+import prunus.run.warm  # noqa: F401 - first: does not return where a warm process runs this script
+
+# isort: split
 import argparse
 import os
 

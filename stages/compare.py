@@ -5,6 +5,9 @@ If parts of a study failed, the rest is compared; reports/tables/missing.csv lis
 python stages/compare.py
 """
 
+import prunus.run.warm  # noqa: F401 - first: does not return where a warm process runs this script
+
+# isort: split
 import argparse
 import os
 from itertools import product

@@ -9,15 +9,15 @@ If a failure cut the chain short, the iterations before it are evaluated.
 python stages/evaluate.py --seed 0 --method sap
 """
 
+import prunus.run.warm  # noqa: F401 - first: does not return where a warm process runs this script
+
+# isort: split
 import argparse
 import copy
 import json
 import os
 from pathlib import Path
 
-import prunus  # noqa: F401 - first: what it sets up counts from here on
-
-# isort: split
 import torch
 
 from prunus import channels, networks

@@ -5,6 +5,9 @@ python stages/evaluate_dense.py --seed 0
 Runs once per seed; the evaluations of the seed's chains read its output.
 """
 
+import prunus.run.warm  # noqa: F401 - first: does not return where a warm process runs this script
+
+# isort: split
 import argparse
 import os
 from pathlib import Path

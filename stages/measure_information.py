@@ -9,6 +9,9 @@ The table, runs/evaluations/seed<S>/<method>/information.csv, has a row per iter
 Student-t interval at 95 % over the repeats (its splits overlap); ``variance`` of the target, in squared activations.
 """
 
+import prunus.run.warm  # noqa: F401 - first: does not return where a warm process runs this script
+
+# isort: split
 import argparse
 import copy
 import os

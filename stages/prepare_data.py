@@ -3,6 +3,9 @@
 python stages/prepare_data.py
 """
 
+import prunus.run.warm  # noqa: F401 - first: does not return where a warm process runs this script
+
+# isort: split
 import argparse
 import os
 from pathlib import Path

@@ -3,14 +3,14 @@
 python stages/pretrain.py --seed 0
 """
 
+import prunus.run.warm  # noqa: F401 - first: does not return where a warm process runs this script
+
+# isort: split
 import argparse
 import os
 from dataclasses import asdict
 from pathlib import Path
 
-import prunus  # noqa: F401 - first: it sets variables that torch reads when it is imported
-
-# isort: split
 import torch
 
 from prunus import masks, networks

@@ -5,6 +5,9 @@ python stages/prune_iteration.py --seed 0 --method incop_if --iteration 3
 With ``--ratio-of mipp`` the method removes as large a share of the channels as MIPP's iteration, not its own fraction.
 """
 
+import prunus.run.warm  # noqa: F401 - first: does not return where a warm process runs this script
+
+# isort: split
 import argparse
 import copy
 import os

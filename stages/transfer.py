@@ -6,14 +6,14 @@ python stages/transfer.py --dataset fashion_mnist --seed 0 --method sap
 seed, and all networks of a seed see the new images in the same order, so that they differ in their pruning only.
 """
 
+import prunus.run.warm  # noqa: F401 - first: does not return where a warm process runs this script
+
+# isort: split
 import argparse
 import os
 from dataclasses import asdict
 from pathlib import Path
 
-import prunus  # noqa: F401 - first: it sets variables that torch reads when it is imported
-
-# isort: split
 import torch
 from torch import Tensor, nn
 

@@ -5,10 +5,16 @@ stages than that. Replaced in DVC: dvc.lock (lockfile.py), the lock of paths (Sn
 session.py keeps other launchers out), and the moment at which dependencies are hashed.
 """
 
-import os
 import sys
+
+sys.path.insert(0, "stages")
+from prunus.run import warm  # first: does not return where a warm process runs this script
+
+# isort: split
+import os
 import time
 from contextlib import nullcontext
+from copy import deepcopy
 
 import session
 
@@ -35,11 +41,24 @@ def as_started(cmd_run):
     return run
 
 
+def once(load):
+    """``load(path, fs)`` that reads a file again only if it has changed: DVC parses params.yaml for each dependency."""
+    loaded = {}
+
+    def load_once(path, fs=None, **options):
+        state = os.stat(path)
+        key = path, state.st_ino, state.st_mtime_ns, state.st_size, str(options)
+        if key not in loaded:
+            loaded[key] = load(path, fs=fs, **options)
+        return deepcopy(loaded[key])
+
+    return load_once
+
+
 if __name__ == "__main__":
     address, per_gpu = sys.argv[1:]
     held = session.hold(address)
     if per_gpu != "0":
-        sys.path.insert(0, "stages")
         from prunus.run import gpus
 
         gpus.place(None if per_gpu == "any" else int(per_gpu))
@@ -48,10 +67,13 @@ if __name__ == "__main__":
     from dvc import dvcfile, rwlock
     from dvc.cli import main
     from dvc.stage import run as running
+    from dvc.utils.serialize import LOADERS
 
     import lockfile
 
+    os.environ[warm.LAUNCHER] = str(os.getpid())
     lockfile.Lockfile.only = address
     dvcfile.Lockfile, rwlock.rwlock = lockfile.Lockfile, lambda *_: nullcontext()
+    LOADERS[".yaml"] = once(LOADERS[".yaml"])
     running.cmd_run = as_started(running.cmd_run)
     sys.exit(main(["--wait-for-lock", "repro", "--single-item", address]))
