@@ -153,6 +153,8 @@ def become(connection: socket.socket) -> ModuleType:
     sys.stdout.reconfigure(line_buffering=os.isatty(1))
     os.environb.clear()
     os.environb.update(environment)
+    with open("/proc/self/comm", "w") as name:  # what `top` shows
+        name.write(os.path.basename(sys.argv[0]))
     script = os.path.realpath(sys.argv[0])
     sys.path.insert(0, os.path.dirname(script))
     if numpy := sys.modules.get("numpy"):

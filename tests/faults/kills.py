@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 import oracle
-from processes import POLL, Hung, Launch, end_all, kill, of_study, role, wait_for_orphans
+from processes import POLL, Hung, Launch, end_all, kill, of_study, role, wait_for_orphans, warm
 from project import Project
 from study import LAUNCHERS, Result, Study, last_lines
 
@@ -22,8 +22,8 @@ REFUSALS = 3
 def plan(rng: random.Random, roles: list[str], seconds: float) -> dict:
     """One kill: whom, when, and whether the processes around it die too."""
     chosen = {"role": rng.choice(roles), "everything": rng.random() < 0.4}
-    if rng.random() < 0.4:
-        return chosen | {"after": rng.uniform(0.2, seconds)}
+    if chosen["role"] not in CHANGES or rng.random() < 0.4:
+        return chosen | {"after": rng.uniform(0.05, seconds)}
     delay = rng.choice([0.0, rng.uniform(0, 0.01), rng.uniform(0, 0.3)])
     return chosen | {"nth": 1 + int(rng.expovariate(1 / CHANGES[chosen["role"]])), "delay": delay}
 
@@ -53,10 +53,11 @@ def disturbed(project: Project, command: list[str], order: dict, limit: float) -
         launch = Launch(project, command, **variables)
         while not launch.ended() and time.monotonic() - start < limit:
             if "after" in order and killed is None and time.monotonic() - start > order["after"]:
-                victims = [pid for pid in of_study(project.root) if role(pid) == order["role"]]
-                if victims:
+                wanted = [pid for pid in of_study(project.root) if role(pid) == order["role"]]
+                if victims := warm() if order["role"] == "warm" else wanted:
+                    one = random.Random(str(order)).choice(victims)
                     killed = f"{order['role']} after {time.monotonic() - start:.2f} s"
-                    kill(of_study(project.root) if order["everything"] else victims[:1])
+                    kill([one, *(of_study(project.root) if order["everything"] else [])])
             time.sleep(POLL)
         status = launch.wait(1)
         hit = Path(folder, "hit")
@@ -117,11 +118,13 @@ def round_of(
 ) -> Result:
     """``project`` brought to its end under kills, at most ``budget`` of them, and held against the undisturbed one."""
     left = [budget]
-    roles = {"snakemake": ["stage", "dvc", "snakemake"], "dvc": ["stage", "dvc"], "scripts": ["stage"]}[launcher]
+    roles = {"snakemake": ["stage", "dvc", "snakemake"], "dvc": ["stage", "dvc"], "scripts": ["stage"]}[launcher] + [
+        "warm"
+    ]
 
     def next_order():
         left[0] -= 1
-        return plan(rng, roles, seconds) if left[0] >= 0 else None
+        return plan(rng, [*roles, "warm"], seconds) if left[0] >= 0 else None
 
     commands = study.scripts() if launcher == "scripts" else [LAUNCHERS[launcher]]
     result = Result(f"kill ({launcher})", "recovered")

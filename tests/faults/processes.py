@@ -18,19 +18,33 @@ class Hung(Exception):
 
 
 def role(pid: int) -> str | None:
-    """stage, dvc or snakemake: what a process of a study is."""
+    """stage, dvc, snakemake or warm: what a process of a study is. Who runs a script and who waits for that, the
+    client of a warm process, have the same role."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return None
     if "python" not in Path(arguments[0]).name:
         return None
     names = [Path(argument).name for argument in arguments[1:4]]
+    if "warm.py" in names:  # a copy is named after its script
+        return "dvc" if name == "one_stage.py" else "stage" if name.endswith(".py") else "warm"
     if "one_stage.py" in names or "dvc" in names:
         return "dvc"
     if "snakemake" in names:
         return "snakemake"
     return "stage" if any(argument.startswith("stages/") for argument in arguments[1:4]) else None
+
+
+def warm() -> list[int]:
+    """The warm processes of the studies under test: those whose sockets lie in this process's $TMPDIR."""
+    found, folder = [], f"TMPDIR={os.environ['TMPDIR']}"
+    for pid in (int(entry.name) for entry in Path("/proc").glob("[0-9]*")):
+        with suppress(OSError):
+            if role(pid) == "warm" and folder in Path(f"/proc/{pid}/environ").read_text().split("\0"):
+                found.append(pid)
+    return found
 
 
 def of_study(root: Path) -> list[int]:

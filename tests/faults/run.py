@@ -22,14 +22,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pipeline"))
 
 import damages
 import kills
-from processes import end_all
+from processes import end_all, kill, warm
 from project import ROOT
 from study import Result, Study
 from together import TOGETHER
 
 LAUNCHERS = ("snakemake", "dvc", "snakemake", "scripts")
 KILLS_A_ROUND = {"snakemake": 12, "dvc": 12, "scripts": 14}
-SECONDS = {"snakemake": 12.0, "dvc": 10.0, "scripts": 4.0}  # within which a kill by the clock falls
+SECONDS = {"snakemake": 9.0, "dvc": 9.0, "scripts": 1.0}  # within which a kill by the clock falls
 OUTCOMES = ("recovered", "said", "wrong", "manual", "skipped")
 
 
@@ -52,7 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = (arguments.keep or Path(tempfile.mkdtemp(prefix="prunus-faults-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ |= {"DVC_SITE_CACHE_DIR": str(folder / "site"), "OMP_NUM_THREADS": "1"}
+    os.environ |= {"DVC_SITE_CACHE_DIR": str(folder / "site"), "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
     logs = ROOT / "logs/faults"
     logs.mkdir(parents=True, exist_ok=True)
     start, results = time.monotonic(), []
@@ -98,6 +98,7 @@ def main() -> None:
             left, rounds = left - max(1, done.kills), rounds + 1
     finally:
         end_all(folder)
+        kill(warm())
         bad = any(result.outcome in ("wrong", "manual") for result in results)
         if not (bad and arguments.keep):
             shutil.rmtree(folder, ignore_errors=True)

@@ -6,7 +6,7 @@ import pytest
 
 import damages
 import kills
-from processes import of_study
+from processes import kill, of_study, warm
 from study import DVC, SNAKEMAKE, Study
 from together import half_done
 
@@ -22,7 +22,9 @@ def study(by_snakemake, tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_SITE_CACHE_DIR", str(folder / "site"))
+        patch.setenv("TMPDIR", str(folder))  # its warm processes are its own
         yield Study(by_snakemake, by_snakemake, folder, limit=250)
+        kill(warm())
 
 
 def test_a_study_that_is_killed_again_and_again_ends_with_the_same_bytes(study):

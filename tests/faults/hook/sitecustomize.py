@@ -52,7 +52,7 @@ def arm(wanted, nth, delay, everything, folder):
         os.write(count, b".")
         if os.fstat(count).st_size == nth:
             busy.now = True
-            what = f"{' '.join(sys.orig_argv[1:4])}: {event} {path.removeprefix(root)}"
+            what = f"{' '.join(sys.argv[:4])}: {event} {path.removeprefix(root)}"
             if delay:
                 threading.Thread(target=die, args=(what,), daemon=True).start()
             else:
@@ -61,7 +61,21 @@ def arm(wanted, nth, delay, everything, folder):
     sys.addaudithook(watch)
 
 
-if order := os.environ.get("PRUNUS_FAULT"):
-    wanted, nth, delay, everything, folder = order.split(" ", 4)
-    if role(sys.orig_argv[1:]) == wanted:
+def arm_if_wanted(arguments):
+    wanted, nth, delay, everything, folder = os.environ["PRUNUS_FAULT"].split(" ", 4)
+    if role(arguments) == wanted:
         arm(wanted, int(nth), float(delay), everything == "True", folder)
+
+
+def arm_copy(event, arguments):
+    """In a copy of a warm process, when its script begins."""
+    if event == "exec" and os.getpid() != warm and not armed and "PRUNUS_FAULT" in os.environ:
+        armed.append(True)
+        arm_if_wanted(sys.argv)
+
+
+if sys.orig_argv[1].endswith("tools/warm.py"):
+    warm, armed = os.getpid(), []
+    sys.addaudithook(arm_copy)
+elif "PRUNUS_FAULT" in os.environ:
+    arm_if_wanted(sys.orig_argv[1:])
