@@ -3,6 +3,7 @@
 What remains of a run is then the orchestration, with the real graph, Snakefile, profile and dependencies.
 """
 
+import ast
 import copy
 import json
 import os
@@ -11,8 +12,10 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import yaml
 
 from overlay import chain
@@ -55,16 +58,18 @@ for name in json.loads(Path("outputs.json").read_text())[" ".join(sys.argv)]:
 '''
 
 
-def _processor_seconds() -> float:
-    """Of all child processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def imports_of(script: str) -> str:
+    """The stage's script up to its last import, all of them as it has them."""
+    text = (layout.ROOT / "stages" / f"{script}.py").read_text()
+    last = [node for node in ast.parse(text).body if isinstance(node, ast.Import | ast.ImportFrom)][-1]
+    return "".join(text.splitlines(keepends=True)[: last.end_lineno])
 
 
 class Project:
     """The scratch copy at ``root``: a git repository with one commit, in which nothing has run."""
 
-    def __init__(self, root: Path, seeds: int, methods: list[str], iterations: int):
+    def __init__(self, root: Path, seeds: int, methods: list[str], iterations: int, imports: bool = False):
+        """``imports``: the stages import what the real ones do, and may be run by a warm process."""
         from dvc.repo import Repo
 
         self.root = root
@@ -80,7 +85,7 @@ class Project:
         self.params["study"] |= {"seeds": list(range(seeds)), "methods": methods, "iterations": chain(iterations)}
         self.write_params()
         for script in SCRIPTS:
-            (root / "stages" / f"{script}.py").write_text(TRIVIAL)
+            (root / "stages" / f"{script}.py").write_text((imports_of(script) if imports else "") + TRIVIAL)
         config = (root / ".dvc/config").read_text()
         self.run("git", "init", "--quiet")
         self.run("dvc", "init", "--quiet", "--force")
@@ -105,14 +110,29 @@ class Project:
         """Seconds that ``command`` took; ``output`` keeps what it printed, ``processor`` its seconds of processor
         time."""
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        before, start = _processor_seconds(), time.perf_counter()
+        environment["TMPDIR"] = str(self.root.parent)  # its warm processes are its own
+        before, start = self._processor_seconds(), time.perf_counter()
         done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True)
         seconds = time.perf_counter() - start
-        self.processor = _processor_seconds() - before
+        self.processor = self._processor_seconds() - before
         self.output = done.stdout + done.stderr
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} ended {done.returncode}\n{self.output}")
         return seconds
+
+    def warm(self) -> list[psutil.Process]:
+        """The project's warm processes."""
+        found, variable = [], ("TMPDIR", str(self.root.parent))
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if "warm.py" in "".join(process.cmdline()[-1:]) and variable in process.environ().items():
+                    found.append(process)
+        return found
+
+    def _processor_seconds(self) -> float:
+        """Of all child processes that have ended, and of the warm ones with their copies that have ended."""
+        own = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return own.ru_utime + own.ru_stime + sum(sum(process.cpu_times()[:4]) for process in self.warm())
 
     def at(self, root: Path) -> "Project":
         """The same study in another folder, which must hold what this one does."""
@@ -124,7 +144,9 @@ class Project:
         return sum(self.run(*command.split()) for command in self.commands)
 
     def empty(self) -> None:
-        """As before the first run: no outputs, no cache, no memory of either runner."""
+        """As before the first run: no outputs, no cache, no memory of either runner, no warm process."""
+        for process in self.warm():
+            process.kill()
         for name in ("runs", "logs", "reports", "data/prepared", ".snakemake", ".dvc/cache", ".dvc/tmp"):
             shutil.rmtree(self.root / name, ignore_errors=True)
         (self.root / "dvc.lock").unlink(missing_ok=True)

@@ -9,7 +9,6 @@ import atexit
 import ctypes
 import gc
 import importlib
-import marshal
 import os
 import select
 import signal
@@ -127,11 +126,13 @@ class Copies:
 def receive(connection: socket.socket) -> tuple[list[str], dict[bytes, bytes], list[int]]:
     """The client's arguments, environment, and its streams and folder as descriptors; ends where the client is gone."""
     length, descriptors, _, _ = socket.recv_fds(connection, NUMBER, NUMBER)
-    if len(length) < NUMBER:
-        os._exit(1)
     with connection.makefile("rb") as stream:
-        arguments, environment = marshal.loads(stream.read(int.from_bytes(length, sys.byteorder)))
-    return arguments, environment, descriptors
+        message = stream.read(int.from_bytes(length, sys.byteorder))
+    if not message or len(message) < int.from_bytes(length, sys.byteorder):
+        os._exit(1)
+    count, *fields = message.split(b"\0")
+    arguments, variables = fields[: int(count)], fields[int(count) :]
+    return [os.fsdecode(field) for field in arguments], dict(field.split(b"=", 1) for field in variables), descriptors
 
 
 def become(connection: socket.socket) -> ModuleType:

@@ -5,7 +5,7 @@ DVC documents its commands, files and ``dvc.api``; Snakemake its commands, its l
 
 import ast
 import dataclasses
-import importlib
+import importlib.util
 import inspect
 import re
 from importlib.metadata import version
@@ -16,6 +16,7 @@ from dvc.repo import Repo
 from snakemake import api  # first: it imports the next two in the order that works
 from snakemake.scheduling.job_scheduler import JobScheduler
 
+import warm
 from prunus.study.layout import ROOT
 
 # Per file that uses them: what is imported, and the attributes of what is imported.
@@ -27,7 +28,7 @@ OF_DVC = {
         dvc.utils.serialize.loads_yaml""",
     "tools/one_stage.py": """
         dvc.dvcfile.Lockfile dvc.rwlock.rwlock dvc.cli.main dvc.exceptions.DvcException dvc.stage.run.cmd_run
-        dvc.stage.PipelineStage.save_deps""",
+        dvc.stage.PipelineStage.save_deps dvc.utils.serialize.LOADERS""",
     "tools/dvc_status.py": """
         dvc.repo.Repo dvc.repo.Repo.index dvc.dvcfile.Lockfile.load dvc.rwlock.rwlock dvc.stage.PipelineStage
         dvc.stage.PipelineStage.addressing dvc.dependency.param.ParamsDependency dvc.dependency.param.read_param_file
@@ -132,6 +133,12 @@ def test_the_list_is_complete_and_no_other_tool_imports_dvc():
         for name in imported(path):
             assert any(entry == name or entry.startswith(f"{name}.") for entry in listed), f"{path.name}: {name}"
     assert not re.search(r"^\s*(from|import) dvc(_data|\.|\s)", (ROOT / "Snakefile").read_text(), re.MULTILINE)
+
+
+def test_what_the_warm_process_imports_is_there():
+    """A name that is gone would only make stages slower."""
+    names = f"{warm.FIRST} {warm.LATER}".split()
+    assert [name for name in names if importlib.util.find_spec(name) is None] == []
 
 
 def test_snakemake_has_what_the_snakefile_uses():

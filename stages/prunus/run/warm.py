@@ -8,7 +8,6 @@ returns at once and the script runs here.
 
 import fcntl
 import hashlib
-import marshal
 import os
 import select
 import signal
@@ -136,7 +135,8 @@ def _started(connection: socket.socket, watched: list[int]) -> int | None:
     if not pid:
         return None
     place = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
-    message = marshal.dumps((sys.argv, dict(os.environb)))
+    variables = [name + b"=" + value for name, value in os.environb.items()]
+    message = b"\0".join([b"%d" % len(sys.argv), *map(os.fsencode, sys.argv), *variables])
     socket.send_fds(connection, [len(message).to_bytes(4, sys.byteorder)], [0, 1, 2, place])
     os.close(place)
     connection.sendall(message)
