@@ -8,7 +8,7 @@ HOOK = """
 import json, sys, time
 from pathlib import Path
 
-if sys.argv[0].startswith("stages/"):
+if sys.argv[0].startswith("stages/") and sys.orig_argv[1:] != sys.argv:  # the copy, not its client
     seen = {{name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "PRUNUS_GPU_SLOT")}}
     folder = Path("seen", Path(sys.argv[0]).stem)
     folder.mkdir(parents=True, exist_ok=True)

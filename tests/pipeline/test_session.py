@@ -16,7 +16,7 @@ from processes import of_study
 from project import ROOT, environment
 from together import can_mount
 
-SLOW = "import time\nprint('at work', flush=True)\ntime.sleep(120)\n"
+SLOW = "import prunus.run.warm\nimport time\nprint('at work', flush=True)\ntime.sleep(120)\n"
 SECONDS_TO_END = 5.0
 
 
@@ -158,13 +158,20 @@ def test_jobs_that_a_killed_snakemake_has_left_are_waited_for(finished):
     with (finished.root / "stages/report.py").open("a") as script:
         script.write("    import time\n    print('at work', flush=True)\n    time.sleep(8)\n")
     log = finished.root / "logs/report.log"
-    with running(finished, "snakemake", "--cores", "1") as (process, _):
+    with running(finished, "snakemake", "--cores", "1", PRUNUS_WARM="0") as (process, _):
         until(lambda: log.exists() and "at work" in log.read_text())
         process.kill()
         process.wait()
         said = finished.run("snakemake", "--cores", "1")
         assert "waiting: another process makes report" in said
         assert "Running stage" not in log.read_text()  # made once, by the job that was left
+
+
+def test_jobs_of_a_killed_snakemake_end_with_it(slow):
+    with running(slow, "snakemake", "--cores", "1") as (process, _):
+        until(at_work(slow))
+        process.kill()
+        until(lambda: of_study(slow.root) == [process.pid] or not of_study(slow.root), SECONDS_TO_END)
 
 
 def test_a_second_dvc_names_the_first(slow):
