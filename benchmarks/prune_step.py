@@ -16,6 +16,7 @@ of global_unstructured exactly, those of the sort but for ties once its norms ar
 
 import copy
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -91,7 +92,6 @@ def sap(bench: Bench, weights: dict[str, Tensor], masks: Masks, state: str) -> N
     calls = {scope: lambda scope=scope: plain_log(weights, masks, scope, pairs) for scope in SCOPES}
     bench.compare(log, calls, runs=1, warmup=0)
     logs = {scope: bench.median(log, scope) for scope in SCOPES}
-    size = sum(weight.nbytes for weight in weights.values())
     for scope in SCOPES:
         case = f"SAP mask, {scope}, {state}"
         amount = PQSettings(rewind="initial", scope=scope, index="pq", p=P, q=Q, eta=0.0, gamma=1.0, beta=BETA).amount
@@ -99,7 +99,6 @@ def sap(bench: Bench, weights: dict[str, Tensor], masks: Masks, state: str) -> N
         def prunus(scope=scope, amount=amount) -> Masks:
             return magnitude_masks(weights, masks, scope, amount)
 
-        peak = max(peak_bytes(prunus) for _ in range(5)) / size  # it depends on what the allocator holds
         masked = bench.compare(
             case, {"prunus": prunus, "one index, full sort": lambda scope=scope: plain_masks(weights, masks, scope)}, 5
         )["prunus"]
@@ -111,7 +110,16 @@ def sap(bench: Bench, weights: dict[str, Tensor], masks: Masks, state: str) -> N
         bench.ratio(case, "authors' whole round", "prunus", at_least=300)
         bench.ratio(case, "authors' log of this scope, full sort", "prunus")
         bench.ratio(case, "one index, full sort", "prunus")
-        bench.judge(case, "prunus: peak memory / weights", peak, "x", at_most=3)
+
+
+def memory(bench: Bench, weights: dict[str, Tensor], masks: Masks, state: str) -> None:
+    """The largest of ten peaks, in copies of the weights: how much is fresh depends on what the allocator holds."""
+    size = sum(weight.nbytes for weight in weights.values())
+    for scope in SCOPES:
+        case = f"SAP mask, {scope}, {state}"
+        amount = PQSettings(rewind="initial", scope=scope, index="pq", p=P, q=Q, eta=0.0, gamma=1.0, beta=BETA).amount
+        peaks = [peak_bytes(partial(magnitude_masks, weights, masks, scope, amount)) / size for _ in range(10)]
+        bench.judge(case, "prunus: largest peak memory / weights", max(peaks), "x", at_most=3)
 
 
 def least(bench: Bench, weights: dict[str, Tensor], masks: Masks, state: str) -> None:
@@ -173,10 +181,12 @@ def run(bench: Bench) -> None:
     masks = masking.ones(network)
     magnitude(bench, network, weights)
     least(bench, weights, masks, "all alive")
+    memory(bench, weights, masks, "all alive")
     sap(bench, weights, masks, "all alive")
     half = {name: torch.rand_like(weight) < 0.5 for name, weight in weights.items()}
     sparse = {name: weight * half[name] for name, weight in weights.items()}
     least(bench, sparse, half, "half alive")
+    memory(bench, sparse, half, "half alive")
     sap(bench, sparse, half, "half alive")
 
 
