@@ -32,6 +32,7 @@ from prunus.training.stopping import FixedEpochs
 
 AGREEMENT = 1e-4
 BATCH = 256
+SAMPLES = (1024, 512, 256, 192, 128, 64)  # images of digits on which Phi is measured
 
 
 def textbook_information_flow(network: nn.Module, images: Tensor) -> Tensor:
@@ -188,11 +189,21 @@ def distances(bench: Bench) -> None:
             case = f"{method}, lenet5 on digits, density {masks.density(pruned):.2f}, {state}, epsilon {epsilon:g}"
             whole = distance(method, network, data.splits["train"])
             bench.record(case, f"distance to Phi*, all {images:,} images", [whole], "")
-            for samples in (1024, 512, 256, 192, 128, 64):
+            for samples in SAMPLES:
                 found = [distance(method, network, data.sample("train", samples, seed)) for seed in range(draws)]
                 bench.record(case, f"distance to Phi*, {samples:,} images", found, "")
                 agreeing = sum((value <= epsilon) == (whole <= epsilon) for value in found)
                 bench.judge(case, f"draws of {samples:,} that stop as all images do", 100 * agreeing / draws, "%")
+
+
+def shares(bench: Bench) -> None:
+    """The flow's share of an epoch of lenet5 on digits, by number of images."""
+    study, images = params.read(), 640 if bench.quick else 1_294
+    data = dataset("digits", images, 64 if bench.quick else 144)
+    for method in ("incop_if", "incop_gf"):
+        for samples in (64,) if bench.quick else SAMPLES:
+            values = [share_of_flow(data, method, study.methods[method], samples, 20) for _ in range(3)]
+            bench.record(f"{method}, lenet5 on digits, share of the epoch that is flow", f"{samples:,}", values, "%")
 
 
 def overhead(bench: Bench) -> None:
@@ -214,6 +225,7 @@ def overhead(bench: Bench) -> None:
 
 def run(bench: Bench) -> None:
     distances(bench)
+    shares(bench)
     overhead(bench)
     evaluations(bench)
 
