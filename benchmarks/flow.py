@@ -9,6 +9,7 @@ images, batches and threads are the same; the results must agree to 1e-4. Reads 
 (downloaded where absent).
 """
 
+import copy
 from contextlib import redirect_stdout
 from io import StringIO
 
@@ -19,16 +20,19 @@ from torch import Tensor, nn
 from data import DEVICE, dataset
 from harness import Bench, main
 from prunus import masks, methods, networks
-from prunus.data.dataset import Dataset
-from prunus.flow import flow_layers, gradient_flow, information_flow
+from prunus.data.dataset import Dataset, Split
+from prunus.flow import flow_distance, flow_layers, gradient_flow, information_flow
+from prunus.masks import Masks
 from prunus.pruning.candidates import Retraining
 from prunus.run.device import Clock
 from prunus.study import params
 from prunus.training.arithmetic import choose
 from prunus.training.loop import train
+from prunus.training.stopping import FixedEpochs
 
 AGREEMENT = 1e-4
 BATCH = 256
+SAMPLES = (1024, 512, 256, 192, 128, 64)  # images of digits on which Phi is measured
 
 
 def textbook_information_flow(network: nn.Module, images: Tensor) -> Tensor:
@@ -78,7 +82,7 @@ def textbook_gradient_flow(network: nn.Module, images: Tensor, labels: Tensor) -
     return torch.stack([weight.grad.double().norm().cpu() for weight in masks.prunable(network).values()])
 
 
-def agreeing(case: str, ours: Tensor, theirs: Tensor) -> None:
+def compared(case: str, ours: Tensor, theirs: Tensor) -> None:
     error = ((ours.cpu() - theirs).abs() / theirs.abs()).max().item()
     if not error < AGREEMENT:
         raise SystemExit(f"{case}: the two forms differ by {error:.1e}, more than {AGREEMENT}")
@@ -105,7 +109,7 @@ def evaluations(bench: Bench) -> None:
         runs,
         warmup=1 if DEVICE.type == "cuda" else 0,
     )
-    agreeing(case, flows["Prunus"], flows["textbook, two passes"])
+    compared(case, flows["Prunus"], flows["textbook, two passes"])
     bench.ratio(case, "textbook, two passes", "Prunus", at_least=target)
 
     case = f"gradient flow, resnet18, {images:,} images"
@@ -118,7 +122,7 @@ def evaluations(bench: Bench) -> None:
         runs,
         warmup=1 if DEVICE.type == "cuda" else 0,
     )
-    agreeing(case, flows["Prunus"], flows["textbook"])
+    compared(case, flows["Prunus"], flows["textbook"])
     bench.ratio(case, "textbook", "Prunus")
 
 
@@ -142,6 +146,66 @@ def share_of_flow(data: Dataset, method: str, settings, samples: int, epochs: in
     return 100 * clock.seconds["flow"] / sum(clock.seconds.values())
 
 
+def flow_of(method: str, network: nn.Module, data: Dataset, subset: Split, alive: Masks) -> Tensor:
+    images = data.normalise(subset.images)
+    if method == "incop_if":
+        return information_flow(network, images, "absolute")
+    return gradient_flow(network, images, subset.labels, alive)
+
+
+def distances(bench: Bench) -> None:
+    """How far the distance to Phi* moves with the images it is measured on: lenet5 on digits as params.yaml trains it.
+
+    One dense network, pruned by SAP's amounts, as often as the study does, and retrained from the dense weights for an
+    epoch. Each value is one draw of the images, the same for both networks; what `all` says is one value.
+    """
+    study = params.read()
+    images, epochs = (640, 1) if bench.quick else (1_294, study.training.epochs)
+    data, draws = dataset("digits", images, 64 if bench.quick else 144), 3 if bench.quick else 40
+    torch.manual_seed(0)
+    place = choose("float32", "auto", "lenet5").place
+    dense = place(networks.build("lenet5", *data.form), DEVICE)
+    alive = masks.ones(dense)
+    options = {"seed": 0, "clock": Clock(DEVICE), "label": ""}
+    with redirect_stdout(StringIO()):
+        train(dense, alive, data, study.training.sgd, "none", FixedEpochs(epochs), **options)
+        pruned, amount = alive, study.methods["sap"].amount
+        for _ in study.study.iterations:
+            weights = {name: weight.detach() for name, weight in masks.prunable(dense).items()}
+            pruned = masks.magnitude_masks(weights, pruned, "global", amount)
+        sparse = copy.deepcopy(dense)
+        masks.apply(sparse, pruned)
+        before = copy.deepcopy(sparse)
+        train(sparse, pruned, data, study.training.sgd, "none", FixedEpochs(1), **options)
+
+    def distance(method: str, network: nn.Module, subset: Split) -> float:
+        reference = flow_of(method, dense, data, subset, alive)
+        flow = flow_of(method, network, data, subset, pruned)
+        return flow_distance(flow, reference) / torch.linalg.vector_norm(reference).item()
+
+    for method in ("incop_if", "incop_gf"):
+        epsilon = study.methods[method].epsilon
+        for state, network in (("just pruned", before), ("after an epoch", sparse)):
+            case = f"{method}, lenet5 on digits, density {masks.density(pruned):.2f}, {state}, epsilon {epsilon:g}"
+            whole = distance(method, network, data.splits["train"])
+            bench.record(case, f"distance to Phi*, all {images:,} images", [whole], "")
+            for samples in SAMPLES:
+                found = [distance(method, network, data.sample("train", samples, seed)) for seed in range(draws)]
+                bench.record(case, f"distance to Phi*, {samples:,} images", found, "")
+                agreeing = sum((value <= epsilon) == (whole <= epsilon) for value in found)
+                bench.judge(case, f"draws of {samples:,} that stop as all images do", 100 * agreeing / draws, "%")
+
+
+def shares(bench: Bench) -> None:
+    """The flow's share of an epoch of lenet5 on digits, by number of images."""
+    study, images = params.read(), 640 if bench.quick else 1_294
+    data = dataset("digits", images, 64 if bench.quick else 144)
+    for method in ("incop_if", "incop_gf"):
+        for samples in (64,) if bench.quick else SAMPLES:
+            values = [share_of_flow(data, method, study.methods[method], samples, 20) for _ in range(3)]
+            bench.record(f"{method}, lenet5 on digits, share of the epoch that is flow", f"{samples:,}", values, "%")
+
+
 def overhead(bench: Bench) -> None:
     """At the settings of params.yaml, on training and validation sets as large as a study's."""
     study = params.read()
@@ -160,6 +224,8 @@ def overhead(bench: Bench) -> None:
 
 
 def run(bench: Bench) -> None:
+    distances(bench)
+    shares(bench)
     overhead(bench)
     evaluations(bench)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("stages", "studies")]
 
+from prunus.run.device import keep_freed_memory  # noqa: E402
 from prunus.run.record import processor  # noqa: E402
 from prunus.study import layout  # noqa: E402
 
@@ -183,6 +184,7 @@ def measure(name: str, work: Callable[[Bench], None], quick: bool, threads: int)
     """Run one benchmark."""
     import torch
 
+    keep_freed_memory()  # as the stages do
     torch.set_num_threads(threads)
     bench = Bench(name, quick, threads)
     about = [processor(), f"{threads} {'threads' if threads > 1 else 'thread'}"]

@@ -17,6 +17,7 @@ from io import StringIO
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets as theirs
 from torchvision import transforms
@@ -26,6 +27,7 @@ from harness import Bench, main, peak_bytes
 from prunus import masks, networks
 from prunus.data.dataset import Dataset
 from prunus.evaluation.macs import multiply_accumulates
+from prunus.networks.inspect import hooked
 from prunus.run.device import Clock
 from prunus.sources import published
 from prunus.study.schema import Sgd
@@ -144,6 +146,68 @@ def loops(bench: Bench) -> None:
             bench.ratio(case, fastest, "Prunus, bfloat16")
 
 
+def products(network: nn.Module, images: torch.Tensor) -> list:
+    """The matrix products and convolutions of a step on ``images``, without biases, one callable each: forward, for the
+    weights' gradient and, but for the first layer, for the input's. They write over tensors that exist already, where
+    torch's calls can; inputs and gradients have the values, shapes and order in memory that they have in training."""
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, (nn.Conv2d, nn.Linear))}
+    passed, calls = [], []
+    with torch.no_grad(), hooked(layers, lambda name, layer, read, written: passed.append((layer, read, written))):
+        network(images)
+    for at, (layer, read, written) in enumerate(passed):
+        weight, gradient = layer.weight.detach(), torch.randn_like(written)
+        if isinstance(layer, nn.Linear):
+            buffers = [torch.empty_like(tensor) for tensor in (written, weight, read)]
+            calls.append(partial(torch.mm, read, weight.t(), out=buffers[0]))
+            calls.append(partial(torch.mm, gradient.t(), read, out=buffers[1]))
+            if at:
+                calls.append(partial(torch.mm, gradient, weight, out=buffers[2]))
+        else:
+            form = (layer.stride, layer.padding, layer.dilation, False, (0, 0), layer.groups)
+            calls.append(partial(torch.ops.aten.convolution, read, weight, None, *form))
+            wanted = (at > 0, True, False)
+            calls.append(
+                partial(torch.ops.aten.convolution_backward, gradient, read, weight, None, *form, output_mask=wanted)
+            )
+    return calls
+
+
+def floors(bench: Bench) -> None:
+    """What a step adds to its matrix products and convolutions, and how much of that is torch's own pass: activations,
+    pooling, biases, loss and autograd, on one batch that is always the same."""
+    for name, at_most in (("mlp", 1.5), ("lenet5", 1.25)):
+        for batch_size in (64, 250):
+            steps = 2 if bench.quick else 200 if name == "mlp" else 60
+            data, computed = dataset("fashion_mnist", steps * batch_size), choose("float32", "auto", name)
+            split = data.splits["train"]
+            inputs, labels = data.normalise(split.images[:batch_size]), split.labels[:batch_size]
+            calls, passing = products(build(name, data, computed), inputs), build(name, data, computed)
+            parameters = list(passing.parameters())
+
+            def floor(calls=calls, steps=steps):
+                with torch.no_grad():
+                    for _ in range(steps):
+                        for call in calls:
+                            call()
+
+            def forward_and_backward(passing=passing, parameters=parameters, data=(inputs, labels), steps=steps):
+                for _ in range(steps):
+                    for parameter in parameters:
+                        parameter.grad = None
+                    F.cross_entropy(passing(data[0]), data[1]).backward()
+
+            case = f"{name}, batch {batch_size}, a step"
+            variants = {
+                "Prunus": partial(one_epoch, build(name, data, computed), data, computed, batch_size),
+                "forward and backward pass": forward_and_backward,
+                "products and convolutions": floor,
+            }
+            bench.compare(case, variants, runs=11, scale=1e6 / steps, unit="us")
+            bench.ratio(case, "Prunus", "products and convolutions", at_most=at_most)
+            bench.ratio(case, "forward and backward pass", "products and convolutions")
+            bench.ratio(case, "Prunus", "forward and backward pass")
+
+
 def settings(bench: Bench) -> None:
     """Each precision and memory format, and torch.compile, which is not used: what the settings rest on."""
     for name, images in SETTINGS[:3] if bench.quick else SETTINGS:
@@ -249,6 +313,8 @@ def memory(bench: Bench) -> None:
 
 def run(bench: Bench) -> None:
     loops(bench)
+    if DEVICE.type == "cpu":
+        floors(bench)
     settings(bench)
     accuracies(bench)
     throughput(bench)

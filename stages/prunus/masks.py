@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.run.errors import StageError
-from prunus.sparsity import PIECE, Amount, alive_per_row
+from prunus.sparsity import PIECE, Amount, alive_per_row, all_alive
 
 Masks = dict[str, Tensor]
 
@@ -69,7 +69,7 @@ def _groups(tensors: Iterable[Tensor], scope: str) -> list[Sequence[Tensor]]:
 
 def _alive(values: Tensor, mask: Tensor) -> Tensor:
     """``values[mask]``; on a CPU by numpy, which takes a fifth of the time."""
-    if mask.all():
+    if all_alive(mask):
         return values.flatten()
     if values.device.type != "cpu":
         return values[mask]
@@ -105,10 +105,36 @@ def _limit(row: Tensor, count: int) -> tuple[float, int]:
     return limit.item(), count - int((row < limit).count_nonzero())
 
 
-def _keys(scores: Sequence[Tensor], weights: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
-    """The keys that rank entries, each to break ties of the one before; computed when needed."""
-    yield scores
-    yield [weight.abs() for weight in weights]
+class _Magnitudes(Sequence):
+    """The absolute values of matrices, each computed when it is asked for: all of them are another copy in memory."""
+
+    def __init__(self, weights: Sequence[Tensor]):
+        self._weights = weights
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self._weights[index].detach().abs()
+
+
+def _keys(scores: Sequence[Tensor] | None, weights: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+    """The keys that rank entries, each to break ties of the one before."""
+    if scores is not None:
+        yield scores
+    yield _Magnitudes(weights)
+
+
+def _side_by_side(scores: Sequence[Tensor], masks: Sequence[Tensor], sizes: list[int]) -> Iterable[Tensor]:
+    """The alive scores of each row, ``sizes`` of them, in one tensor that is written piece by piece."""
+    alive, filled = None, 0
+    for score, mask in zip(scores, masks, strict=True):
+        values = _alive(score, mask)
+        if alive is None:
+            alive = values.new_empty(sum(sizes))
+        alive[filled : filled + len(values)] = values
+        filled += len(values)
+    return alive.split(sizes)
 
 
 def _drop_lowest(keys: Iterator[Sequence[Tensor]], masks: Sequence[Tensor], counts: list[int]) -> list[Tensor]:
@@ -119,11 +145,11 @@ def _drop_lowest(keys: Iterator[Sequence[Tensor]], masks: Sequence[Tensor], coun
     if (scores := next(keys, None)) is None:
         return _drop_first(masks, counts)
     sizes = alive_per_row(masks)
-    alive = torch.cat([_alive(score, mask) for score, mask in zip(scores, masks, strict=True)])
-    limits_and_equals = [_limit(row, count) for row, count in zip(alive.split(sizes), counts, strict=True)]
-    del alive  # as large as the scores
+    rows = zip(_side_by_side(scores, masks, sizes), counts, strict=True)
+    limits_and_equals = [_limit(row, count) for row, count in rows]
+    del rows  # as large as the scores
     limits = torch.tensor([[limit] for limit, _ in limits_and_equals], dtype=scores[0].dtype, device=scores[0].device)
-    kept = [~(score <= limits) & mask for score, mask in zip(scores, masks, strict=True)]
+    kept = [(score <= limits).logical_not_().logical_and_(mask) for score, mask in zip(scores, masks, strict=True)]
     if alive_per_row(kept) == [size - count for size, count in zip(sizes, counts, strict=True)]:
         return kept  # all that equal a limit go
     equal = [(score == limits) & mask for score, mask in zip(scores, masks, strict=True)]
@@ -147,18 +173,28 @@ def _drop_first(masks: Sequence[Tensor], counts: list[int]) -> list[Tensor]:
 
 
 def _refuse_other_counts(
-    kept: list[Tensor], before: Sequence[Tensor], counts: list[int], scores: Sequence[Tensor]
+    kept: list[Tensor], before: Sequence[Tensor], counts: list[int], key: Sequence[Tensor]
 ) -> None:
     """Raise ``StageError`` unless exactly ``counts`` entries of each row were pruned."""
     sizes = alive_per_row(before)
     pruned = [size - left for size, left in zip(sizes, alive_per_row(kept), strict=True)]
     if pruned != counts:
-        why = "; some scores are NaN" if any(bool(score.isnan().any()) for score in scores) else ""
+        why = "; some scores are NaN" if any(bool(score.isnan().any()) for score in key) else ""
         raise StageError(f"{sum(counts):,} of {sum(sizes):,} were to be pruned, and {sum(pruned):,} were{why}")
 
 
+def _joined(parts: Iterator[Tensor], like: Tensor) -> Tensor:
+    """The next of ``parts`` that make up a tensor of the shape of ``like``."""
+    flat, filled = like.new_empty(like.numel()), 0
+    while filled < like.numel():
+        part = next(parts).flatten()
+        flat[filled : filled + len(part)] = part
+        filled += len(part)
+    return flat.view_as(like)
+
+
 def prune(
-    scores: dict[str, Tensor],
+    scores: dict[str, Tensor] | None,
     weights: dict[str, Tensor],
     masks: Masks,
     scope: str,
@@ -168,29 +204,31 @@ def prune(
 ) -> Masks:
     """New masks, nested in ``masks``: of each group of the scope the lowest-scored alive entries go.
 
-    Arguments: ``scores`` and ``weights`` tensors by parameter name, shaped as ``masks``; ``scope`` neuron (one group
-    per output unit), layer or global; ``amount`` maps a group's alive weights (1-D) to the exact number to prune.
-    Among equal scores the lowest absolute value in ``magnitudes`` (None: in ``weights``) goes first; entries equal
-    in both go in memory order. Entries that are True in ``stay`` do not go: the next in rank do, fewer where
-    none is left. ``StageError`` where another number was pruned than asked for, as with scores that are NaN.
+    Arguments: ``scores`` (None: the magnitudes) and ``weights`` tensors by parameter name, shaped as ``masks``;
+    ``scope`` neuron (one group per output unit), layer or global; ``amount`` maps a group's alive weights (1-D) to the
+    exact number to prune. Among equal scores the lowest absolute value in ``magnitudes`` (None: in ``weights``) goes
+    first; entries equal in both go in memory order. Entries that are True in ``stay`` do not go: the next in rank do,
+    fewer where none is left. ``StageError`` where another number was pruned than asked for, as with scores that are
+    NaN.
     """
     free = masks if stay is None else {name: mask & ~stay[name] for name, mask in masks.items()}
-    by_name = (scores, magnitudes or weights, weights, masks, free)
-    groups = (_groups([tensors[name] for name in masks], scope) for tensors in by_name)
+    by_name = (magnitudes or weights, weights, masks, free)
+    groups = [_groups([tensors[name] for name in masks], scope) for tensors in by_name]
+    ranks = [None] * len(groups[0]) if scores is None else _groups([scores[name] for name in masks], scope)
     kept = []
-    for score, magnitude, weight, mask, may_go in zip(*groups, strict=True):
+    for score, magnitude, weight, mask, may_go in zip(ranks, *groups, strict=True):
         counts = _counts(amount, weight, mask)
         if stay is not None:
             counts = [min(count, size) for count, size in zip(counts, alive_per_row(may_go), strict=True)]
         left = _drop_lowest(_keys(score, magnitude), may_go, counts)
-        _refuse_other_counts(left, may_go, counts, score)
+        _refuse_other_counts(left, may_go, counts, magnitude if score is None else score)
         kept += left
-    flat = torch.cat([part.flatten() for part in kept]).split([mask.numel() for mask in masks.values()])
-    kept = {name: part.view_as(mask).clone() for (name, mask), part in zip(masks.items(), flat, strict=True)}
+    parts = iter(kept)
+    kept = {name: _joined(parts, mask) for name, mask in masks.items()}
     return kept if stay is None else {name: part | masks[name] & stay[name] for name, part in kept.items()}
 
 
 def magnitude_masks(weights: dict[str, Tensor], masks: Masks, scope: str, amount: Amount) -> Masks:
     """Masks without the weights of smallest magnitude: ``prune`` with the magnitudes as scores."""
     with torch.no_grad():
-        return prune({name: weight.abs() for name, weight in weights.items()}, weights, masks, scope, amount)
+        return prune(None, weights, masks, scope, amount)

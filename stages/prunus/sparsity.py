@@ -25,12 +25,24 @@ TINY = torch.finfo(torch.float64).tiny
 
 
 def alive_per_row(masks: Sequence[Tensor]) -> list[int]:
-    """How many entries of each row are alive; ``masks`` are bool matrices [n, d_i] side by side."""
+    """How many entries of each row are alive; ``masks`` are bool matrices [n, d_i] side by side.
+
+    A single row on a CPU is counted by numpy, in a tenth of torch's time.
+    """
+    if masks[0].device.type == "cpu" and len(masks[0]) == 1:
+        return [sum(np.count_nonzero(mask.numpy()) for mask in masks)]
     return sum(mask.count_nonzero(1) for mask in masks).tolist()
+
+
+def all_alive(mask: Tensor) -> bool:
+    """Whether no entry is pruned; on a CPU by numpy, which is faster there."""
+    return bool(mask.numpy().all() if mask.device.type == "cpu" else mask.all())
 
 
 def _power(magnitudes: Tensor, r: float) -> Tensor:
     """``magnitudes ** r``, on a CPU by numpy: torch's square root of zeros takes some seven times as long."""
+    if r == 1:
+        return magnitudes
     if magnitudes.device.type != "cpu":
         return magnitudes.pow(r)
     return torch.from_numpy(magnitudes.numpy() ** r)
@@ -54,10 +66,12 @@ def _indices(values: Sequence[Tensor], masks: Sequence[Tensor], p: float, q: flo
         raise ValueError(f"the PQ index needs 0 < p < q, got p={p}, q={q}")
     pieces = []
     for matrix, mask in zip(values, masks, strict=True):
-        magnitudes = matrix.detach().abs().mul_(mask)
+        magnitudes = matrix.detach().abs()
+        if not all_alive(mask):
+            magnitudes.mul_(mask)
         largest = magnitudes.amax(1).to(torch.float64)
         magnitudes = magnitudes.to(torch.float64).div_(largest.clamp(min=TINY)[:, None])
-        pieces.append(torch.stack([largest, _power(magnitudes, p).sum(1), _power(magnitudes, q).sum(1)]))
+        pieces.append(torch.stack([largest, *(_power(magnitudes, r).sum(1) for r in (p, q))]))
     tops, *sums = torch.stack(pieces, 1)  # each [pieces, n]
     largest = tops.amax(0)
     scale = tops / largest.clamp(min=TINY)

@@ -33,7 +33,8 @@ def epoch(split: Split, batch_size: int, augment: str, generator: torch.Generato
         flips = (torch.rand(count, generator=generator) < 0.5).to(device)
     for chosen in order.split(batch_size)[:steps]:
         if shifts is None:
-            yield split.images[chosen], split.labels[chosen]
+            # index_select copies whole images; indexing goes byte by byte on a CPU
+            yield split.images.index_select(0, chosen), split.labels[chosen]
         else:
             yield flip_crop(split.images, chosen, shifts[:, chosen], flips[chosen]), split.labels[chosen]
 

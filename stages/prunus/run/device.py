@@ -3,11 +3,28 @@
 torch is imported only when a device is used, so that stages that only collect tables start quickly.
 """
 
+import ctypes
+import sys
 import time
 from contextlib import contextmanager
 
 from prunus.run import gpus
 from prunus.run.errors import StageError
+
+# glibc's mallopt parameters (malloc.h) and the largest threshold that it takes for separately mapped blocks.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LARGEST_MMAP_THRESHOLD = 32 * 2**20
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed, up to a gigabyte, for the next step of a training.
+
+    Otherwise it may give large blocks, the feature maps of every step, back to the system at once and get them again,
+    page by page: for lenet5 at batch 64 up to 900 page faults a step. Nothing happens where the C library is another.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
+        mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 def open_device(accelerator: str, threads: int):
@@ -18,6 +35,7 @@ def open_device(accelerator: str, threads: int):
     """
     import torch
 
+    keep_freed_memory()
     torch.set_num_threads(threads)
     if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
