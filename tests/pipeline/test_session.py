@@ -83,7 +83,7 @@ def command_line(pid):
 
 def test_a_stop_while_snakemake_plans(finished):
     with running(finished, "snakemake", "-n") as (process, said):
-        until(lambda: any("-c" in command_line(pid) for pid in of_study(finished.root)))
+        until(lambda: any("snakemake" in command_line(pid) for pid in of_study(finished.root)))
         ends_in_one_line(process, said, lambda: process.send_signal(signal.SIGTERM), 143, "snakemake -n")
 
 
