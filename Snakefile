@@ -63,7 +63,7 @@ changed = {}  # address -> why, of the stages that DVC calls changed
 try:
     project = dvc_status.Workspace()
     if MAIN:
-        changed = project.changed
+        changed |= project.changed
     if "check_params" in changed:  # else DVC has recorded that this params.yaml and this code have passed
         refuse_mistakes()
 except dvc_status.ProjectError as error:
@@ -77,9 +77,21 @@ if MAIN and (uncached := project.uncached()):
 # changed; other inputs have no age, unless a stage that makes them is planned.
 CHANGED = Path(".snakemake/changed")
 CONSTANT = {"check_params"}  # stages whose outputs are always the same, so that nothing need run after them
-if changed:
-    session.younger(CHANGED, [path for address in changed for path in dvc_status.outputs(project.stages[address])])
-moving = set(project.following(changed, CONSTANT) if MAIN else project.stages)
+moving = set()  # the stages that DVC calls changed, and what follows from them
+
+
+def take_stock():
+    """What Snakemake is to plan."""
+    if MAIN:
+        changed.clear()
+        changed.update(project.changed)
+    if changed:
+        session.younger(CHANGED, [path for address in changed for path in dvc_status.outputs(project.stages[address])])
+    moving.clear()
+    moving.update(project.following(changed, CONSTANT) if MAIN else project.stages)
+
+
+take_stock()
 only_launcher = ExitStack()
 
 
@@ -94,8 +106,8 @@ def launch():
     launched.add(True)
 
 
-launched = set()
-planned_for = set()  # stages for which DVC's cache has been asked
+launched = set()  # not empty once ``launch`` has been called
+asked_for = set()  # stages for which DVC's cache has been asked
 
 
 def bring_back(addresses):
@@ -105,8 +117,8 @@ def bring_back(addresses):
     """
     if not MAIN or workflow.executor_plugin is None or workflow.dryrun or workflow.touch:
         return
-    asked = set(project.leading_to(addresses)) - planned_for
-    planned_for.update(asked)
+    asked = project.leading_to(addresses) - asked_for
+    asked_for.update(asked)
     if asked.isdisjoint(changed):
         return
     if not launched:
@@ -117,10 +129,7 @@ def bring_back(addresses):
     if brought:
         files = sum(map(len, brought.values()))
         print(f"{len(brought)} stages brought back from DVC's cache, {files} outputs", file=sys.stderr)
-    changed.clear()
-    changed.update(project.changed)
-    moving.clear()
-    moving.update(project.following(changed, CONSTANT))
+    take_stock()
 
 
 def at_once():
