@@ -64,7 +64,7 @@ try:
     project = dvc_status.Workspace()
     if MAIN:
         changed |= project.changed
-    if "check_params" in changed:  # else DVC has recorded that this params.yaml and this code have passed
+    if changed:  # else DVC has recorded that this params.yaml and this code have passed
         refuse_mistakes()
 except dvc_status.ProjectError as error:
     sys.exit(f"snakemake: {error}")
@@ -125,11 +125,14 @@ def bring_back(addresses):
         launch()
     if session.wait_for(sorted(asked & changed.keys())):
         project.look_again()
-    brought = project.bring_back(asked, CONSTANT, session.set_aside)
+    try:
+        brought = project.bring_back(asked, CONSTANT, session.set_aside)
+        take_stock()
+    except (dvc_status.ProjectError, OSError) as error:
+        sys.exit(f"snakemake: {error}; run the same command again")
     if brought:
         files = sum(map(len, brought.values()))
         print(f"{len(brought)} stages brought back from DVC's cache, {files} outputs", file=sys.stderr)
-    take_stock()
 
 
 def at_once():

@@ -40,7 +40,7 @@ from lockfile import CURE, ENTRY, HEAD, put_entries
 MISSING = object()  # a key that is not in params.yaml
 MEMORY = Path(".snakemake/dvc")  # what DVC made of files whose content is as before; may be deleted at any time
 GRAPH_FILES = {"dvc.yaml", ".dvcignore", ".gitignore"}  # what DVC's graph depends on, with params.yaml and *.dvc
-NOT_LOOKED_INTO = {".git", ".snakemake", ".venv", "logs", "runs", "__pycache__"}
+NOT_LOOKED_INTO = {".git", ".dvc", ".snakemake", ".venv", "logs", "runs", "__pycache__"}
 
 
 class ProjectError(Exception):

@@ -104,7 +104,7 @@ def fails(check: Callable[[], None]) -> bool:
         check()
         status = 0
     except SystemExit as end:
-        status = end.code
+        status = end.code if isinstance(end.code, int) else 1
     except Exception:
         traceback.print_exc()
     finally:
