@@ -429,6 +429,7 @@ class Workspace:
 
     def _hash(self, path: str) -> str | None:
         """DVC's hash of what is at ``path``; None where there is nothing."""
+        path = os.path.normpath(path)  # the first iteration of a chain reads method/../dense
         if path not in self._hashes:
             repo, full = self._repo, os.path.abspath(path)
             try:

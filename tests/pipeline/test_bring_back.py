@@ -60,10 +60,10 @@ def is_up_to_date(project):
     return "Data and pipelines are up to date." in project.run("dvc", "status")
 
 
-def change_and_make(project, q=1.1):
-    project.edit(methods__sap__q=q)
+def change_and_make(project, **changes):
+    project.edit(**changes or {"methods__sap__q": 1.1})
     _, ran = run(project)
-    assert PRUNING in ran and "pretrain@0" not in ran
+    assert PRUNING in ran and ("pretrain@0" in ran) == bool(changes)
 
 
 @pytest.mark.parametrize("links", ["copy", "symlink", "hardlink"])
@@ -93,8 +93,9 @@ def test_another_lock_file_brings_its_outputs(made, study):
     assert run(study)[1] == set() and contents(study) == other and is_up_to_date(study)
 
 
-def test_a_parameter_that_is_put_back_brings_its_results_and_their_record(made, study):
-    change_and_make(study)
+@pytest.mark.parametrize("changes", [{}, {"training__epochs": 31}], ids=["of a method", "of all"])
+def test_a_parameter_that_is_put_back_brings_its_results_and_their_record(made, study, changes):
+    change_and_make(study, **changes)
     assert contents(study) != contents(made)
     shutil.copy(made.root / "params.yaml", study.root / "params.yaml")
     said, ran = run(study)
