@@ -16,15 +16,14 @@ import session
 session.check_place(workflow.basedir)
 session.stop_when_asked()
 
-# Runs while DVC's index is read below. A cluster's job reads this file again on its node, where nothing is left to check
-# and write: MAIN is the process that was called.
+# A cluster's job reads this file again on its node, where nothing is left to check and write: MAIN is the process that was
+# called.
 MAIN = workflow.is_main_process
-CHECK = "import sys; sys.path.insert(0, 'stages'); from check_params import judge; judge()"
-checking = subprocess.Popen([sys.executable, "-c", CHECK if MAIN else ""])
 
 sys.path.insert(0, "stages")
 import check_checkout
 import dvc_status
+from check_params import judge
 from prunus.run import warm
 from prunus.study import layout
 from prunus.study import params as study_params
@@ -52,7 +51,7 @@ COMPUTING = {
 
 def refuse_mistakes():
     """End here when params.yaml has mistakes, before any rule exists: their lines are printed."""
-    if checking.wait():
+    if MAIN and session.fails(judge):
         sys.exit(2)
 
 
@@ -67,20 +66,77 @@ os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.enviro
 changed = {}  # address -> why, of the stages that DVC calls changed
 try:
     project = dvc_status.Workspace()
-    refuse_mistakes()
     if MAIN:
-        changed = project.changed
+        changed |= project.changed
+    if changed:  # else DVC has recorded that this params.yaml and this code have passed
+        refuse_mistakes()
 except dvc_status.ProjectError as error:
     sys.exit(f"snakemake: {error}")
+except Exception:  # DVC on a value that it cannot put into dvc.yaml
+    refuse_mistakes()
+    raise
 if MAIN and (uncached := project.uncached()):
     print(f"{len(uncached)} outputs are not in DVC's cache; `dvc commit` puts them there", file=sys.stderr)
 # Snakemake plans a stage when an input is newer than its outputs. This file is an input of the stages that DVC calls
 # changed; other inputs have no age, unless a stage that makes them is planned.
 CHANGED = Path(".snakemake/changed")
 CONSTANT = {"check_params"}  # stages whose outputs are always the same, so that nothing need run after them
-if changed:
-    session.younger(CHANGED, [path for address in changed for path in dvc_status.outputs(project.stages[address])])
-moving = set(project.following(changed, CONSTANT) if MAIN else project.stages)
+moving = set()  # the stages that DVC calls changed, and what follows from them
+
+
+def take_stock():
+    """What Snakemake is to plan."""
+    if MAIN:
+        changed.clear()
+        changed.update(project.changed)
+    if changed:
+        session.younger(CHANGED, [path for address in changed for path in dvc_status.outputs(project.stages[address])])
+    moving.clear()
+    moving.update(project.following(changed, CONSTANT) if MAIN else project.stages)
+
+
+take_stock()
+only_launcher = ExitStack()
+
+
+def launch():
+    """From here on this process is the only one that runs the study; ends in a line where another does."""
+    only_launcher.enter_context(session.only_one())
+    try:
+        only_launcher.enter_context(project.claim("snakemake"))
+    except dvc_status.ProjectError as error:
+        sys.exit(f"snakemake: {error}")
+    atexit.register(only_launcher.close)
+    launched.add(True)
+
+
+launched = set()  # not empty once ``launch`` has been called
+asked_for = set()  # stages for which DVC's cache has been asked
+
+
+def bring_back(addresses):
+    """Before a run is planned: restore what DVC's cache holds for the stages of ``addresses`` and those before them.
+
+    Only a run has an executor when the input functions are called, and it alone may change files.
+    """
+    if not MAIN or workflow.executor_plugin is None or workflow.dryrun or workflow.touch:
+        return
+    asked = project.leading_to(addresses) - asked_for
+    asked_for.update(asked)
+    if asked.isdisjoint(changed):
+        return
+    if not launched:
+        launch()
+    if session.wait_for(sorted(asked & changed.keys())):
+        project.look_again()
+    try:
+        brought = project.bring_back(asked, CONSTANT, session.set_aside)
+        take_stock()
+    except (dvc_status.ProjectError, OSError) as error:
+        sys.exit(f"snakemake: {error}; run the same command again")
+    if brought:
+        files = sum(map(len, brought.values()))
+        print(f"{len(brought)} stages brought back from DVC's cache, {files} outputs", file=sys.stderr)
 
 
 def at_once():
@@ -97,14 +153,30 @@ if MAIN:
 def inputs(address):
     """Outputs of the stages before this one in DVC's graph. Code and data that no stage makes are for DVC to watch.
 
-    Outputs of a planned stage keep their age, so that Snakemake plans what reads them.
+    Outputs of a planned stage keep their age, so that Snakemake plans what reads them. A run's graph leaves out what is
+    up to date: DVC has just looked at it, and Snakemake would look at each file again.
     """
-    files = [str(CHANGED)] if address in changed else []
-    for earlier in project.before[address]:
-        paths = dvc_status.outputs(earlier)
-        aged = address in changed or earlier.addressing in moving - CONSTANT
-        files += paths if aged else [ancient(path) for path in paths]
-    return sorted(files)
+
+    def of_stage(wildcards):
+        bring_back([address])
+        files = [str(CHANGED)] if address in changed else []
+        for earlier in project.before[address]:
+            if MAIN and workflow.executor_plugin and not workflow.touch and earlier.addressing not in moving:
+                continue
+            paths = dvc_status.outputs(earlier)
+            aged = address in changed or earlier.addressing in moving - CONSTANT
+            files += paths if aged else [ancient(path) for path in paths]
+        return sorted(files)
+
+    return of_stage
+
+
+def everything(wildcards):
+    """All outputs, also those that an existing report no longer needs; of a run those that are not up to date."""
+    bring_back(project.stages)
+    run = MAIN and workflow.executor_plugin and not workflow.touch
+    wanted = [stage for address, stage in project.stages.items() if address in moving or not run]
+    return [path for stage in wanted for path in dvc_status.outputs(stage)] or ["dvc.yaml"]
 
 
 def what(stage):
@@ -128,8 +200,10 @@ def stages_per_gpu(stage):
 
 def reported(path):
     """The output, which ``snakemake --report`` shows where reports/captions has a caption for it."""
+    if not path.startswith("reports/"):
+        return path
     caption = Path("reports/captions", f"{Path(path).stem}.rst").resolve()
-    if not path.startswith("reports/") or not caption.exists():
+    if not caption.exists():
         return path
     category = {".csv": "Tables", ".png": "Figures"}.get(Path(path).suffix, "Report")
     labels = {"what": Path(path).stem.replace("_", " ")}
@@ -139,16 +213,9 @@ def reported(path):
 report: "reports/captions/workflow.rst"
 
 
-only_launcher = ExitStack()
-
-
 onstart:
-    only_launcher.enter_context(session.only_one())
-    try:
-        only_launcher.enter_context(project.claim("snakemake"))
-    except dvc_status.ProjectError as error:
-        sys.exit(f"snakemake: {error}")
-    atexit.register(only_launcher.close)
+    if not launched:
+        launch()
     # Again, because Snakemake has installed its own handler of SIGTERM.
     session.stop_when_asked(jobs_elsewhere=not workflow.local_exec, release=only_launcher.close)
     for address in remaining.left:  # all that are planned
@@ -181,8 +248,7 @@ onerror:
 
 rule all:
     input:
-        # all outputs, also those that an existing report no longer needs
-        [path for stage in project.stages.values() for path in dvc_status.outputs(stage)],
+        everything,
     localrule: True
     message:
         "the study is complete: reports/report.html"

@@ -5,13 +5,18 @@ profile, all copied to a temporary folder; the stage scripts are replaced by one
 what is left is the orchestration. What a runner adds to a stage is (its time - the bare scripts one after the other) /
 stages, in wall time: on more cores Snakemake adds less, and may even win. At 300 stages DVC alone would take half an
 hour, because in every stage it reads and writes all of dvc.lock; there some stages run again in a finished study, and
-what is subtracted is the run in which nothing was to be done. Start-up is from the start of a stage's process to its
-parameters read and its device opened; a process that imports torch, and nothing else, is the floor.
+what is subtracted is the run in which nothing was to be done. What a call costs by itself is in processor seconds of
+all its processes: until its first stage's process starts, with nothing to do, and to bring back what DVC's cache holds
+after outputs are gone (dvc.lock names them) or a parameter is put back (the run cache does). Start-up is from the start
+of a stage's process to its parameters read and its device opened; a process that imports torch, and nothing else, is
+the floor.
 
 python benchmarks/orchestration.py
 """
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +28,7 @@ from trivial import METHODS, SCRIPTS, Project
 
 STUDIES = ((1, METHODS, 8), (11, METHODS, 4))  # seeds, methods, iterations: some 50 and 300 stages
 QUICK = ((1, ["sap"], 1),)
+SHIPPED = (2, METHODS, 5)  # params.yaml as it is: 80 stages
 LARGEST_COLD = 100  # stages up to which DVC alone makes the whole study
 TO_FIRST_WORK = """
 import importlib, sys
@@ -80,6 +86,80 @@ def sample(bench: Bench, case: str, project: Project) -> None:
     again("dvc repro", 1.2, "dvc", "repro", *chains, ran="Running stage")
 
 
+def to_first_stage(project: Project) -> float:
+    """Processor seconds of `snakemake` until the process of its first stage starts: Linux, to a hundredth."""
+    log = project.root / "logs/check_params.log"
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with subprocess.Popen(
+        ["snakemake"],
+        cwd=project.root,
+        env=os.environ | {"PATH": tools},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while not log.exists() and process.poll() is None:
+            of_process = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        process.terminate()
+    if not log.exists():
+        raise RuntimeError("snakemake ended before its first stage")
+    return sum(map(int, of_process[11:15])) / os.sysconf("SC_CLK_TCK")  # with children that have ended
+
+
+def calls(bench: Bench, seeds: int, methods: list[str], iterations: int) -> None:
+    """What calls of both runners cost in a study that is finished, or whose results DVC's cache holds."""
+    with tempfile.TemporaryDirectory() as folder:
+        project = Project(Path(folder) / "project", seeds, methods, iterations)
+        case, runs = f"{len(project.commands)} stages, processor time", 1 if bench.quick else 3
+        first = []
+        for _ in range(runs):
+            project.empty()
+            first.append(to_first_stage(project))
+        bench.record(case, "snakemake, to its first stage", first)
+        project.empty()
+        project.run("snakemake")
+        finished = project.params["training"]["epochs"]
+
+        def parameter(epochs: int) -> None:
+            project.params["training"]["epochs"] = epochs
+            project.write_params()
+
+        parameter(finished + 1)
+        project.run("snakemake")
+        other = (project.root / "dvc.lock").read_bytes()
+
+        def gone() -> None:
+            for name in ("runs", "reports", "data/prepared"):
+                shutil.rmtree(project.root / name)
+
+        def put_back() -> None:
+            """As after the run with the other value, from which this one goes back."""
+            parameter(finished + 1)
+            (project.root / "dvc.lock").write_bytes(other)
+            project.run("dvc", "checkout", "--force")
+            parameter(finished)
+
+        def measured(variant: str, before, *commands: str) -> None:
+            seconds = []
+            for _ in range(runs):
+                before()
+                taken = 0.0
+                for command in commands:
+                    project.run(*command.split())
+                    taken += project.processor
+                seconds.append(taken)
+            bench.record(case, variant, seconds)
+
+        measured("nothing to do: snakemake", lambda: None, "snakemake")
+        measured("nothing to do: dvc repro", lambda: None, "dvc repro")
+        measured("outputs gone: snakemake", gone, "snakemake")
+        measured("outputs gone: dvc checkout", gone, "dvc checkout")
+        measured("a parameter put back: snakemake", put_back, "snakemake")
+        if not bench.quick and len(project.commands) <= LARGEST_COLD:
+            measured("outputs gone: dvc repro", gone, "dvc repro")
+            measured("outputs gone: dvc checkout, dvc repro", gone, "dvc checkout", "dvc repro")
+            measured("a parameter put back: dvc repro", put_back, "dvc repro")
+
+
 def start_up(bench: Bench) -> None:
     """From the start of each stage's process to its first work."""
 
@@ -98,6 +178,8 @@ def start_up(bench: Bench) -> None:
 
 def run(bench: Bench) -> None:
     start_up(bench)
+    for study in QUICK if bench.quick else (SHIPPED, STUDIES[1]):
+        calls(bench, *study)
     for seeds, methods, iterations in QUICK if bench.quick else STUDIES:
         with tempfile.TemporaryDirectory() as folder:
             project = Project(Path(folder) / "project", seeds, methods, iterations)

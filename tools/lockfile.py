@@ -15,11 +15,38 @@ from dvc.utils.serialize import dumps_yaml, loads_yaml
 
 HEAD = "schema: '2.0'\nstages:\n"
 CURE = "python tools/verify.py"
+ENTRY = re.compile(r"^  (?P<name>\S.*):\n(?:    .*\n|\n)*", re.MULTILINE)  # a name indented by two, all else by more
 
 
 def find_entry(text: str, name: str) -> re.Match | None:
     """The lines of one stage: its name indented by two, all else by more."""
     return re.search(rf"^  {re.escape(name)}:\n(?:    .*\n|\n)*", text, re.MULTILINE)
+
+
+def put_entries(path: Path, entries: dict[str, dict]) -> None:
+    """Put the entries of several stages into dvc.lock, where DVC would put them, at once."""
+    text = path.read_text(encoding="utf-8") if path.exists() else HEAD
+    if _is_of_dvc(text):
+        lines = {
+            name: dumps_yaml({"stages": {name: entry}}).removeprefix("stages:\n") for name, entry in entries.items()
+        }
+        changed = ENTRY.sub(lambda old: lines.pop(old["name"], old[0]), text) + "".join(lines.values())
+    else:
+        data = loads_yaml(text)
+        data["stages"] = (data["stages"] or {}) | entries
+        changed = dumps_yaml(data)
+    _replace(path, changed)
+
+
+def _is_of_dvc(text: str) -> bool:
+    """Whether the file holds nothing but stages and is as DVC writes it; a merge or a hand may write it otherwise."""
+    return re.findall(r"^\S.*\n?", text, re.MULTILINE) == HEAD.splitlines(keepends=True)
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = Path(f"{path}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 class Lockfile(dvcfile.Lockfile):
@@ -31,7 +58,7 @@ class Lockfile(dvcfile.Lockfile):
         """The file's content; None where it holds more than stages, or was not written by DVC (a merge)."""
         path = Path(self.path)
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else HEAD
-        return text if re.findall(r"^\S.*\n?", text, re.MULTILINE) == HEAD.splitlines(keepends=True) else None
+        return text if _is_of_dvc(text) else None
 
     def _load_yaml(self, **kwargs):
         text = self._text()
@@ -54,7 +81,5 @@ class Lockfile(dvcfile.Lockfile):
         if old and old[0] == new:
             return
         changed = text[: old.start()] + new + text[old.end() :] if old else text + new
-        partial = Path(f"{self.path}.partial")
-        partial.write_text(changed, encoding="utf-8")
-        os.replace(partial, self.path)
+        _replace(Path(self.path), changed)
         self.repo.scm_context.track_file(self.relpath)

@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -74,6 +75,41 @@ def hold(stage: str, folder: Path = Path(".snakemake/stages")):
         print(f"waiting: another process makes {stage}", file=sys.stderr, flush=True)
         fcntl.flock(file, fcntl.LOCK_EX)
     return file
+
+
+def wait_for(stages: Iterable[str], folder: Path = Path(".snakemake/stages")) -> bool:
+    """Wait as ``hold`` does until nobody makes any of ``stages``; whether somebody did."""
+    busy = []
+    for stage in filter(lambda stage: (folder / stage).exists(), stages):
+        with (folder / stage).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                busy.append(stage)
+    for stage in busy:
+        hold(stage, folder).close()
+    return bool(busy)
+
+
+def fails(check: Callable[[], None]) -> bool:
+    """Whether ``check`` ends the process, here one of its own, which leaves no import behind and finds most done."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] != 0
+    status = 1
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)  # the caller says that it was stopped
+        check()
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except Exception:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def younger(path: Path, outputs: Iterable[str]) -> str:

@@ -33,22 +33,23 @@ OF_DVC = {
         dvc.repo.Repo dvc.repo.Repo.index dvc.dvcfile.Lockfile.load dvc.rwlock.rwlock dvc.stage.PipelineStage
         dvc.stage.PipelineStage.addressing dvc.dependency.param.ParamsDependency dvc.dependency.param.read_param_file
         dvc.dirs.site_cache_dir dvc.exceptions.DvcException dvc.utils.serialize.loads_yaml
-        dvc_data.hashfile.hash.hash_file""",
+        dvc_data.hashfile.build.build dvc_data.hashfile.hash.hash_file dvc_data.hashfile.hash_info.HashInfo""",
     "tools/sweep_report.py": "dvc.repo.Repo",
 }
 # What only an instance has: this project's repo, a stage of it, that stage's output, dependency and parameters.
 OF_INSTANCES = {
-    "repo": "fs state tmp_dir root_dir index.graph index.graph.successors cache.legacy.path scm_context.track_file",
+    "repo": """fs state tmp_dir root_dir index.graph index.graph.successors cache.legacy.path cache.local.oid_to_path
+        dvcignore scm_context.track_file""",
     "stage": "name addressing cmd outs deps params",
-    "out": "fs_path def_path get_hash cache.oid_to_path",
-    "dep": "fs_path def_path get_hash exists changed_checksum",
-    "param": "fs_path def_path params",
+    "out": "fs_path hash_info checkout",
+    "dep": "def_path exists changed_checksum",
+    "param": "def_path params",
     "lockfile": "path relpath repo",
 }
 # Of Snakemake: the Snakefile alone uses them.
 Workflow = api.Workflow
 OF_SNAKEMAKE = {
-    Workflow: "basedir cores nodes touch local_exec is_main_process scheduler",
+    Workflow: "basedir cores nodes touch dryrun executor_plugin local_exec is_main_process scheduler",
     JobScheduler: "job_rate_limiter",
 }
 
