@@ -44,7 +44,7 @@ class Study:
 
     @classmethod
     def make(cls, folder: Path) -> "Study":
-        base = make_project(folder / "base", **LONGER)
+        base = make_project(folder / "base", report=True, **LONGER)
         reference = base.copy(folder / "reference")
         start = time.monotonic()
         reference.snakemake()

@@ -103,8 +103,8 @@ def test_records_stand_apart_from_what_computing_depends_on(runs):
     assert record["git"] and record["threads"] == 1 and record["seeds"]["order"]
 
 
-def test_the_report_is_one_file_with_its_findings(by_snakemake):
-    page = (by_snakemake.root / "reports/report.html").read_text()
+def test_the_report_is_one_file_with_its_findings(reported):
+    page = (reported.root / "reports/report.html").read_text()
     assert "InCoP-IF" in page and 'data-chart="headline"' in page
     assert 'src="http' not in page and 'href="http' not in page
 

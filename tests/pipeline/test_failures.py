@@ -34,9 +34,9 @@ def is_whole(project, undisturbed):
 
 
 @pytest.fixture(scope="module")
-def in_parts(by_snakemake, tmp_path_factory):
+def in_parts(reported, tmp_path_factory):
     """The finished study after an edit with which a layer of one method's networks collapses at iteration 2."""
-    project = by_snakemake.copy(tmp_path_factory.mktemp("in-parts") / "project")
+    project = reported.copy(tmp_path_factory.mktemp("in-parts") / "project")
     project.edit(**HARSH, methods__sap__beta=0.5)
     project.output = project.run("snakemake", "--cores", "2", status=1)
     return project

@@ -23,7 +23,7 @@ def keys(content, block=""):
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A small study, the one that the tutorial names made as small, and a .venv that is as good as set up."""
-    made = make_project(tmp_path_factory.mktemp("tutorial") / "project", **SMALL)
+    made = make_project(tmp_path_factory.mktemp("tutorial") / "project", report=True, **SMALL)
     for name in ("Makefile", "requirements.txt"):
         shutil.copy2(ROOT / name, made.root)
     (made.root / STUDY).mkdir(parents=True)

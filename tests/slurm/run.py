@@ -125,7 +125,7 @@ def study(log: Log) -> None:
         f"{cluster.run('sinfo', '--version')}; "
         + cluster.run("sinfo", "-h", "-N", "-p", "gpu", "-o", "%N %T %c CPUs %G").replace("\n", "; ")
     )
-    remote = make_project(scratch / "shared", **STUDY)
+    remote = make_project(scratch / "shared", report=True, **STUDY)
     tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     log(f"snakemake {' '.join(OPTIONS)}")
     output = scratch / "snakemake.log"
@@ -150,7 +150,7 @@ def study(log: Log) -> None:
         log(f"  job {job:>3}  {fields['Stage']:<38} {fields['Partition']}  {fields['RunTime']}  {where}{again}")
     if ended[lost]["Restarts"] == "0" or ended[lost]["JobState"] != "COMPLETED":
         raise cluster.ClusterError(f"job {lost} was not requeued: {ended[lost]}")
-    local = make_project(scratch / "local", **STUDY)
+    local = make_project(scratch / "local", report=True, **STUDY)
     local.snakemake()
     log(f"same bytes as local: {len(compared(local.root, remote.root))} files")
     log(f"dvc status: {says(remote, 'Data and pipelines are up to date.', 'dvc', 'status')}")
