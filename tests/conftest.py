@@ -17,6 +17,20 @@ settings.register_profile("prunus", deadline=None, max_examples=50, derandomize=
 settings.load_profile("prunus")
 
 
+LONGEST = ("tests/pipeline", "tests/methods", "tests/information", "tests/test_benchmarks.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """For several processes: a file's tests stay together, as they share its fixtures, unless they say with whom they
+    do (``xdist_group``); and what takes longest starts first, so that no process is left alone with it."""
+    place = {start: at for at, start in enumerate(LONGEST)}
+    items.sort(key=lambda item: next((place[start] for start in LONGEST if item.nodeid.startswith(start)), len(place)))
+    for item in items:
+        if config.pluginmanager.hasplugin("xdist") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+
+
 @pytest.fixture(autouse=True)
 def one_thread_and_a_seed():
     torch.set_num_threads(1)
