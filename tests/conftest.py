@@ -17,18 +17,27 @@ settings.register_profile("prunus", deadline=None, max_examples=50, derandomize=
 settings.load_profile("prunus")
 
 
-LONGEST = ("tests/pipeline", "tests/methods", "tests/information", "tests/test_benchmarks.py")
+# Where several processes test (make test): what starts first, as no process should be left alone with it.
+LONGEST = ("tests/pipeline", "tests/test_benchmarks.py", "tests/information", "tests/methods")
+TOGETHER = ()  # files that share what one process makes once, as "tests/folder/"; every other file is by itself
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config, items):
-    """For several processes: a file's tests stay together, as they share its fixtures, unless they say with whom they
-    do (``xdist_group``); and what takes longest starts first, so that no process is left alone with it."""
-    place = {start: at for at, start in enumerate(LONGEST)}
-    items.sort(key=lambda item: next((place[start] for start in LONGEST if item.nodeid.startswith(start)), len(place)))
-    for item in items:
-        if config.pluginmanager.hasplugin("xdist") and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+def pytest_collection_modifyitems(items):
+    starts = [next((at for at, start in enumerate(LONGEST) if item.nodeid.startswith(start)), 9) for item in items]
+    items[:] = [item for _, _, item in sorted(zip(starts, range(len(items)), items, strict=True))]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests stay in one process, as they share its fixtures. (xdist's own groups are lost on pytest 9.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return next((start for start in TOGETHER if file.startswith(start)), file)
+
+    return Together(config, log)
 
 
 @pytest.fixture(autouse=True)
