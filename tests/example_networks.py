@@ -1,11 +1,12 @@
 """Networks for tests: some whose channels are coupled in every way Prunus knows, and some without numbers."""
 
 import copy
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.init import normal_, uniform_
+from torch.nn.init import kaiming_normal_, normal_, uniform_
 
 from prunus import channels, networks
 from prunus import masks as masking
@@ -31,13 +32,48 @@ class Separable(nn.Module):
         return self.classifier(F.avg_pool2d(x, 2).flatten(1))
 
 
+LARGE = ("vgg", "resnet", "preact", "wide")
+
+
+@cache
+def _outline(name: str, channels: int, side: int, classes: int) -> nn.Module:
+    return on_meta(name, channels, side, classes)
+
+
+def slim(name: str, channels: int, side: int, classes: int) -> nn.Module:
+    """A VGG or residual network with an eighth of the published one's channels, drawn as the published one is, or two
+    blocks of a vision transformer: it has every coupling of the whole one, and costs a test a fiftieth. The others are
+    small as they are."""
+    if name == "vit":
+        return VisionTransformer(channels, side, classes, width=24, depth=2, heads=4)
+
+    def fewer(width: int) -> int:
+        return width // 8 if width >= 64 else width  # not the image's channels, and not the classes
+
+    if not name.startswith(LARGE):
+        return networks.build(name, channels, side, classes)
+    network = copy.deepcopy(_outline(name, channels, side, classes))
+    for path, module in list(network.named_modules()):
+        if isinstance(module, nn.Conv2d):
+            widths, form = (module.in_channels, module.out_channels), (module.kernel_size, module.stride)
+            layer = nn.Conv2d(*map(fewer, widths), *form, module.padding, bias=module.bias is not None)
+            kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            layer = nn.Linear(fewer(module.in_features), module.out_features)
+        elif isinstance(module, nn.BatchNorm2d):
+            layer = nn.BatchNorm2d(fewer(module.num_features))
+        else:
+            continue
+        network.set_submodule(path, layer)
+    return network
+
+
 SHAPE = (1, 8, 8)
+NAMES = ("mlp", "lenet5", "vgg11", "vgg11_bn", "resnet18", "resnet50", "preact_resnet18", "vit")
 BUILDERS = {
-    **{name: lambda name=name: networks.build(name, *SHAPE[:2], 10) for name in ("mlp", "lenet5", "vgg11", "vgg11_bn")},
-    **{name: lambda name=name: networks.build(name, *SHAPE[:2], 10) for name in ("resnet18", "resnet50")},
-    "preact_resnet18": lambda: networks.build("preact_resnet18", *SHAPE[:2], 10),
+    **{name: lambda name=name: slim(name, *SHAPE[:2], 10) for name in NAMES},
+    "resnet18 at full width": lambda: networks.build("resnet18", *SHAPE[:2], 10),
     "wide_resnet": lambda: WideResNet(1, 10, depth=10, widen=1),
-    "vit": lambda: VisionTransformer(1, 8, 10, width=24, depth=2, heads=4),
     "separable": Separable,
 }
 SMALL = ("lenet5", "wide_resnet", "vit", "separable")

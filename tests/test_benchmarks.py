@@ -2,6 +2,8 @@
 
 import csv
 import json
+import resource
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +12,11 @@ import pytest
 
 import harness
 import scale
+import sequential_terc
 import table
 import trivial
 from harness import Bench
+from prunus.study import layout
 
 BENCHMARKS = Path(harness.__file__).parent
 
@@ -95,14 +99,52 @@ def test_a_study_is_grown_by_what_dvc_calls_another_seeds_stages(tmp_path):
     assert scale.one_stage(project, "evaluate@0-sap")[:3] == ("python", "tools/one_stage.py", "evaluate@0-sap")
 
 
-@pytest.mark.parametrize("name", ["prune_step", "terc", "evaluation"])
-def test_the_quick_form_runs_and_writes_no_file(name):
+def test_the_quick_form_runs_and_writes_no_file():
     before = sorted(BENCHMARKS.glob("results/*"))
-    command = [sys.executable, BENCHMARKS / f"{name}.py", "--quick"]
+    command = [sys.executable, BENCHMARKS / "prune_step.py", "--quick"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     assert " / " in done.stdout
     assert sorted(BENCHMARKS.glob("results/*")) == before
+
+
+def quick(name, monkeypatch):
+    """Run the quick form of a benchmark in this process."""
+    before = sorted(BENCHMARKS.glob("results/*"))
+    monkeypatch.chdir(layout.ROOT)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--quick"])
+    runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
+    assert sorted(BENCHMARKS.glob("results/*")) == before
+
+
+def test_the_quick_form_of_evaluation_runs_its_scripts(monkeypatch, capsys):
+    """In this process: the benchmark starts Python and torch anew for each, which costs seconds every time."""
+    ran, elsewhere = [], subprocess.run
+
+    def run(command, **options):
+        if command[0] != sys.executable:
+            return elsewhere(command, **options)
+        (_, script, *arguments), cwd = command, options["cwd"]
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd)
+            patch.setattr(layout, "ROOT", cwd)
+            patch.setattr(sys, "argv", [script, *arguments])
+            runpy.run_path(str(cwd / script), run_name="__main__")
+        ran.append(Path(script).stem)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(resource, "RUSAGE_CHILDREN", resource.RUSAGE_SELF)
+    quick("evaluation", monkeypatch)
+    assert len(ran) == 2 * 12 and {"evaluate", "evaluate_dense", "prune_iteration"} < set(ran)
+    assert " / " in capsys.readouterr().out
+
+
+def test_the_quick_form_of_terc_runs(monkeypatch, capsys):
+    """With two splits in place of five, of which the sequential peer trains a network each for every unit."""
+    monkeypatch.setattr(sequential_terc, "REPEATS", 2)
+    quick("terc", monkeypatch)
+    assert " / " in capsys.readouterr().out
 
 
 def test_an_unknown_name_is_refused():

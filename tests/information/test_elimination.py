@@ -13,8 +13,11 @@ from prunus.information.estimate import predictive_information
 # --- synthetic tasks of the TERC paper -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("order", ["mi", "plain"])
-@pytest.mark.parametrize("seed", range(20))
+# Samples and the networks' first weights are the seed's; the order only decides between equals: each seed has one.
+SEEDED_ORDERS = [(seed, ("mi", "plain")[seed % 2]) for seed in range(12)]
+
+
+@pytest.mark.parametrize(("seed", "order"), SEEDED_ORDERS)
 def test_four_redundant_variables_keep_one(seed, order):
     x = bits(2000, 3, seed)
     target = ((x[:, 0] == x[:, 1]) & (x[:, 1] == x[:, 2])).long()
@@ -23,8 +26,7 @@ def test_four_redundant_variables_keep_one(seed, order):
     assert {1, 2} < set(kept)
 
 
-@pytest.mark.parametrize("order", ["mi", "plain"])
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(("seed", "order"), SEEDED_ORDERS)
 def test_two_redundant_triplets_keep_one_of_each_pair(seed, order):
     x = bits(2000, 3, seed)
     target = ((x[:, 0] == x[:, 1]) & (x[:, 1] == x[:, 2])).long()
@@ -64,8 +66,7 @@ def test_exactly_one_copy_survives_the_last_examined(predictor, regularisation):
     assert sorted(i % 5 if i > 4 else i % 3 for i in kept) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("joint", ["pair", "xor"])
+@pytest.mark.parametrize(("joint", "seed"), [("pair", 0), ("xor", 1), ("pair", 2)])
 def test_order_decides_between_one_rich_and_two_poor_variables(seed, joint):
     x = bits(2000, 2, seed)
     features = torch.cat([x[:, :1] + 2 * x[:, 1:], x], 1)

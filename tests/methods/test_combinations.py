@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 
+from example_networks import slim
 from prunus import channels, methods, networks
 from prunus import masks as masking
 from prunus.data.dataset import Dataset, Split
@@ -21,6 +22,7 @@ from prunus.training.stopping import FixedEpochs
 PROJECT = params.read()
 NEVER_EMPTY = tuple(name for name, settings in PROJECT.methods.items() if settings.prunes_channels)
 NETWORKS = ("mlp", "lenet5", "vgg11", "resnet18", "vit", "lenet5 at 16")  # at: resized to so many pixels
+AT_FULL_SIZE = "imp_channels"  # the method that has the large networks as published, for seconds; the others slim ones
 SGD = Sgd(
     batch_size=8,
     learning_rate=1e-3,
@@ -99,7 +101,10 @@ def test_prunes_compacts_and_trains(name, changes, network_name, dataset, large)
     settings, (network_name, _, side) = quick(name, **changes), network_name.partition(" at ")
     if settings.misfit(network_name, 1):
         pytest.skip(settings.misfit(network_name, 1))
-    network = networks.build(network_name, *dataset.form, resize=int(side) if side else "native")
+    if side or name == AT_FULL_SIZE:
+        network = networks.build(network_name, *dataset.form, resize=int(side) if side else "native")
+    else:
+        network = slim(network_name, *dataset.form)
     state = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     seen = large if name == "mipp" else dataset
     sample = dataset.normalise(dataset.splits["train"].images), dataset.splits["train"].labels

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import nn
 
+from example_networks import slim
 from prunus import channels, networks
 from prunus import masks as masking
 from prunus.channels.groups import Group, Slice
@@ -252,7 +253,7 @@ STRONG = {"penalty": 0.3, "epsilon": 0.9, "epochs": 4}  # reaches its zeros with
 @pytest.mark.parametrize("name", ["lenet5", "vgg11_bn", "resnet18", "vit"])
 def test_what_is_zero_can_be_deleted_without_a_change(name, form, dataset):
     settings = with_(form=form, **STRONG)
-    network = networks.build(name, 1, 8, 3)
+    network = slim(name, 1, 8, 3)
     candidates = candidates_of(network, dataset)
     sparsifier = recipe(settings).while_training(candidates)
     fit(network, candidates.masks, dataset, settings, sparsifier)
@@ -359,7 +360,7 @@ def test_a_fraction_of_nothing_trains_as_if_there_were_no_sparsifier(dataset, sm
 
 @pytest.mark.parametrize("name", ["resnet18", "vit", "lenet5"])
 def test_sums_over_channels_are_those_of_a_loop(name, dataset):
-    network = networks.build(name, 1, 8, 3)
+    network = slim(name, 1, 8, 3)
     groups = candidates_of(network, dataset).groups
     whole = Channels(network, groups)
     expected, sizes = [], []

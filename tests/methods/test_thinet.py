@@ -24,6 +24,7 @@ import prepare_data
 import pretrain
 import prune_iteration
 import reference_flow
+from example_networks import slim
 from prunus import channels, networks
 from prunus import masks as masking
 from prunus.channels.groups import Group, Slice
@@ -178,7 +179,7 @@ def candidates_of(network, masks=None):
 
 @pytest.mark.parametrize("name", ["mlp", "lenet5", "vgg11_bn", "resnet18", "vit"])
 def test_every_group_loses_its_share_twice_and_only_readers_are_rescaled(name):
-    network = networks.build(name, 1, 8, 3)
+    network = slim(name, 1, 8, 3)
     candidates = candidates_of(network)
     for t in (1, 2):
         candidates = replace(candidates, iteration=t)

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 import hostile
+from example_networks import slim
 from prune_iteration import asked, say_if_nothing_goes
 from prunus import channels, methods, networks
 from prunus import masks as masking
@@ -185,7 +186,7 @@ def test_thinet_and_oto_check_the_number_of_channels_that_went(small_network, mo
     ],
 )
 def test_samples_of_one_and_more_parts_than_images_name_the_key(method, changes, n, line):
-    given = candidates(networks.build("resnet18", 1, 8, 3), n)
+    given = candidates(slim("resnet18", 1, 8, 3), n)
     recipe = methods.recipe(method, settings(method, steps=1, structure="weight", **changes))
     assert refusal(recipe.prune, given, kind="error").startswith(line)
     without_norms = candidates(networks.build("lenet5", 1, 8, 3), max(n, 10))

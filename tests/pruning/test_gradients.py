@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from prunus import channels, networks
+from example_networks import slim
+from prunus import channels
 from prunus import masks as masking
 from prunus.data.dataset import Dataset
 from prunus.methods import iter_snip
@@ -131,7 +132,7 @@ def test_a_channel_scores_the_l1_norm_of_its_incoming_weights(name, network):
 def test_every_kind_of_network_can_be_scored(name, network_name):
     if SETTINGS[name].misfit(network_name, 1):
         pytest.skip(SETTINGS[name].misfit(network_name, 1))
-    network = networks.build(network_name, 1, 8, 3)
+    network = slim(network_name, 1, 8, 3)
     data = dataset()
     data = Dataset(data.splits, data.mean.float(), data.std.float(), data.classes)
     sample = candidates(network, data)

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 import small_training
+from example_networks import slim
 from prunus import masks as masking
-from prunus import networks
 from prunus.data.dataset import Dataset, Split
 from prunus.flow import gradient_flow, information_flow
 from prunus.run.device import Clock
@@ -43,7 +43,7 @@ def random_masks(network):
 
 def trained(name, dataset, computed):
     torch.manual_seed(0)
-    network = computed.place(networks.build(name, 1, 8, 3), CPU)
+    network = computed.place(slim(name, 1, 8, 3), CPU)
     masks = random_masks(network)
     outcome = train(
         network,
@@ -63,7 +63,7 @@ def trained(name, dataset, computed):
 def textbook(name, dataset):
     """One epoch of ``trained`` with torch's own optimiser; pruned weights are set to zero after every step."""
     torch.manual_seed(0)
-    network = networks.build(name, 1, 8, 3)
+    network = slim(name, 1, 8, 3)
     masks = random_masks(network)
     masking.apply(network, masks)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9, nesterov=True, weight_decay=0.01)
@@ -85,7 +85,7 @@ def test_an_epoch_is_the_textbook_one(name, memory_format, dataset):
     much depends on the processor."""
     network, _, _ = trained(name, dataset, Arithmetic("float32", memory_format))
     torch.manual_seed(0)
-    start = networks.build(name, 1, 8, 3)
+    start = slim(name, 1, 8, 3)
     masking.apply(start, random_masks(start))
     both = zip(network.parameters(), textbook(name, dataset).parameters(), start.parameters(), strict=True)
     for ours, theirs, before in both:
@@ -115,7 +115,7 @@ def test_the_same_choice_gives_the_same_bytes(dataset):
 
 def test_flow_does_not_depend_on_the_memory_format():
     torch.manual_seed(0)
-    network, images, labels = networks.build("resnet18", 1, 8, 3), torch.randn(32, 1, 8, 8), torch.arange(32) % 3
+    network, images, labels = slim("resnet18", 1, 8, 3), torch.randn(32, 1, 8, 8), torch.arange(32) % 3
     plain = information_flow(network, images, "absolute"), gradient_flow(network, images, labels)
     Arithmetic("float32", "channels_last").place(network, CPU)
     assert network.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)

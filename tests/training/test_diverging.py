@@ -7,6 +7,7 @@ import torch
 
 import hostile
 import small_training
+from example_networks import slim
 from prunus import masks as masking
 from prunus import networks
 from prunus.run.device import Clock
@@ -69,10 +70,10 @@ def test_answers_that_are_no_numbers_are_wrong_and_end_a_retraining(lagging, mon
 
 
 def test_batches_of_one_that_a_norm_cannot_use_are_one_line_before_any_step():
-    network, dataset = networks.build("vgg11_bn", 1, 8, 3), random_dataset()
+    network, dataset = slim("vgg11_bn", 1, 8, 3), random_dataset()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     said = refusal(fit, network, dataset, kind="error", batch_size=1)
     assert said.startswith("test: training.sgd.batch_size: 1 leaves features.") and said.endswith("or more")
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    assert len(fit(networks.build("vgg11_bn", 1, 8, 3), random_dataset(4), batch_size=2).history) == 1
+    assert len(fit(slim("vgg11_bn", 1, 8, 3), random_dataset(4), batch_size=2).history) == 1
     assert len(fit(networks.build("mlp", 1, 8, 3), random_dataset(4), batch_size=1).history) == 1

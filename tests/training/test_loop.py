@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from example_networks import slim
 from prunus import masks as masking
 from prunus import networks
 from prunus.data.batches import batches_per_epoch
@@ -102,7 +103,7 @@ SCOPES = ("neuron", "layer", "global")
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("name", catalogue.SMALLEST_SIDE)
 def test_every_network_and_scope_trains_one_step_with_masks_held(name, scope):
-    network = networks.build(name, 1, 8, 3)
+    network = slim(name, 1, 8, 3)
     weights = masking.prunable(network)
     tiny = {"train": Split(images(2), torch.tensor([0, 1])), "validation": Split(images(2), torch.tensor([0, 1]))}
     data = Dataset(tiny, torch.full((1,), 0.5), torch.full((1,), 0.25), ["a", "b", "c"])
