@@ -50,9 +50,10 @@ if __name__ == "__main__":
 
 
 def environment() -> dict[str, str]:
-    """That of the project's commands: this interpreter's tools first."""
+    """That of the project's commands: this interpreter's tools first, and compiled modules are kept, as users have it."""
     tools = str(Path(sys.executable).parent)
-    return os.environ | {"PATH": tools + os.pathsep + os.environ["PATH"], "DVC_NO_ANALYTICS": "1"}
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return inherited | {"PATH": tools + os.pathsep + os.environ["PATH"], "DVC_NO_ANALYTICS": "1"}
 
 
 class Project:
