@@ -106,11 +106,11 @@ class Project:
     def write_params(self) -> None:
         (self.root / layout.PARAMS).write_text(yaml.safe_dump(self.params, sort_keys=False))
 
-    def run(self, *command: str) -> float:
+    def run(self, *command: str, **variables: str) -> float:
         """Seconds that ``command`` took; ``output`` keeps what it printed, ``processor`` its seconds of processor
         time."""
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        environment["TMPDIR"] = str(self.root.parent)  # its warm processes are its own
+        environment |= {"TMPDIR": str(self.root.parent)} | variables  # its warm processes are its own
         before, start = self._processor_seconds(), time.perf_counter()
         done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True)
         seconds = time.perf_counter() - start

@@ -50,7 +50,7 @@ if __name__ == "__main__":
 
 
 def environment() -> dict[str, str]:
-    """That of the project's commands: this interpreter's tools first, and compiled modules are kept, as users have it."""
+    """That of the project's commands: this interpreter's tools first, and compiled modules are kept."""
     tools = str(Path(sys.executable).parent)
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return inherited | {"PATH": tools + os.pathsep + os.environ["PATH"], "DVC_NO_ANALYTICS": "1"}
