@@ -195,8 +195,11 @@ ended = []  # the copy's exit status
 def end_at_once() -> None:
     """Without handing the memory back piece by piece, as Python does: it takes longer than some stages."""
     if ended:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:
+            ended[0] = 120  # as Python does
         os._exit(ended[0])
 
 

@@ -183,6 +183,18 @@ def test_the_end_is_the_scripts(scripts, end):
     assert (warm.returncode, warm.stdout, warm.stderr) == (cold.returncode, cold.stdout, cold.stderr)
 
 
+@pytest.mark.parametrize("status", [0, 1])
+def test_output_that_nobody_reads_is_a_failure(scripts, status):
+    ended = []
+    for switch in ("1", "0"):
+        reader, writer = os.pipe()
+        os.close(reader)
+        environment = {"PRUNUS_WARM": switch, "PYTHONUNBUFFERED": ""}
+        ended.append(scripts.run(f"print('lost')\nraise SystemExit({status})", stdout=writer, env=environment))
+        os.close(writer)
+    assert ended[0].returncode == ended[1].returncode == 120
+
+
 def test_an_error_prints_its_traceback(scripts):
     done = scripts.run("def fail():\n    raise ValueError('why')\nfail()")
     assert done.returncode == 1
