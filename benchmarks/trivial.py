@@ -125,7 +125,10 @@ class Project:
         found, variable = [], ("TMPDIR", str(self.root.parent))
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if "warm.py" in "".join(process.cmdline()[-1:]) and variable in process.environ().items():
+                if (
+                    any(part.endswith("tools/warm.py") for part in process.cmdline())
+                    and variable in process.environ().items()
+                ):
                     found.append(process)
         return found
 

@@ -1,8 +1,10 @@
 """The warm process: it imports what stages need from other projects, once, and forks a copy of itself for every script
 that a client (stages/prunus/run/warm.py) hands over. It ends after a minute without work.
 
+`SOCKET`: where the socket lies on which it listens; a client starts it with that socket as its standard input.
+
 It never imports the project's own code, so that an edit between two stages counts, and never uses a GPU, because a
-process that does cannot be forked. A client starts it, with the socket it listens on as its standard input.
+process that does cannot be forked.
 """
 
 import atexit
@@ -49,8 +51,8 @@ class Copies:
     """The copies at work. Each has a process, a descriptor that is readable once that has ended, and its client's
     connection, on which the client gets the exit status. A copy whose client is gone is killed, with all it started."""
 
-    def __init__(self, listener: socket.socket):
-        self.listener = listener
+    def __init__(self, listener: socket.socket, path: str):
+        self.listener, self.path = listener, path
         self.poller = select.poll()
         self.poller.register(listener, select.POLLIN)
         self.ended = {}  # descriptor -> process, connection
@@ -103,7 +105,7 @@ class Copies:
 
     def serve(self) -> socket.socket | None:
         """In a copy the connection to its client; None once the warm process has been idle."""
-        path, later = self.listener.getsockname(), LATER.split()
+        path, later = self.path, LATER.split()
         while True:
             events = self.poller.poll(0 if later or not path else None if self.ended else IDLE * 1000)
             if not events and later:
@@ -205,8 +207,9 @@ def end_at_once() -> None:
 
 if __name__ == "__main__":
     atexit.register(end_at_once)  # before all others, so after all others
+    (path,) = sys.argv[1:]
     sys.path.pop(0)  # this folder: nothing of it may be imported here
     listener = socket.socket(fileno=os.dup(0))
     import_all(FIRST.split())
-    if not uses_gpu() and (connection := Copies(listener).serve()):
+    if not uses_gpu() and (connection := Copies(listener, path).serve()):
         run(become(connection))

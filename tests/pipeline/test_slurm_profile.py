@@ -23,15 +23,15 @@ def shown(self, job):
     run_job(self, job)
 
 dryrun.Executor.run_job = shown
-sys.argv = ["snakemake", "--dryrun", "--forceall", "--nolock", "--profile", "profiles/slurm"]
+sys.argv = ["snakemake", "--dryrun", "--nolock", "--profile", "profiles/slurm"]
 main()
 """
 
 
 @pytest.fixture(scope="module")
-def asked(by_snakemake, tmp_path_factory):
+def asked(fresh):
     """Per job: GPUs, minutes, memory and partition."""
-    project = by_snakemake.copy(tmp_path_factory.mktemp("slurm") / "project")
+    project = fresh("slurm")
     project.edit(device__accelerator="auto")
     (project.root / "dry_run.py").write_text(DRY_RUN)
     lines = re.findall(r"^asks (\S+) (\S+) (\S+) (\S+) (\S+)$", project.run("python", "dry_run.py"), re.MULTILINE)

@@ -106,7 +106,7 @@ def scripts():
 def test_scripts_share_a_process_that_stays(scripts):
     (first, copy, called), (second, _, _) = scripts.who(), scripts.who()
     assert first == second != os.getpid() and copy != called
-    assert psutil.Process(first).cmdline()[1:] == [str(scripts.root / "tools/warm.py")]
+    assert psutil.Process(first).cmdline()[1] == str(scripts.root / "tools/warm.py")
 
 
 @pytest.mark.parametrize("how", ["switched off", "under options", "no server", "no folder", "another's folder"])
@@ -336,6 +336,13 @@ def test_scripts_that_start_at_once_share_one_process(scripts):
     body = WHO + "\nimport time; time.sleep(.2)"
     called = [scripts.start(body) for _ in range(8)]
     assert len({process.communicate(timeout=60)[0].split()[0] for process in called}) == 1
+
+
+def test_a_long_path_to_the_folder(scripts):
+    deep = scripts.root / ("long" * 20) / ("longer" * 20)
+    deep.mkdir(parents=True)
+    (first, *_), (second, *_) = (scripts.who(env={"TMPDIR": str(deep)}) for _ in range(2))
+    assert first == second != os.getpid()
 
 
 def test_another_package_or_server_means_another_process(scripts):

@@ -58,8 +58,8 @@ def _folder() -> str:
 
 def _connect() -> socket.socket:
     """A connection to the warm process for this one's surroundings, which is started where there is none."""
-    folder = _folder()
-    path = os.path.join(folder, hashlib.sha256(_inherited().encode()).hexdigest()[:24])
+    folder, key = _folder(), hashlib.sha256(_inherited().encode()).hexdigest()[:24]
+    path = f"/proc/self/fd/{os.open(folder, os.O_PATH)}/{key}"  # short: a socket's path has at most 107 bytes
     connection = socket.socket(socket.AF_UNIX)
     with suppress(FileNotFoundError, ConnectionRefusedError):
         connection.connect(path)
@@ -74,15 +74,15 @@ def _connect() -> socket.socket:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(path)
             listener.listen(1024)
-            _start(listener)
+            _start(listener, os.path.abspath(os.path.join(folder, key)))
         connection.connect(path)
     return connection
 
 
-def _start(listener: socket.socket) -> None:
+def _start(listener: socket.socket, path: str) -> None:
     import subprocess
 
-    null, command = subprocess.DEVNULL, [sys.executable, SERVER]
+    null, command = subprocess.DEVNULL, [sys.executable, SERVER, path]
     subprocess.Popen(command, stdin=listener, stdout=null, stderr=null, cwd="/", start_new_session=True)
 
 
