@@ -80,7 +80,7 @@ def test_a_stop_while_snakemake_plans(finished):
         while not judging:
             others = set(of_study(finished.root)) - {process.pid}
             time.sleep(0.05)
-            judging = {pid for pid in others if Path(f"/proc/{pid}/cmdline").exists()}
+            judging = {pid for pid in others if os.path.exists(f"/proc/{pid}")}
         ends_in_one_line(process, said, lambda: process.send_signal(signal.SIGTERM), 143, "snakemake -n")
 
 
