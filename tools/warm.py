@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+import weakref
 from collections.abc import Iterable
 from contextlib import suppress
 from types import ModuleType
@@ -169,6 +170,11 @@ def become(connection: socket.socket) -> ModuleType:
 
 def run(main: ModuleType) -> None:
     """Run the script whose module is ``main``; what it raises is printed, as Python does."""
+    # What packages left to do at the end is the warm process's; what the script leaves to do is this copy's. The first
+    # two lines are for ``weakref.finalize``, which has no public way to tell them apart.
+    weakref.finalize._registry.clear()
+    weakref.finalize._registered_with_atexit = False
+    atexit.register(end_at_once)
     try:
         with open(main.__file__, "rb") as source:
             code = compile(source.read(), main.__file__, "exec")
@@ -195,18 +201,17 @@ ended = []  # the copy's exit status
 
 
 def end_at_once() -> None:
-    """Without handing the memory back piece by piece, as Python does: it takes longer than some stages."""
-    if ended:
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        except OSError:
-            ended[0] = 120  # as Python does
-        os._exit(ended[0])
+    """Called after all that the script left to do. Python would now hand memory back piece by piece, which takes longer
+    than some stages."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        ended[0] = 120  # as Python does
+    os._exit(ended[0])
 
 
 if __name__ == "__main__":
-    atexit.register(end_at_once)  # before all others, so after all others
     (path,) = sys.argv[1:]
     sys.path.pop(0)  # this folder: nothing of it may be imported here
     listener = socket.socket(fileno=os.dup(0))

@@ -175,6 +175,8 @@ print("to stderr", file=sys.stderr)
         "import os; os.abort()",
         "print('unfinished', end='')",
         "import atexit; atexit.register(print, 'last')",
+        "import tempfile, os; d = tempfile.TemporaryDirectory(); d.cleanup = lambda: None; import weakref\n"
+        "class A: pass\na = A(); weakref.finalize(a, print, 'finalized')",
         "import threading, time; threading.Thread(target=lambda: (time.sleep(.3), print('thread'))).start()",
     ],
 )
