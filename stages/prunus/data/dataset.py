@@ -72,7 +72,7 @@ class Dataset:
 
     def normalise(self, images: Tensor) -> Tensor:
         """(images / 255 - mean) / std as float32, of uint8 images [N, C, H, W] on the dataset's device."""
-        return images.to(torch.float32, copy=True).mul_(self._scale).add_(self._shift)
+        return images.to(self._scale.dtype, copy=True).mul_(self._scale).add_(self._shift)
 
     def sample(self, split: str, n: int, seed: int) -> Split:
         """``n`` different images of ``split``, or all if it has fewer; drawn on the CPU, the same on any device."""
