@@ -110,6 +110,7 @@ class Project:
         """Seconds that ``command`` took; ``output`` keeps what it printed, ``processor`` its seconds of processor
         time."""
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # users keep compiled modules
         environment |= {"TMPDIR": str(self.root.parent)} | variables  # its warm processes are its own
         before, start = self._processor_seconds(), time.perf_counter()
         done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True)

@@ -170,19 +170,20 @@ class Workspace:
         in_order = list(networkx.dfs_postorder_nodes(graph))
         addresses = {stage: [earlier.addressing for earlier in graph.successors(stage)] for stage in in_order}
         value = [[asdict(Stage.of_dvc(stage)), addresses[stage]] for stage in in_order]
-        if "vars:" not in made_from["dvc.yaml"]:  # which may name other files
+        if "vars:" not in Path("dvc.yaml").read_text(encoding="utf-8"):  # which may name other files
             remember("graph", {"made_from": made_from, "graph": value})
         return value
 
     @staticmethod
     def _graph_files() -> dict[str, str]:
-        """The content of all files that DVC's graph depends on, and the version of DVC."""
-        paths = [Path("params.yaml"), *Path(".dvc").glob("config*")]
+        """The hashes of all files that DVC's graph depends on and of this one, and the version of DVC."""
+        # Hashes, because .dvc/config.local may hold passwords.
+        paths = [Path(__file__), Path("params.yaml"), *Path(".dvc").glob("config*")]
         for folder, inside, files in os.walk("."):
             inside[:] = [name for name in inside if name not in NOT_LOOKED_INTO]
             paths += [Path(folder, name) for name in files if name in GRAPH_FILES or name.endswith(".dvc")]
-        texts = {str(path): path.read_text(encoding="utf-8", errors="replace") for path in sorted(paths)}
-        return {"dvc": version("dvc")} | texts
+        hashes = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}
+        return {"dvc": version("dvc")} | hashes
 
     @cached_property
     def _dvc_graph(self):
@@ -324,7 +325,8 @@ class Workspace:
             return False
         path = self._object(item["md5"])
         about = os.stat(path)
-        sound = about.st_size == item.get("size", about.st_size)
+        is_folder = item["md5"].endswith(".dir")  # whose size is that of all its files
+        sound = is_folder or about.st_size == item.get("size", about.st_size)
         if sound and stat.S_IMODE(about.st_mode) != 0o444:
             sound = hash_file(path, self._repo.fs, "md5", self._repo.state)[1].value == item["md5"]
         if not sound:

@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import weakref
 from collections.abc import Iterable
 from contextlib import suppress
@@ -35,9 +36,10 @@ DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 NUMBER = 4  # bytes of a number on the wire
 
 
-def import_all(names: Iterable[str]) -> None:
+def import_all(names: Iterable[str], missing: type[Exception] = ImportError) -> None:
+    """A machine for stages alone has no DVC. ``missing``: the errors that mean that a package cannot be had."""
     for name in names:
-        with suppress(ImportError):  # a machine for stages alone has no DVC
+        with suppress(missing):
             importlib.import_module(name)
     gc.collect()
     gc.freeze()  # copies share what they do not touch
@@ -60,13 +62,24 @@ class Copies:
         self.clients = {}  # the connection's descriptor -> process
 
     def accept(self) -> socket.socket | None:
-        """Fork a copy for the next client, if it is of this user; in the copy the connection, otherwise None."""
-        connection, _ = self.listener.accept()
+        """Fork a copy for the next client, if it is of this user; in the copy the connection, otherwise None.
+
+        A client that gets none, as where the system has no room for another process, runs its script itself.
+        """
+        try:
+            connection, _ = self.listener.accept()
+        except OSError:
+            time.sleep(0.1)
+            return None
         user = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[4:8]
         if int.from_bytes(user, sys.byteorder) != os.getuid():
             connection.close()
             return None
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            connection.close()
+            return None
         if not pid:
             # An open copy of another client's connection would hide from that client that the warm process has died.
             self.listener.close()
@@ -74,7 +87,13 @@ class Copies:
                 os.close(other)
                 others_connection.close()
             return connection
-        ended = os.pidfd_open(pid)
+        try:
+            ended = os.pidfd_open(pid)
+        except OSError:
+            self.kill_all(pid)
+            os.waitpid(pid, 0)
+            connection.close()
+            return None
         self.ended[ended], self.clients[connection.fileno()] = (pid, connection), pid
         self.poller.register(ended, select.POLLIN)
         self.poller.register(connection, select.POLLRDHUP)
@@ -108,9 +127,9 @@ class Copies:
         """In a copy the connection to its client; None once the warm process has been idle."""
         path, later = self.path, LATER.split()
         while True:
-            events = self.poller.poll(0 if later or not path else None if self.ended else IDLE * 1000)
+            events = self.poller.poll(0 if later else None if self.ended else IDLE * 1000 * bool(path))
             if not events and later:
-                import_all([later.pop(0)])
+                import_all([later.pop(0)], Exception)  # copies are at work
             elif not events and not path:
                 return None
             elif not events:  # from here on clients start another process; those that have connected are served
@@ -203,15 +222,22 @@ ended = []  # the copy's exit status
 def end_at_once() -> None:
     """Called after all that the script left to do. Python would now hand memory back piece by piece, which takes longer
     than some stages."""
+    status = ended[0] if ended else 1
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        ended[0] = 120  # as Python does
-    os._exit(ended[0])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and not stream.closed:
+                stream.flush()
+    except BaseException:
+        status = 120  # as Python does
+    finally:
+        os._exit(status)
 
 
 if __name__ == "__main__":
+    if os.fork():  # no child of the client's, which may be ended with all its children
+        os._exit(0)
+    os.close(os.pidfd_open(os.getpid()))  # where this fails, clients run their scripts themselves
     (path,) = sys.argv[1:]
     sys.path.pop(0)  # this folder: nothing of it may be imported here
     listener = socket.socket(fileno=os.dup(0))

@@ -177,6 +177,7 @@ print("to stderr", file=sys.stderr)
         "import atexit; atexit.register(print, 'last')",
         "import tempfile, os; d = tempfile.TemporaryDirectory(); d.cleanup = lambda: None; import weakref\n"
         "class A: pass\na = A(); weakref.finalize(a, print, 'finalized')",
+        "import sys; sys.stdout.close(); raise SystemExit(1)",
         "import threading, time; threading.Thread(target=lambda: (time.sleep(.3), print('thread'))).start()",
     ],
 )
@@ -277,6 +278,44 @@ def test_an_ignored_signal_stays_ignored(scripts):
     time.sleep(0.3)
     assert client.poll() is None and not gone(copy)
     client.kill()
+
+
+def test_the_process_is_nobodys_child(scripts):
+    """A launcher that is stopped ends its children, and theirs."""
+    warm, _, client = scripts.at_work()
+    assert warm not in [process.pid for process in psutil.Process(client.pid).children(recursive=True)]
+
+
+def test_a_package_that_breaks_is_passed_over(scripts):
+    scripts.change("tools/warm.py", r'LATER = ""', 'LATER = "broken"')
+    (scripts.root / "broken.py").write_text("raise OSError")
+    environment = {"PYTHONPATH": str(scripts.root)}
+    (first, *_), (second, *_) = (scripts.who(env=environment) for _ in range(2))
+    assert first == second != os.getpid()
+
+
+def test_a_script_whose_launcher_is_gone_does_not_begin(scripts):
+    gone_already = subprocess.Popen(["true"])
+    gone_already.wait()
+    done = scripts.run("print('at work')", env={"PRUNUS_LAUNCHER": str(gone_already.pid)})
+    assert done.returncode == -signal.SIGKILL and not done.stdout
+
+
+def test_ctrl_z_stops_what_a_script_has_handed_over(scripts):
+    """As DVC, itself a copy, does with a stage."""
+    inner = scripts.root / "stages/inner.py"
+    inner.write_text(CLIENT + WORKS)
+    body = (
+        f"import os, subprocess, sys\nos.environ['DVC_STAGE'] = 'x'\nsubprocess.run([sys.executable, {str(inner)!r}])"
+    )
+    client = scripts.start(body)
+    _, copy = map(int, client.stdout.readline().split())
+    client.send_signal(signal.SIGTSTP)
+    assert until(lambda: psutil.Process(copy).status() == psutil.STATUS_STOPPED)
+    client.send_signal(signal.SIGCONT)
+    assert until(lambda: psutil.Process(copy).status() != psutil.STATUS_STOPPED)
+    client.kill()
+    assert until(lambda: gone(copy))
 
 
 def test_ctrl_z_stops_the_script_until_it_continues(scripts):

@@ -11,9 +11,9 @@ import hashlib
 import os
 import select
 import signal
-import site
 import socket
 import sys
+import time
 from contextlib import suppress
 
 from prunus import IS_SCRIPT, ROOT
@@ -25,15 +25,18 @@ PATIENCE = 60  # seconds that the warm process gets to import packages, or to an
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 # Variables that the loader, Python and libraries read once, when they start.
 READ_ONCE = ("LD_", "PYTHON", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "BLIS_", "NUMEXPR_", "DNNL_", "ONEDNN_")
-READ_ONCE += ("ATEN_", "TORCH", "PYTORCH", "MALLOC_", "GLIBC_", "CUDA_HOME", "CUBLAS_", "LANG", "LC_", "TZ")
-STATUS = ("Umask", "Uid", "Gid", "Groups", "Cap", "NoNewPrivs", "Seccomp:", "Cpus_allowed:", "Mems_allowed:")
+READ_ONCE += ("ATEN_", "TORCH", "PYTORCH", "MALLOC_", "GLIBC_", "CUDA_HOME", "CUBLAS_", "LANG", "LC_", "TZ", "TQDM_")
+READ_ONCE += ("FSSPEC_", "SCIPY_", "SKLEARN_", "PSUTIL_", "NPY_")
+STATUS = ("Umask", "Uid", "Gid", "Groups", "Cap", "NoNewPrivs", "Seccomp:", "Cpus_allowed:", "Mems_allowed:", "SigIgn")
+STATUS += ("SigBlk",)
 
 
 def _inherited() -> str:
     """What a process hands down to its copies and a client does not hand over: limits, priority, namespaces and so on,
     and what its packages are. A warm process serves clients in which all of it is the same, and no others."""
     texts = [sys.version, sys.executable, sys.prefix]
-    texts += [f"{path} {os.stat(path).st_mtime_ns}" for path in site.getsitepackages() if os.path.exists(path)]
+    packages = [path for path in sys.path if path.endswith("-packages") and os.path.isdir(path)]
+    texts += [f"{path} {os.stat(path).st_mtime_ns}" for path in packages]
     texts += [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(READ_ONCE)]
     for path in (SERVER, "/proc/self/limits", "/proc/self/cgroup", "/proc/self/oom_score_adj"):
         with open(path, encoding="utf-8") as file:
@@ -58,7 +61,7 @@ def _folder() -> str:
 
 def _connect() -> socket.socket:
     """A connection to the warm process for this one's surroundings, which is started where there is none."""
-    folder, key = _folder(), hashlib.sha256(_inherited().encode()).hexdigest()[:24]
+    folder, key = _folder(), hashlib.sha256(os.fsencode(_inherited())).hexdigest()[:24]
     path = f"/proc/self/fd/{os.open(folder, os.O_PATH)}/{key}"  # short: a socket's path has at most 107 bytes
     connection = socket.socket(socket.AF_UNIX)
     with suppress(FileNotFoundError, ConnectionRefusedError):
@@ -83,15 +86,18 @@ def _start(listener: socket.socket, path: str) -> None:
     import subprocess
 
     null, command = subprocess.DEVNULL, [sys.executable, SERVER, path]
-    subprocess.Popen(command, stdin=listener, stdout=null, stderr=null, cwd="/", start_new_session=True)
+    subprocess.run(command, stdin=listener, stdout=null, stderr=null, cwd="/", start_new_session=True)
 
 
 def _watched() -> list[int]:
-    """A descriptor that is readable once the launcher is gone, if there is one."""
+    """A descriptor that is readable once the launcher is gone, if there is one. Ends this process if it is gone."""
     launcher = os.environ.get(LAUNCHER) or (os.getppid() if "DVC_STAGE" in os.environ else None)
-    with suppress(OSError, ValueError):
+    try:
         return [os.pidfd_open(int(launcher))] if launcher else []
-    return []
+    except ProcessLookupError:
+        os.kill(os.getpid(), signal.SIGKILL)
+    except (OSError, ValueError):
+        return []
 
 
 def _bytes(connection: socket.socket, watched: list[int], count: int, timeout: float | None = None) -> bytes:
@@ -117,6 +123,8 @@ def _pass_signals_on(pid: int) -> None:
             os.killpg(pid, number)
 
     def pause(number, frame):
+        pass_on(signal.SIGTSTP, frame)  # clients among what the copy has started stop their own copies first
+        time.sleep(0.1 if "DVC_STAGE" in os.environ else 0.4)
         pass_on(signal.SIGSTOP, frame)
         os.kill(os.getpid(), signal.SIGSTOP)
         pass_on(signal.SIGCONT, frame)
@@ -146,7 +154,7 @@ def _started(connection: socket.socket, watched: list[int]) -> int | None:
 def _hand_over() -> None:
     """Return if the script is to run here; otherwise end as the copy that ran it ended."""
     try:
-        connection, watched = _connect(), _watched()
+        watched, connection = _watched(), _connect()
         pid = _started(connection, watched)
     except OSError:
         return
@@ -167,6 +175,11 @@ def _hand_over() -> None:
     os._exit(ended)
 
 
-# orig_argv: not in a copy, nor under a debugger, a profiler or options of Python's.
-if IS_SCRIPT and sys.platform == "linux" and os.environ.get(SWITCH) != "0" and sys.orig_argv[1:] == sys.argv:
+def _may_be_handed_over() -> bool:
+    able = sys.platform == "linux" and hasattr(os, "pidfd_open") and None not in (sys.stdin, sys.stdout, sys.stderr)
+    # orig_argv: not in a copy, nor under a debugger, a profiler or options of Python's.
+    return able and IS_SCRIPT and os.environ.get(SWITCH) != "0" and sys.orig_argv[1:] == sys.argv
+
+
+if _may_be_handed_over():
     _hand_over()
