@@ -301,23 +301,6 @@ def test_a_script_whose_launcher_is_gone_does_not_begin(scripts):
     assert done.returncode == -signal.SIGKILL and not done.stdout
 
 
-def test_ctrl_z_stops_what_a_script_has_handed_over(scripts):
-    """As DVC, itself a copy, does with a stage."""
-    inner = scripts.root / "stages/inner.py"
-    inner.write_text(CLIENT + WORKS)
-    body = (
-        f"import os, subprocess, sys\nos.environ['DVC_STAGE'] = 'x'\nsubprocess.run([sys.executable, {str(inner)!r}])"
-    )
-    client = scripts.start(body)
-    _, copy = map(int, client.stdout.readline().split())
-    client.send_signal(signal.SIGTSTP)
-    assert until(lambda: psutil.Process(copy).status() == psutil.STATUS_STOPPED)
-    client.send_signal(signal.SIGCONT)
-    assert until(lambda: psutil.Process(copy).status() != psutil.STATUS_STOPPED)
-    client.kill()
-    assert until(lambda: gone(copy))
-
-
 def test_ctrl_z_stops_the_script_until_it_continues(scripts):
     _, copy, client = scripts.at_work()
     client.send_signal(signal.SIGTSTP)

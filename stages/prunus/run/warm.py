@@ -13,7 +13,6 @@ import select
 import signal
 import socket
 import sys
-import time
 from contextlib import suppress
 
 from prunus import IS_SCRIPT, ROOT
@@ -123,8 +122,6 @@ def _pass_signals_on(pid: int) -> None:
             os.killpg(pid, number)
 
     def pause(number, frame):
-        pass_on(signal.SIGTSTP, frame)  # clients among what the copy has started stop their own copies first
-        time.sleep(0.1 if "DVC_STAGE" in os.environ else 0.4)
         pass_on(signal.SIGSTOP, frame)
         os.kill(os.getpid(), signal.SIGSTOP)
         pass_on(signal.SIGCONT, frame)

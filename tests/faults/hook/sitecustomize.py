@@ -69,13 +69,14 @@ def arm_if_wanted(arguments):
 
 def arm_copy(event, arguments):
     """In a copy of a warm process, when its script begins."""
-    if event == "exec" and os.getpid() != warm and not armed and "PRUNUS_FAULT" in os.environ:
+    begun = event == "exec" and not sys.argv[0].endswith("tools/warm.py")
+    if begun and not armed and "PRUNUS_FAULT" in os.environ:
         armed.append(True)
         arm_if_wanted(sys.argv)
 
 
 if sys.orig_argv[1].endswith("tools/warm.py"):
-    warm, armed = os.getpid(), []
+    armed = []
     sys.addaudithook(arm_copy)
 elif "PRUNUS_FAULT" in os.environ:
     arm_if_wanted(sys.orig_argv[1:])
