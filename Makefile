@@ -25,7 +25,7 @@ setup: .venv/.complete  ## install what requirements.txt pins into .venv
 	touch $@
 
 test: setup  ## run the tests
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 fuzz: setup  ## try thousands of damaged params.yaml
 	$(BIN)/python tests/fuzz/run.py

@@ -114,12 +114,17 @@ launched = set()  # not empty once ``launch`` has been called
 asked_for = set()  # stages for which DVC's cache has been asked
 
 
+def runs():
+    """Whether Snakemake plans a run, `-n` included: only then has it an executor when the input functions are called."""
+    return MAIN and workflow.executor_plugin is not None and not workflow.touch
+
+
 def bring_back(addresses):
     """Before a run is planned: restore what DVC's cache holds for the stages of ``addresses`` and those before them.
 
-    Only a run has an executor when the input functions are called, and it alone may change files.
+    Only a run that is not a dry one may change files.
     """
-    if not MAIN or workflow.executor_plugin is None or workflow.dryrun or workflow.touch:
+    if not runs() or workflow.dryrun:
         return
     asked = project.leading_to(addresses) - asked_for
     asked_for.update(asked)
@@ -161,7 +166,7 @@ def inputs(address):
         bring_back([address])
         files = [str(CHANGED)] if address in changed else []
         for earlier in project.before[address]:
-            if MAIN and workflow.executor_plugin and not workflow.touch and earlier.addressing not in moving:
+            if runs() and earlier.addressing not in moving:
                 continue
             paths = dvc_status.outputs(earlier)
             aged = address in changed or earlier.addressing in moving - CONSTANT
@@ -174,8 +179,7 @@ def inputs(address):
 def everything(wildcards):
     """All outputs, also those that an existing report no longer needs; of a run those that are not up to date."""
     bring_back(project.stages)
-    run = MAIN and workflow.executor_plugin and not workflow.touch
-    wanted = [stage for address, stage in project.stages.items() if address in moving or not run]
+    wanted = [stage for address, stage in project.stages.items() if address in moving or not runs()]
     return [path for stage in wanted for path in dvc_status.outputs(stage)] or ["dvc.yaml"]
 
 

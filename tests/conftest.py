@@ -19,25 +19,11 @@ settings.load_profile("prunus")
 
 # Where several processes test (make test): what starts first, as no process should be left alone with it.
 LONGEST = ("tests/pipeline", "tests/test_benchmarks.py", "tests/information", "tests/methods")
-TOGETHER = ()  # files that share what one process makes once, as "tests/folder/"; every other file is by itself
 
 
 def pytest_collection_modifyitems(items):
     starts = [next((at for at, start in enumerate(LONGEST) if item.nodeid.startswith(start)), 9) for item in items]
     items[:] = [item for _, _, item in sorted(zip(starts, range(len(items)), items, strict=True))]
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    """A file's tests stay in one process, as they share its fixtures. (xdist's own groups are lost on pytest 9.)"""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class Together(LoadScopeScheduling):
-        def _split_scope(self, nodeid):
-            file = nodeid.split("::")[0]
-            return next((start for start in TOGETHER if file.startswith(start)), file)
-
-    return Together(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ ENTRY = re.compile(r"^  (?P<name>\S.*):\n(?:    .*\n|\n)*", re.MULTILINE)  # a n
 
 def find_entry(text: str, name: str) -> re.Match | None:
     """The lines of one stage: its name indented by two, all else by more."""
-    return re.search(rf"^  {re.escape(name)}:\n(?:    .*\n|\n)*", text, re.MULTILINE)
+    return next((entry for entry in ENTRY.finditer(text) if entry["name"] == name), None)
 
 
 def put_entries(path: Path, entries: dict[str, dict]) -> None:
